@@ -1,0 +1,1 @@
+"""Keras layers that studies share; `loops` does not need this package."""
