@@ -1,0 +1,96 @@
+"""The classification study: a multi-layer perceptron on images or tables, and what normalising its inputs does.
+
+Config: `research/configs/classification.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import loops
+from loops import hooks
+from research import datasets
+from research.study import InputError, Study, in_scope
+
+__all__ = ["build", "make_model", "make_optimizer"]
+
+
+def make_model(input_shape: Sequence[int], classes: int, *, hidden: Sequence[int] = (300, 100), activation: str = "relu") -> keras.Model:
+    """A perceptron: flattened inputs, fully connected hidden layers, softmax.
+
+    Args:
+        input_shape: shape of one example, without the batch dimension.
+        classes: number of classes.
+        hidden: units of each hidden layer.
+        activation: activation of the hidden layers.
+
+    Returns:
+        A model that maps float32 `[B, *input_shape]` to class probabilities `[B, classes]`.
+
+    Example:
+        >>> make_model((28, 28), 10).count_params()
+        266610
+    """
+    layers = [keras.Input(tuple(input_shape)), keras.layers.Flatten()]
+    layers += [keras.layers.Dense(units, activation=activation) for units in hidden]
+    return keras.Sequential([*layers, keras.layers.Dense(classes, activation="softmax")], name="classifier")
+
+
+def make_optimizer(config: Any) -> keras.optimizers.Optimizer:
+    """The optimizer that `config.name` names, with `config`'s other fields as its arguments.
+
+    Raises:
+        InputError: if Keras has no such optimizer, or it takes no such argument.
+
+    Example:
+        >>> make_optimizer({"name": "sgd", "learning_rate": 0.01}).name
+        'SGD'
+    """
+    arguments = dict(config)
+    name = arguments.pop("name")
+    try:
+        return keras.optimizers.get({"class_name": name, "config": arguments})
+    except (ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"Keras makes no optimizer {name!r} with {arguments}: {reason}.") from error
+
+
+def build(
+    config: Any, *, data_dir: str | os.PathLike[str] | None = None, seed: int = 0, strategy: tf.distribute.Strategy | None = None
+) -> Study:
+    """Makes the study; `research.study.build` has set the seeds before.
+
+    Args:
+        config: fields as in `research/configs/classification.py`.
+        data_dir: see `research.datasets.load`.
+        seed: decides the order of the training data.
+        strategy: distribution strategy in whose scope model and optimizer are made.
+
+    Raises:
+        InputError: for a data set, normalisation or optimizer that does not exist.
+    """
+    data = datasets.load(config.dataset, normalization=config.normalize, data_dir=data_dir)
+    if not data.class_names:
+        raise InputError(f"{config.dataset} has no classes: it is for regression; choose another config.dataset.")
+    with in_scope(strategy):
+        model = make_model(data.train.x.shape[1:], len(data.class_names), hidden=config.hidden, activation=config.activation)
+        task = loops.SupervisedTask(
+            model, loss="sparse_categorical_crossentropy", optimizer=make_optimizer(config.optimizer), metrics=["accuracy"]
+        )
+    stopping = hooks.EarlyStopping(monitor="val_loss", patience=config.patience, restore_best_weights=True)
+    return Study(
+        task=task,
+        model=model,
+        train=loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed),
+        evaluate={"val": loops.ArrayFeed(data.val, batch_size=config.batch_size)},
+        test=loops.ArrayFeed(data.test, batch_size=config.batch_size),
+        monitor="val_loss",
+        mode="min",
+        hooks=(stopping,) if config.patience else (),
+        description=f"{data.description} Inputs: {config.normalize}.",
+    )

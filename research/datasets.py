@@ -1,0 +1,236 @@
+"""Small real data sets as NumPy arrays, split and normalised the same way every time.
+
+For data that fits in memory; how batches are made of it is the business of `loops.feeds`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from research.study import InputError
+
+__all__ = ["NORMALIZATIONS", "Dataset", "Split", "load", "names", "normalize"]
+
+NORMALIZATIONS = ("raw", "minmax", "zscore")
+
+# Published with the original releases.
+_MD5 = {
+    "fashion_mnist": {
+        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+    },
+    "mnist": {
+        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+    },
+}
+
+_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_VALIDATION_IMAGES = 5_000
+
+
+class Split(NamedTuple):
+    """Inputs and targets of the same length.
+
+    Attributes:
+        x: float32 `[N, ...]`.
+        y: int32 class indices `[N]`, or float32 targets `[N]` for regression.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set in three parts. The arrays are read-only.
+
+    Attributes:
+        name: what `load` was asked for.
+        train, val, test: the parts.
+        class_names: name of each class index; empty for regression.
+        description: one sentence on what it is and how it was split.
+    """
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    class_names: tuple[str, ...]
+    description: str
+
+    def __post_init__(self) -> None:
+        for split in (self.train, self.val, self.test):
+            for array in split:
+                array.setflags(write=False)
+
+
+def names() -> tuple[str, ...]:
+    """What `load` knows, in alphabetical order."""
+    return tuple(sorted(_LOADERS))
+
+
+def load(name: str, *, normalization: str = "raw", data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """Loads a data set by name.
+
+    Args:
+        name: "digits", "diabetes", "breast_cancer" or "wine" (they come with scikit-learn), "mnist" or "fashion_mnist".
+        normalization: see `normalize`.
+        data_dir: folder that holds `mnist/` and `fashion_mnist/` with the four original `*-ubyte.gz` files each. Default: the
+            environment variable `TAPELOOPS_DATA`. Without such a folder Keras downloads the data once.
+
+    Returns:
+        The data set. The parts are the same in every call, on every machine.
+
+    Raises:
+        InputError: for an unknown name, a damaged or missing file, or data that can be neither found nor downloaded.
+
+    Example:
+        >>> digits = load("digits", normalization="minmax")
+        >>> digits.train.x.shape, digits.train.x.dtype, float(digits.train.x.max())
+        ((1257, 8, 8), dtype('float32'), 1.0)
+    """
+    if name not in _LOADERS:
+        raise InputError(f"There is no data set {name!r}; choose one of {', '.join(names())}.")
+    folder = data_dir if data_dir is not None else os.environ.get("TAPELOOPS_DATA")
+    return normalize(_LOADERS[name](None if not folder else pathlib.Path(folder).expanduser()), normalization)
+
+
+def normalize(dataset: Dataset, how: str) -> Dataset:
+    """Rescales the inputs with numbers that come from the training part alone.
+
+    Images are rescaled as a whole: one number for all pixels, as `StandardScaler().fit(x_train.reshape(-1, 1))` does. Tables are
+    rescaled column by column.
+
+    Args:
+        dataset: what `load` gave.
+        how: "raw" (as stored), "minmax" `(x - min) / (max - min)`, or "zscore" `(x - mean) / standard deviation`.
+
+    Returns:
+        A new data set, inputs float32.
+
+    Raises:
+        InputError: if `how` is none of these.
+
+    Example:
+        >>> wine = normalize(load("wine"), "zscore")
+        >>> bool(np.allclose(wine.train.x.std(axis=0), 1, atol=1e-5))
+        True
+    """
+    if how not in NORMALIZATIONS:
+        raise InputError(f"There is no normalisation {how!r}; choose one of {', '.join(NORMALIZATIONS)}.")
+    x = dataset.train.x
+    axis = None if x.ndim > 2 else 0
+    if how == "raw":
+        offset, scale = np.float32(0), np.float32(1)
+    elif how == "minmax":
+        offset, scale = x.min(axis), x.max(axis) - x.min(axis)
+    else:
+        offset, scale = x.mean(axis, dtype=np.float64), x.std(axis, dtype=np.float64)
+    # A column that never changes carries nothing: it becomes 0, not NaN.
+    offset, scale = np.float32(offset), np.where(scale == 0, 1, scale).astype(np.float32)
+
+    def rescale(split: Split) -> Split:
+        return Split((split.x.astype(np.float32) - offset) / scale, split.y)
+
+    return dataclasses.replace(dataset, train=rescale(dataset.train), val=rescale(dataset.val), test=rescale(dataset.test))
+
+
+def _from_sklearn(name: str, title: str) -> Callable[[pathlib.Path | None], Dataset]:
+    def load_it(_: pathlib.Path | None) -> Dataset:
+        import sklearn.datasets
+
+        bunch = getattr(sklearn.datasets, f"load_{name}")()
+        x = np.asarray(bunch.images if "images" in bunch else bunch.data, np.float32)
+        classes = tuple(str(c) for c in bunch.get("target_names", ()))
+        y = np.asarray(bunch.target, np.int32 if classes else np.float32)
+        description = f"{title}: {len(x):,} examples, split 70/15/15 by a fixed permutation, stratified by target."
+        return Dataset(name, *_stratified(x, y), class_names=classes, description=description)
+
+    return load_it
+
+
+def _stratified(x: np.ndarray, y: np.ndarray) -> tuple[Split, Split, Split]:
+    """Train, validation and test part: of every 20 examples that follow each other in order of target, 14, 3 and 3."""
+    # RandomState, because NumPy promises that its stream never changes.
+    order = np.random.RandomState(0).permutation(len(y))
+    order = order[np.argsort(y[order], kind="stable")]
+    place = np.empty(len(y), np.int64)
+    place[order] = np.arange(len(y)) % 20
+    rows = place >= 6, (place >= 3) & (place < 6), place < 3
+    return Split(x[rows[0]], y[rows[0]]), Split(x[rows[1]], y[rows[1]]), Split(x[rows[2]], y[rows[2]])
+
+
+def _images(name: str, title: str, class_names: tuple[str, ...]) -> Callable[[pathlib.Path | None], Dataset]:
+    def load_it(root: pathlib.Path | None) -> Dataset:
+        if root and not root.is_dir():
+            raise InputError(f"There is no folder {root}, which --data_dir or TAPELOOPS_DATA names.")
+        folder = root / name if root else None
+        x, y, x_test, y_test = _read_folder(name, folder) if folder and folder.is_dir() else _download(name, folder)
+        n = _VALIDATION_IMAGES
+        return Dataset(
+            name,
+            train=Split(x[n:], y[n:].astype(np.int32)),
+            val=Split(x[:n], y[:n].astype(np.int32)),
+            test=Split(x_test, y_test.astype(np.int32)),
+            class_names=class_names,
+            description=f"{title}: 70,000 images of 28x28; the first {n:,} of the 60,000 training images are for validation.",
+        )
+
+    return load_it
+
+
+def _read_folder(name: str, folder: pathlib.Path) -> list[np.ndarray]:
+    return [_read_idx(folder / file, md5) for file, md5 in _MD5[name].items()]
+
+
+def _read_idx(path: pathlib.Path, md5: str) -> np.ndarray:
+    """An idx file: two zero bytes, type (8: uint8), number of dimensions, each dimension as big-endian int32, then the values."""
+    try:
+        packed = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); put the original file of that name there.") from error
+    found = hashlib.md5(packed, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise InputError(f"{path} is damaged or not the original file (md5 {found}, expected {md5}); replace it.")
+    data = gzip.decompress(packed)
+    dimensions = data[3]
+    shape = np.frombuffer(data, ">i4", count=dimensions, offset=4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def _download(name: str, folder: pathlib.Path | None) -> list[np.ndarray]:
+    import keras
+
+    try:
+        (x, y), (x_test, y_test) = getattr(keras.datasets, name).load_data()
+    except Exception as error:  # Keras wraps whatever went wrong on the way into a bare Exception.
+        where = f"in {folder}" if folder else f"in a folder {name}/ below --data_dir (or below the environment variable TAPELOOPS_DATA)"
+        raise InputError(f"{name} could not be downloaded ({_first_line(error)}); put {', '.join(_MD5[name])} {where}.") from error
+    return [x, y, x_test, y_test]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+_LOADERS: dict[str, Callable[[pathlib.Path | None], Dataset]] = {
+    "digits": _from_sklearn("digits", "Handwritten digits in 8x8 pixels of 0..16"),
+    "diabetes": _from_sklearn("diabetes", "Diabetes progression after a year, from 10 measurements"),
+    "breast_cancer": _from_sklearn("breast_cancer", "Breast tumours, malignant or benign, from 30 measurements"),
+    "wine": _from_sklearn("wine", "Wines of three growers, from 13 measurements"),
+    "mnist": _images("mnist", "MNIST, handwritten digits", tuple("0123456789")),
+    "fashion_mnist": _images("fashion_mnist", "Fashion-MNIST, pictures of clothes", _FASHION),
+}
