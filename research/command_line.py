@@ -83,7 +83,7 @@ def parse(define: Callable[[flags.FlagValues, list[str]], None], argv: Sequence[
 
 def _unknown_field(define: Callable[[flags.FlagValues, list[str]], None], argv: list[str], error: AttributeError) -> Exception:
     """The sentence for `--config.FIELD` with a FIELD that the config does not have; any other error as it is."""
-    name = re.match(r"'(\w+)'", str(error))
+    name = re.match(r"\W*(\w+)", str(error))
     given = [a for a in argv[1:] if name and re.match(rf"--?config\.(\w+\.)*{name[1]}\b", a)]
     if not given:
         return error
