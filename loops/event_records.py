@@ -1,0 +1,151 @@
+"""The bytes of TensorBoard events, as `tf.summary` (version 2) makes them. Where they go is the business of `loops.summaries`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+__all__ = ["file_version", "graph", "histogram", "histogram_buckets", "images", "keras_graph", "scalars", "text"]
+
+_SLOT = b"\xf1\xf2\xf3\xf4"  # marks where a float32 goes; never part of UTF-8 text, so no tag can contain it
+
+
+def file_version(wall_time: float) -> bytes:
+    """The first event of a file."""
+    return bytes(tf.compat.v1.Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
+
+
+def scalars(steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], wall_times: npt.ArrayLike) -> list[bytes]:
+    """One event per step that holds all tags.
+
+    A serialized message may be the concatenation of its parts. What differs in length from step to step is serialized for each step;
+    the summaries are rows of one byte matrix, filled by numpy. That takes an eighth of the time of one message per step.
+
+    Args:
+        steps: step numbers, shape [steps].
+        values: tag -> values, shape [steps]; masked entries of a masked array are left out.
+        wall_times: seconds since the Unix epoch, shape [steps] or a scalar.
+
+    Returns:
+        The events in the order of `steps`; none for a step without values.
+    """
+    numbers = np.asarray(steps, np.int64).reshape(-1)
+    columns: dict[str, Any] = {tag: np.ma.asanyarray(column).reshape(-1) for tag, column in values.items()}
+    for tag, column in columns.items():
+        if column.shape != numbers.shape:
+            raise ValueError(f"Each tag needs one value per step; '{tag}' has {column.size} values for {numbers.size} steps.")
+    if not columns or not numbers.size:
+        return []
+    times = np.broadcast_to(np.asarray(wall_times, np.float64), numbers.shape)
+    event = tf.compat.v1.Event
+    heads = [event(wall_time=t, step=s).SerializeToString() for t, s in zip(times.tolist(), numbers.tolist(), strict=True)]
+    present = ~np.stack([np.ma.getmaskarray(column) for column in columns.values()])
+    bodies: dict[int, bytes] = {}
+    for pattern in np.unique(present, axis=1).T:
+        at = np.flatnonzero((present == pattern[:, None]).all(axis=0))
+        chosen = {tag: column.data[at] for (tag, column), there in zip(columns.items(), pattern, strict=True) if there}
+        if chosen:
+            bodies.update(zip(at.tolist(), _summaries(chosen), strict=True))
+    return [heads[i] + bodies[i] for i in sorted(bodies)]
+
+
+def _summaries(columns: Mapping[str, npt.NDArray[Any]]) -> list[bytes]:
+    """For each step an event that has nothing but a summary of scalars."""
+    template = _summary_template(tuple(columns))
+    steps, length = len(next(iter(columns.values()))), len(template)
+    rows = np.tile(np.frombuffer(template, np.uint8), (steps, 1))
+    start = 0
+    for column in columns.values():
+        start = template.index(_SLOT, start)
+        rows[:, start : start + 4] = np.ascontiguousarray(column, "<f4").view(np.uint8).reshape(steps, 4)
+        start += 4
+    blob = rows.tobytes()
+    return [blob[i : i + length] for i in range(0, steps * length, length)]
+
+
+@functools.lru_cache(maxsize=256)
+def _summary_template(tags: tuple[str, ...]) -> bytes:
+    slot = tf.compat.v1.make_tensor_proto(np.float32(0.0))
+    slot.ClearField("float_val")
+    slot.tensor_content = _SLOT
+    values = [_value(tag, slot, "scalars") for tag in tags]
+    return bytes(tf.compat.v1.Event(summary=tf.compat.v1.Summary(value=values)).SerializeToString())
+
+
+def histogram(tag: str, values: npt.ArrayLike, step: int, wall_time: float) -> list[bytes]:
+    """The distribution of an array of any shape, see `histogram_buckets`."""
+    return [_event(tag, histogram_buckets(values), step, wall_time, "histograms")]
+
+
+def histogram_buckets(values: npt.ArrayLike, buckets: int = 30) -> npt.NDArray[np.float64]:
+    """The histogram that TensorBoard expects: rows of (left edge, right edge, count), shape [buckets, 3].
+
+    As in `tf.summary.histogram`: without data all zeros, and data that are all equal are counted in the last of rows without width.
+    Non-finite values are not counted.
+
+    Args:
+        values: any shape and real dtype.
+        buckets: number of buckets.
+
+    Returns:
+        A float64 array of shape [buckets, 3].
+
+    Example:
+        >>> histogram_buckets([0.0, 1.0, 1.0, 2.0], buckets=2).tolist()
+        [[0.0, 1.0, 1.0], [1.0, 2.0, 3.0]]
+    """
+    data = np.asarray(values).reshape(-1).astype(np.float64)
+    data = data[np.isfinite(data)]
+    if not data.size:
+        return np.zeros((buckets, 3))
+    low, high = data.min(), data.max()
+    width = (high - low) / buckets
+    if width == 0.0:
+        return np.stack([np.full(buckets, low), np.full(buckets, low), np.r_[np.zeros(buckets - 1), data.size]], axis=1)
+    index = np.minimum(((data - low) / width).astype(np.int64), buckets - 1)
+    edges = np.linspace(low, high, buckets + 1)
+    return np.stack([edges[:-1], edges[1:], np.bincount(index, minlength=buckets)], axis=1)
+
+
+def images(tag: str, array: npt.NDArray[Any], step: int, wall_time: float) -> list[bytes]:
+    """Images as PNG files: shape [n, height, width, channels] with 1, 3 or 4 channels, uint8, or floats clipped to 0..1."""
+    if array.dtype != np.uint8:
+        array = (np.clip(np.nan_to_num(array.astype(np.float32)), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    height, width = array.shape[1:3]
+    files = [tf.io.encode_png(image).numpy() for image in array]
+    content = np.array([str(width).encode(), str(height).encode(), *files], object)
+    return [_event(tag, content, step, wall_time, "images")]
+
+
+def text(tag: str, content: str, step: int, wall_time: float) -> list[bytes]:
+    """A text in Markdown."""
+    return [_event(tag, content, step, wall_time, "text")]
+
+
+def keras_graph(tag: str, model_json: str, wall_time: float) -> list[bytes]:
+    """A Keras model for TensorBoard's conceptual graph, given as `model.to_json()`."""
+    return [_event(tag, model_json, 0, wall_time, "graph_keras_model")]
+
+
+def graph(graph_def: Any, wall_time: float) -> list[bytes]:
+    """A `GraphDef`."""
+    return [bytes(tf.compat.v1.Event(wall_time=wall_time, graph_def=graph_def.SerializeToString()).SerializeToString())]
+
+
+def _event(tag: str, content: Any, step: int, wall_time: float, plugin: str) -> bytes:
+    value = _value(tag, tf.compat.v1.make_tensor_proto(content), plugin)
+    summary = tf.compat.v1.Summary(value=[value])
+    return bytes(tf.compat.v1.Event(wall_time=wall_time, step=int(step), summary=summary).SerializeToString())
+
+
+def _value(tag: str, tensor: Any, plugin: str) -> Any:
+    metadata = tf.compat.v1.SummaryMetadata()
+    metadata.plugin_data.plugin_name = plugin
+    if plugin == "graph_keras_model":
+        metadata.plugin_data.content = b"1"  # the version of that plugin's format, which it asks for
+    return tf.compat.v1.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)

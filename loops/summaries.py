@@ -1,0 +1,198 @@
+"""Writes TensorBoard event files from a background thread, many steps at a time.
+
+The files hold what `tf.summary` (version 2) writes, so TensorBoard shows them like those of any other program. What is worth writing,
+and when, is decided elsewhere: see `loops.hooks.TensorBoard`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from loops import event_records
+
+__all__ = ["SummaryWriter"]
+
+_file_numbers = itertools.count()
+_Job = Callable[[], list[bytes] | None]  # makes events, or does something else
+
+
+class SummaryWriter:
+    """Writes one run of TensorBoard events below `logdir`.
+
+    A call only hands its arrays to a background thread, which builds and writes the events; so do not change an array after passing
+    it. What goes wrong there (a full disk) is raised by the next call, by `flush` or by `close`. The file is made with the first event.
+
+    Args:
+        logdir: directory of the run, made if it is missing. Any path that `tf.io.gfile` understands.
+        max_queue: calls that may wait to be written; the next one then blocks.
+
+    Example:
+        >>> import tempfile
+        >>> from loops import testing
+        >>> logdir = tempfile.mkdtemp()
+        >>> with SummaryWriter(logdir + "/train") as writer:
+        ...     writer.scalars([1, 2, 3], {"batch_loss": [0.5, 0.25, 0.125]})
+        >>> testing.read_events(logdir)["train"]["batch_loss"]
+        [(1, 0.5), (2, 0.25), (3, 0.125)]
+    """
+
+    def __init__(self, logdir: str | os.PathLike[str], *, max_queue: int = 64):
+        self.logdir = os.fspath(logdir)
+        self._queue: queue.Queue[_Job | threading.Event | None] = queue.Queue(max_queue)
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def scalars(self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], wall_times: npt.ArrayLike | None = None) -> None:
+        """Writes one event per step that holds all tags.
+
+        Args:
+            steps: step numbers, shape [steps].
+            values: tag -> values, shape [steps], written as float32. Masked entries of a masked array are left out.
+            wall_times: seconds since the Unix epoch, shape [steps] or a scalar; now if None.
+        """
+        times = time.time() if wall_times is None else wall_times
+        self._put(functools.partial(event_records.scalars, steps, dict(values), times))
+
+    def histogram(self, tag: str, values: npt.ArrayLike, step: int) -> None:
+        """Writes the distribution of `values` (any shape and real dtype) over 30 buckets; non-finite values are not counted."""
+        self._put(functools.partial(event_records.histogram, tag, values, step, time.time()))
+
+    def image(self, tag: str, images: npt.ArrayLike, step: int) -> None:
+        """Writes one image or several.
+
+        Args:
+            tag: name of the image.
+            images: shape [height, width], [height, width, channels] or [n, height, width, channels] with 1, 3 or 4 channels; uint8,
+                or floats from 0 to 1 (others are clipped).
+            step: step number.
+
+        Raises:
+            ValueError: if the shape is another.
+        """
+        array = np.asarray(images)
+        array = array[None, :, :, None] if array.ndim == 2 else array[None] if array.ndim == 3 else array
+        if array.ndim != 4 or array.shape[-1] not in (1, 3, 4):
+            raise ValueError(
+                f"An image has shape [height, width], [height, width, channels] or [n, height, width, channels] with 1, 3 or 4 channels; "
+                f"'{tag}' has shape {list(np.shape(images))}."
+            )
+        self._put(functools.partial(event_records.images, tag, array, step, time.time()))
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Writes a text, which TensorBoard shows as Markdown."""
+        self._put(functools.partial(event_records.text, tag, text, step, time.time()))
+
+    def keras_graph(self, tag: str, model_json: str) -> None:
+        """Writes the layers of a Keras model, given as its `to_json()`, for TensorBoard's conceptual graph."""
+        self._put(functools.partial(event_records.keras_graph, tag, model_json, time.time()))
+
+    def graph(self, graph: Any) -> None:
+        """Writes a `tf.Graph` or a `GraphDef`; TensorBoard shows one for each run, the last."""
+        graph_def = graph.as_graph_def(add_shapes=True) if isinstance(graph, tf.Graph) else graph
+        self._put(functools.partial(event_records.graph, graph_def, time.time()))
+
+    def submit(self, task: Callable[[], object]) -> None:
+        """Runs `task` in the background thread, in its turn; for files that belong to the run but are no events."""
+
+        def job() -> None:
+            task()
+
+        self._put(job)
+
+    def flush(self) -> None:
+        """Waits until everything passed so far is in the file, and raises what went wrong."""
+        if self._thread is not None and not self._closed:
+            done = threading.Event()
+            self._queue.put(done)
+            done.wait()
+        self._raise_error()
+
+    def close(self) -> None:
+        """Writes what is left and closes the file; a second call does nothing. Raises what went wrong."""
+        if not self._closed:
+            self._closed = True
+            if self._thread is not None:
+                self._queue.put(None)
+                self._thread.join()
+        self._raise_error()
+
+    def __enter__(self) -> SummaryWriter:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def _put(self, job: _Job) -> None:
+        self._raise_error()
+        if self._closed:
+            raise RuntimeError(f"The summary writer of '{self.logdir}' is closed; make a new one to go on writing.")
+        if self._thread is None:
+            # A daemon, so that a program that forgets to close its writer still ends.
+            self._thread = threading.Thread(target=self._work, name="summary-writer", daemon=True)
+            self._thread.start()
+        self._queue.put(job)
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise RuntimeError(f"TensorBoard events could not be written to '{self.logdir}': {error}") from error
+
+    def _work(self) -> None:
+        file = _EventFile(self.logdir)
+        while (job := self._queue.get()) is not None:
+            try:
+                if isinstance(job, threading.Event):
+                    file.flush()
+                elif events := job():
+                    file.write(events)
+                    if self._queue.empty():  # TensorBoard follows the run, and many small calls are not a flush each
+                        file.flush()
+            except BaseException as error:
+                self._error = self._error or error
+            finally:
+                if isinstance(job, threading.Event):
+                    job.set()
+        try:
+            file.close()
+        except BaseException as error:
+            self._error = self._error or error
+
+
+class _EventFile:
+    """An event file that is made when the first event is written."""
+
+    def __init__(self, logdir: str):
+        self._logdir = logdir
+        self._file: Any = None
+
+    def write(self, events: list[bytes]) -> None:
+        if self._file is None:
+            tf.io.gfile.makedirs(self._logdir)
+            # The name that TensorFlow gives; but TensorBoard puts files in the order of their names, so the number has leading zeros.
+            number = f"{socket.gethostname()}.{os.getpid()}.{next(_file_numbers):04d}"
+            self._file = tf.io.TFRecordWriter(os.path.join(self._logdir, f"events.out.tfevents.{int(time.time()):010d}.{number}.v2"))
+            self._file.write(event_records.file_version(time.time()))
+        for event in events:
+            self._file.write(event)
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
