@@ -1,0 +1,193 @@
+"""Tells people how a run goes, one line for each epoch. Where the line goes is the business of `loops.progress_output`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from loops import progress_output, triggers
+from loops.hooks.base import Hook, Phase
+from loops.hooks.pace import Pace
+from loops.progress_output import Part, duration, number
+
+if TYPE_CHECKING:
+    from loops.logs import Window
+    from loops.train_loop import TrainLoop
+
+__all__ = ["ProgressBar"]
+
+_BURST, _LINES_PER_SECOND = 20, 10.0  # finished epochs that a terminal shows
+
+
+class ProgressBar(Hook):
+    """Shows one line per epoch: steps done, metrics, steps per second, time left.
+
+    In a terminal the line of the running epoch is rewritten twice a second, never wider than the terminal; what does not fit is left out,
+    metrics with an ellipsis. In a file or a pipe every epoch gets a plain line, and a long one a line every 30 seconds. In a notebook the
+    output is updated in place. It looks at the loop at most twice a second, and in a terminal it shows at most ten epochs a second, but
+    always the last, so it does not hold up a fast loop.
+
+    Args:
+        verbose: 0: nothing; 1 or "auto": as above; 2: one plain line per epoch, wherever it goes.
+        stream: where to write; standard output if None.
+
+    Example:
+        >>> import io, keras, loops, numpy as np
+        >>> model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> x, out = np.ones([64, 3], "float32"), io.StringIO()
+        >>> history = loops.fit(model, x, x[:, :1], epochs=2, verbose=0, hooks=[ProgressBar(stream=out)])
+        >>> print(out.getvalue())
+        Epoch 1/2  2 steps in ...s  loss ...
+        Epoch 2/2  2 steps in ...s  loss ...
+    """
+
+    phase = Phase.RECORD
+    final_window = True
+
+    def __init__(self, verbose: int | str = "auto", *, stream: TextIO | None = None):
+        if verbose not in (0, 1, 2, "auto"):
+            raise ValueError(f'ProgressBar(verbose=...) takes 0, 1, 2 or "auto"; got {verbose!r}.')
+        self.verbose, self._stream = verbose, stream
+        self._trigger = triggers.EverySeconds(progress_output.TerminalOutput.seconds)
+        self.every = None if verbose in (0, 2) else self._trigger
+        self._output = progress_output.Output()
+        self._pace = Pace()
+
+    def on_train_begin(self, loop: TrainLoop) -> None:
+        self._output = progress_output.output_for(self._stream, self.verbose)
+        if self._output.seconds is not None:
+            self._trigger.seconds = self._output.seconds
+        self._is_first_look = True
+        self._logs: Mapping[str, Any] = {}
+        self._evaluated: set[str] = set()
+        self._held: list[Part] | None = None
+        self._allowance, self._allowed_at = float(_BURST), loop.clock()
+        self._epoch_begin: tuple[float, int] | None = None
+        self._seconds_per_step: float | None = None
+        self._evaluating_at = float("-inf")
+
+    def on_epoch_begin(self, loop: TrainLoop) -> None:
+        now, step = loop.clock(), loop.progress.step
+        if self._epoch_begin is not None and step > self._epoch_begin[1]:
+            begin, first = self._epoch_begin
+            self._seconds_per_step = (now - begin) / (step - first)
+        self._epoch_begin = now, step
+        self._pace.start(step, now)
+
+    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+        now, step = loop.clock(), loop.progress.step
+        if not loop.progress.epoch_ended:
+            self._logs = dict(window.logs)
+            self._output.show(self._running_parts(loop, now))
+        if self._is_first_look:
+            # Up to the first look the program was also compiled, which says nothing about the speed.
+            self._is_first_look = False
+            self._pace.start(step, now)
+
+    def on_evaluate_begin(self, loop: TrainLoop, name: str) -> None:
+        now = loop.clock()
+        self._pace.pause(now)
+        if not self._output.every_epoch and now - self._evaluating_at >= self._trigger.seconds:
+            self._evaluating_at = now
+            self._output.show(self._running_parts(loop, now, f"evaluating {name}"))
+
+    def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
+        self._pace.go_on(loop.clock())
+        self._evaluated.update(logs)
+
+    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+        if self.verbose == 0:
+            return
+        now, progress = loop.clock(), loop.progress
+        taken = now - (self._epoch_begin or (now, 0))[0]
+        parts = [_epoch(loop), Part(f"{progress.step_in_epoch} steps in {duration(taken)}", 5), *self._metrics(logs)]
+        if (speed := self._pace.steps_per_second(progress.step, now)) > 0:
+            parts.append(Part(f"{_speed(speed)} steps/s", 6))
+        left = self._run_left(loop, taken / max(1, progress.step_in_epoch))
+        if left:
+            parts.append(Part(f"{duration(left)} left", 7))
+        if self._output.every_epoch or self._is_allowed(now):
+            self._output.finish(parts)
+            self._held = None
+        else:
+            self._held = parts
+        self._logs = {}
+
+    def on_train_end(self, loop: TrainLoop) -> None:
+        if self._held is not None:
+            self._output.finish(self._held)
+        elif not loop.progress.epoch_ended and loop.progress.step_in_epoch and self._logs:
+            self._output.finish(self._running_parts(loop, loop.clock()))
+        self._output.close()
+        if loop.outcome == "stopped" and loop.stop_reason:
+            self._output.finish([Part(f"Stopped at step {loop.progress.step}: {loop.stop_reason}", 0)])
+        elif loop.outcome == "interrupted":
+            self._output.finish([Part(f"Interrupted at step {loop.progress.step}", 0)])
+
+    def _running_parts(self, loop: TrainLoop, now: float, doing: str = "") -> list[Part]:
+        progress = loop.progress
+        done, total = progress.step_in_epoch, progress.steps_per_epoch
+        parts = [_epoch(loop)]
+        if total:
+            parts += [Part("", 5, fraction=done / total), Part(f"{done}/{total}", 0)]
+        else:
+            parts.append(Part(f"{done} steps", 0))
+        parts += self._metrics(self._logs)
+        speed = 0.0 if self._is_first_look else self._pace.steps_per_second(progress.step, now)
+        if doing:
+            parts.append(Part(doing, 2))
+        elif speed > 0:
+            parts.append(Part(f"{_speed(speed)} steps/s", 6))
+            if total:
+                parts.append(Part(f"{duration((total - done) / speed)} left", 2))
+            run_left = self._run_left(loop, self._seconds_per_step or 1 / speed)
+            if run_left and (not total or run_left > 1.5 * (total - done) / speed):
+                parts.append(Part(f"run {duration(run_left)}", 7))
+        return parts
+
+    def _run_left(self, loop: TrainLoop, seconds_per_step: float) -> float | None:
+        """Seconds until the run has reached its target, if that can be told."""
+        progress = loop.progress
+        steps = [] if loop.steps is None else [loop.steps - progress.step]
+        if loop.epochs is not None and progress.steps_per_epoch:
+            steps.append((loop.epochs - progress.epoch) * progress.steps_per_epoch - progress.step_in_epoch)
+        return seconds_per_step * max(0, min(steps)) if steps else None
+
+    def _metrics(self, logs: Mapping[str, Any]) -> list[Part]:
+        parts, seen = [], set()
+        for name, value in logs.items():
+            evaluated = name in self._evaluated or name.startswith("val_")
+            # Loss first, then the first metric of training and of evaluation: these are what is left in a narrow terminal.
+            group = (evaluated, name == "loss" or name.endswith("_loss"))
+            priority = (1 if group[1] else 2) if group not in seen else 4
+            seen.add(group)
+            parts.append(Part(f"{name} {_value(value)}", priority, is_metric=True))
+        return parts
+
+    def _is_allowed(self, now: float) -> bool:
+        self._allowance = min(_BURST, self._allowance + (now - self._allowed_at) * _LINES_PER_SECOND)
+        self._allowed_at = now
+        if self._allowance < 1.0:
+            return False
+        self._allowance -= 1.0
+        return True
+
+
+def _epoch(loop: TrainLoop) -> Part:
+    epoch = loop.progress.epoch + 1
+    return Part(f"Epoch {epoch}" if loop.epochs is None else f"Epoch {epoch:>{len(str(loop.epochs))}}/{loop.epochs}", 0)
+
+
+def _speed(steps_per_second: float) -> str:
+    return f"{steps_per_second:.3g}" if steps_per_second < 100 else f"{steps_per_second:,.0f}"
+
+
+def _value(value: Any) -> str:
+    array = np.asarray(value)
+    if array.size == 1:
+        return number(float(array.reshape(())))
+    shown = " ".join(number(v) for v in array.reshape(-1)[:3].tolist())
+    return f"[{shown} …]" if array.size > 3 else f"[{shown}]"

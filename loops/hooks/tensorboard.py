@@ -1,0 +1,290 @@
+"""What TensorBoard gets to see of a run. How it is written is the business of `loops.summaries`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from loops import model_views, projector, triggers
+from loops.hooks.base import Hook, Phase
+from loops.hooks.pace import Pace
+from loops.profiling import ProfiledRange
+from loops.summaries import SummaryWriter
+
+if TYPE_CHECKING:
+    from loops.logs import Window
+    from loops.progress import Progress
+    from loops.train_loop import TrainLoop
+
+__all__ = ["TensorBoard"]
+
+_SECONDS_BETWEEN_LOOKS = 2.0
+_LARGEST_VECTOR = 100  # elements of a metric that get a scalar tag each
+
+
+class TensorBoard(Hook):
+    """Writes event files for TensorBoard, with the tags and runs of `keras.callbacks.TensorBoard`.
+
+    | tag | run | step axis | written |
+    |---|---|---|---|
+    | `epoch_<name>` | `train` | epoch | at each epoch, also `epoch_learning_rate`, `epoch_steps_per_second` |
+    | `epoch_<name>` | `validation`, or the evaluation's name | epoch | at each epoch with an evaluation |
+    | `evaluation_<name>_vs_iterations` | as above | training step | at each evaluation |
+    | `batch_<name>` | `train` | training step | every `update_freq` steps, also `batch_learning_rate` |
+    | `<weight>/histogram`, `<weight>/gradient_histogram`, `<weight>/image` | `train` | epoch | every `histogram_freq` epochs |
+    | `epoch_weight_norm`, `weight_norm/<weight>`, the same with `gradient` | `train` | epoch | every `histogram_freq` epochs |
+    | `keras`, and the graph of the compiled program | `train` | | once |
+
+    An epoch is counted from 0, as Keras does. A training step is counted from 1 and over the whole run: it does not begin anew when `run`
+    is called again. The values of single steps come out of the compiled program many at a time, so writing every step costs no
+    synchronization with it. A step in which a value is absent or NaN gets no `batch_` point.
+
+    Args:
+        log_dir: directory above the runs; the loop's `workdir` if None, and "logs" without one.
+        histogram_freq: write histograms and norms of weights and gradients every so many epochs, beginning with the first; 0: never.
+            The gradients are those of the last step.
+        write_graph: write the model's layers and the graph of the program.
+        write_images: write weights as images whenever histograms are written, scaled from their smallest value to their largest.
+        write_steps_per_second: write the training speed, evaluations not counted.
+        update_freq: "epoch", "batch" or a number of steps: how often values of single steps are written.
+        profile_batch: training step to profile, or a pair (first, last); 0: none.
+        embeddings_freq: write `Embedding` layers for the projector every so many epochs, beginning with the first; 0: never.
+        embeddings_metadata: what labels the points: the path of a metadata file for all embeddings, or layer name -> path. A path that
+            is not found as it is given is looked for below `log_dir`.
+
+    Example:
+        >>> import keras, loops, numpy as np, tempfile
+        >>> from loops import hooks, testing
+        >>> logdir = tempfile.mkdtemp()
+        >>> model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> x = np.ones([64, 3], "float32")
+        >>> history = loops.fit(model, x, x[:, :1], epochs=2, verbose=0, hooks=[hooks.TensorBoard(logdir, update_freq="batch")])
+        >>> [step for step, value in testing.read_events(logdir)["train"]["batch_loss"]]
+        [1, 2, 3, 4]
+    """
+
+    phase = Phase.RECORD
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str] | None = None,
+        histogram_freq: int = 0,
+        write_graph: bool = True,
+        write_images: bool = False,
+        write_steps_per_second: bool = False,
+        update_freq: str | int = "epoch",
+        profile_batch: int | str | tuple[int, int] = 0,
+        embeddings_freq: int = 0,
+        embeddings_metadata: str | Mapping[str, str] | None = None,
+    ):
+        self.log_dir = None if log_dir is None else os.fspath(log_dir)
+        self.histogram_freq = histogram_freq or 0
+        self.write_graph = write_graph
+        self.write_images = write_images
+        self.write_steps_per_second = write_steps_per_second
+        self.update_freq = _parse_update_freq(update_freq)
+        self.embeddings_freq = embeddings_freq or 0
+        self.embeddings_metadata = embeddings_metadata
+        self._profile = ProfiledRange(profile_batch)
+        self.final_window = self.update_freq is not None
+        if self.histogram_freq:
+            self.observes = frozenset({"gradients"})  # type: ignore[misc]
+        looks = self._profile.triggers()
+        if self.histogram_freq:
+            looks.append(_EpochsFromFirst(self.histogram_freq))
+        if self.update_freq is not None:
+            looks += [triggers.EveryEpochs(1), triggers.EverySeconds(_SECONDS_BETWEEN_LOOKS)]
+        self.every = triggers.AnyOf(*looks) if looks else None
+        self._writers: dict[str, SummaryWriter] = {}
+        self._pace = Pace()
+        self._directory: str | None = None
+        self._running = self._graph_written = False
+
+    def image(self, name: str, array: npt.ArrayLike, step: int, *, run: str = "train") -> None:
+        """Writes images of your own, from any hook that runs in the same loop.
+
+        Args:
+            name: tag.
+            array: shape [height, width], [height, width, channels] or [n, height, width, channels] with 1, 3 or 4 channels; uint8, or
+                floats from 0 to 1.
+            step: where to put it on the step axis.
+            run: run to write to.
+        """
+        if self._directory is None:
+            raise RuntimeError("TensorBoard.image needs a training loop that has begun: before, it is not known where to write.")
+        self._writer(run).image(name, array, step)
+        if not self._running:
+            self._close()
+
+    def on_train_begin(self, loop: TrainLoop) -> None:
+        self._directory = self.log_dir or (str(loop.workdir) if loop.workdir is not None else "logs")
+        self._running, self._graph_written = True, False
+        self._evaluated: dict[str, tuple[str, str]] = {}
+        if self.embeddings_freq:
+            self._metadata = projector.read_metadata(self.embeddings_metadata, self._directory)
+        self._pace.start(loop.progress.step, loop.clock())
+        self._profile.at(loop.progress.step, self._run_dir("train"))
+
+    def on_epoch_begin(self, loop: TrainLoop) -> None:
+        self._pace.start(loop.progress.step, loop.clock())
+
+    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+        self._profile.at(loop.progress.step, self._run_dir("train"))
+        if self.update_freq is not None:
+            self._write_steps(loop, window, self.update_freq)
+        if self._is_due(self.histogram_freq, loop.progress) and loop.progress.epoch_ended:
+            self._write_arrays("gradient", loop.progress.epoch, window.observed.get("gradients") or {})
+
+    def on_evaluate_begin(self, loop: TrainLoop, name: str) -> None:
+        self._pace.pause(loop.clock())
+
+    def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
+        self._pace.go_on(loop.clock())
+        run = "validation" if name == "val" else name
+        short = {key: key.removeprefix(f"{name}_") for key in logs}
+        self._evaluated.update((key, (run, short[key])) for key in logs)
+        values = {f"evaluation_{short[key]}_vs_iterations": value for key, value in logs.items()}
+        self._write_scalars(run, loop.progress.step, values)
+
+    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+        epoch = loop.progress.epoch
+        runs: dict[str, dict[str, Any]] = {"train": {}}
+        for key, value in logs.items():
+            otherwise = ("validation", key[4:]) if key.startswith("val_") else ("train", key)
+            run, name = self._evaluated.get(key, otherwise)
+            runs.setdefault(run, {})[f"epoch_{name}"] = value
+        runs["train"].update((f"epoch_{name}", rate) for name, rate in loop.learning_rate.logs().items())
+        if self.write_steps_per_second:
+            runs["train"]["epoch_steps_per_second"] = self._pace.steps_per_second(loop.progress.step, loop.clock())
+        for run, values in runs.items():
+            self._write_scalars(run, epoch, values)
+        if self.write_graph and not self._graph_written:
+            self._write_graphs(loop)
+        if self._is_due(self.histogram_freq, loop.progress):
+            weights = model_views.named_weights(loop.task)
+            self._write_arrays("weight", epoch, weights)
+            if self.write_images:
+                self._write_weight_images(epoch, weights)
+        if self._is_due(self.embeddings_freq, loop.progress):
+            self._write_embeddings(loop)
+        self._evaluated.clear()
+
+    def on_train_end(self, loop: TrainLoop) -> None:
+        self._running = False
+        self._profile.stop()
+        if self.write_graph and not self._graph_written and loop.progress.step > 0:
+            self._write_graphs(loop)
+        self._close()
+
+    def _writer(self, run: str) -> SummaryWriter:
+        if run not in self._writers:
+            self._writers[run] = SummaryWriter(self._run_dir(run))
+        return self._writers[run]
+
+    def _run_dir(self, run: str) -> str:
+        return os.path.join(self._directory or "", run)
+
+    def _close(self) -> None:
+        with contextlib.ExitStack() as stack:  # closes them all, also if one fails
+            for writer in self._writers.values():
+                stack.callback(writer.close)
+            self._writers = {}
+
+    @staticmethod
+    def _is_due(freq: int, progress: Progress) -> bool:
+        return bool(freq) and progress.epoch % freq == 0
+
+    def _write_scalars(self, run: str, step: int, values: Mapping[str, Any]) -> None:
+        flat = {tag: [number] for name, value in values.items() for tag, number in _numbers(name, value)}
+        if flat:
+            self._writer(run).scalars([step], flat)
+
+    def _write_steps(self, loop: TrainLoop, window: Window, freq: int) -> None:
+        steps = np.arange(window.first_step, window.last_step + 1)
+        kept = steps % freq == 0
+        now = time.time()
+        # The looks know when the window began and ended; its steps are spread evenly in between.
+        times = np.linspace(now - window.seconds, now, len(steps) + 1)[1:]
+        values = {f"batch_{name}": np.ma.masked_invalid(column[kept]) for name, column in window.trace.items()}
+        writer = self._writer("train")
+        writer.scalars(steps[kept], values, times[kept])
+        last = {f"batch_{name}": rate for name, rate in loop.learning_rate.logs().items()}
+        if self.write_steps_per_second and window.seconds > 0:
+            last["batch_steps_per_second"] = window.steps / window.seconds
+        self._write_scalars("train", window.last_step, last)
+
+    def _write_arrays(self, kind: str, epoch: int, arrays: Mapping[str, Any]) -> None:
+        writer = self._writer("train")
+        norms: dict[str, float] = {}
+        for name, array in arrays.items():
+            tag = name.replace(":", "_")
+            norms[f"{kind}_norm/{tag}"] = float(np.linalg.norm(np.asarray(array, np.float64)))
+            writer.histogram(f"{tag}/histogram" if kind == "weight" else f"{tag}/{kind}_histogram", array, epoch)
+        if norms:
+            self._write_scalars("train", epoch, {f"epoch_{kind}_norm": float(np.linalg.norm(list(norms.values()))), **norms})
+
+    def _write_weight_images(self, epoch: int, weights: Mapping[str, Any]) -> None:
+        for name, array in weights.items():
+            picture = model_views.picture(array)
+            if picture is not None:
+                self._writer("train").image(f"{name.replace(':', '_')}/image", picture, epoch)
+
+    def _write_graphs(self, loop: TrainLoop) -> None:
+        self._graph_written = True
+        models = [model for model in loop.task.models if isinstance(model, keras.Model)]
+        for model in models:
+            if (layers := model_views.layers_as_json(model)) is not None:
+                self._writer("train").keras_graph("keras" if len(models) == 1 else f"keras_{model.name}", layers)
+
+    def _write_embeddings(self, loop: TrainLoop) -> None:
+        # By the name and shape of the variable, which finds layers inside of layers too.
+        tables = {name: w for name, w in model_views.named_weights(loop.task).items() if name.endswith("/embeddings") and w.ndim == 2}
+        layers = {name: name.split("/")[-2] for name in tables}
+        per_layer = self._metadata if isinstance(self._metadata, Mapping) else {}
+        for_all = self._metadata if isinstance(self._metadata, str) else None
+        if unknown := sorted(set(per_layer) - set(layers.values())):
+            known = sorted(set(layers.values()))
+            raise ValueError(f"TensorBoard(embeddings_metadata=...) names the layers {unknown}; the embedding layers here are {known}.")
+        found = {name: projector.Embedding(table, per_layer.get(layers[name], for_all)) for name, table in tables.items()}
+        directory = self._run_dir("train")
+        if found:
+            self._writer("train").submit(lambda: projector.write(directory, found))
+
+
+class _EpochsFromFirst(triggers.Trigger):
+    """Due at the end of epochs 0, n, 2n, ..., where Keras writes histograms."""
+
+    def __init__(self, n: int):
+        self.n = n
+
+    def due(self, progress: Progress, now: float) -> bool:
+        return progress.epoch_ended and progress.epoch % self.n == 0
+
+
+def _parse_update_freq(update_freq: str | int) -> int | None:
+    """Steps between written steps, None for epochs only."""
+    if update_freq == "epoch":
+        return None
+    if update_freq == "batch":
+        return 1
+    if isinstance(update_freq, bool) or not isinstance(update_freq, int) or update_freq < 1:
+        raise ValueError(f'TensorBoard(update_freq=...) takes "epoch", "batch" or a number of steps; got {update_freq!r}.')
+    return update_freq
+
+
+def _numbers(name: str, value: Any) -> Iterable[tuple[str, float]]:
+    """A scalar as it is, a vector element by element; TensorBoard's scalars have no place for more."""
+    array = np.asarray(value)
+    if array.size == 1:
+        yield name, float(array.reshape(()))
+    elif array.ndim == 1 and array.size <= _LARGEST_VECTOR:
+        for i, element in enumerate(array.tolist()):
+            yield f"{name}/{i}", float(element)

@@ -1,0 +1,71 @@
+"""Views of a model for people: its weights by name, a weight as a picture, its layers as text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["layers_as_json", "named_weights", "picture"]
+
+_LARGEST_PICTURE = 4_000_000  # pixels; nobody looks at the weights of a large embedding one by one
+
+
+def named_weights(task: Any) -> dict[str, npt.NDArray[Any]]:
+    """Copies all weights of a task, those included that a model owns itself and not through a layer.
+
+    Args:
+        task: a `loops.Task`.
+
+    Returns:
+        Path -> array, each weight once, in the order of the models; weights of the same path are numbered.
+    """
+    owned = [w for model in task.models for w in (model.weights if isinstance(model, keras.layers.Layer) else model.variables)]
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for weight in {id(w): w for w in [*owned, *task.trainable_variables]}.values():
+        path = getattr(weight, "path", None) or weight.name.removesuffix(":0")
+        names = (path if i == 0 else f"{path}_{i}" for i in range(len(arrays) + 1))
+        arrays[next(name for name in names if name not in arrays)] = keras.ops.convert_to_numpy(weight)
+    return arrays
+
+
+def picture(weight: npt.ArrayLike) -> npt.NDArray[np.float32] | None:
+    """A weight as a grey image, scaled from its smallest value to its largest.
+
+    Args:
+        weight: any shape. Vectors lie flat, matrices too; kernels [height, width, inputs, outputs] are tiled, inputs down and outputs
+            across.
+
+    Returns:
+        Values from 0 to 1, shape [height, width], or None if the weight has more dimensions or millions of values.
+
+    Example:
+        >>> picture([[1.0], [2.0], [3.0]]).tolist()
+        [[0.0, 0.5, 1.0]]
+    """
+    array = np.squeeze(np.asarray(weight, np.float32))
+    if not array.size or array.size > _LARGEST_PICTURE or array.ndim > 4:
+        return None
+    finite = array[np.isfinite(array)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    array = np.nan_to_num((array - low) / (high - low) if high > low else array * 0.0 + 0.5, posinf=1.0, neginf=0.0)
+    if array.ndim < 2:
+        return array.reshape(1, -1)
+    if array.ndim == 2:
+        return array.T if array.shape[0] > array.shape[1] else array
+    kernel = array[:, :, None, :] if array.ndim == 3 else array
+    tiles = np.pad(kernel, [(0, 1), (0, 1), (0, 0), (0, 0)])  # a black line between tiles
+    height, width, inputs, outputs = tiles.shape
+    return tiles.transpose(2, 0, 3, 1).reshape(inputs * height, outputs * width)
+
+
+def layers_as_json(model: Any) -> str | None:
+    """The configuration of a model if Keras knows how to list its layers, else None."""
+    try:
+        text = str(model.to_json())
+    except Exception:  # to_json calls what users wrote, and a drawing is no reason to end the training
+        return None
+    return text if "layers" in json.loads(text).get("config", {}) else None
