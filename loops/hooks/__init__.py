@@ -1,0 +1,32 @@
+"""Hooks: what looks at a training loop from outside. Write your own on `Hook`; `Phase` orders them."""
+
+from __future__ import annotations
+
+from loops.hooks.base import Hook, Phase
+from loops.hooks.csv_logger import CSVLogger
+from loops.hooks.early_stopping import EarlyStopping
+from loops.hooks.evaluate import Evaluate
+from loops.hooks.history import History
+from loops.hooks.lambda_hook import LambdaHook
+from loops.hooks.learning_rate_scheduler import LearningRateScheduler
+from loops.hooks.model_checkpoint import ModelCheckpoint
+from loops.hooks.monitor import MonitorHook
+from loops.hooks.reduce_lr_on_plateau import ReduceLROnPlateau
+from loops.hooks.remote_monitor import RemoteMonitor
+from loops.hooks.terminate_on_nan import TerminateOnNaN
+
+__all__ = [
+    "CSVLogger",
+    "EarlyStopping",
+    "Evaluate",
+    "History",
+    "Hook",
+    "LambdaHook",
+    "LearningRateScheduler",
+    "ModelCheckpoint",
+    "MonitorHook",
+    "Phase",
+    "ReduceLROnPlateau",
+    "RemoteMonitor",
+    "TerminateOnNaN",
+]

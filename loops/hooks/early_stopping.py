@@ -1,0 +1,179 @@
+"""Stops training when a metric has stopped improving, and can bring back the best weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from loops.hooks.base import Phase
+from loops.hooks.monitor import MonitorHook
+
+if TYPE_CHECKING:
+    from loops.train_loop import TrainLoop
+
+__all__ = ["EarlyStopping"]
+
+
+class EarlyStopping(MonitorHook):
+    """Stops when `monitor` has not improved for `patience` epochs (or evaluations).
+
+        wait += 1
+        if value is better than best by more than min_delta:
+            best = value;  wait = 0, if it is also better than the baseline
+        elif wait >= patience:
+            stop
+
+    Unlike Keras's callback of that name: NaN never becomes the best value, the counters are state that a resumed run goes on with, and the
+    optimizer goes back with the weights.
+
+    Args:
+        monitor: name of the metric.
+        min_delta: smallest change that counts as an improvement.
+        patience: epochs (or evaluations) without improvement after which training stops.
+        verbose: 1 prints a line when it stops and when it restores.
+        mode: "auto", "min" or "max".
+        baseline: value to beat; an improvement that stays behind it does not reset the wait.
+        restore_best_weights: whether training ends with the weights of the best epoch, stopped early or not.
+        start_from_epoch: epochs to pass over before looking.
+        at: "epoch", or "evaluation" to count evaluations at any cadence.
+        restore_optimizer: whether the optimizers (slots, iterations, learning rates) go back too. The weights are the same either way.
+
+    Attributes:
+        best: best value so far, None before the first one.
+        best_epoch: 0-based epoch of it.
+        stopped_epoch: 0-based epoch in which training was stopped, 0 if it was not.
+        best_weights: copies of the weights at the best epoch, or None.
+
+    The counters are in `state_dict()`. The arrays cannot be JSON: whoever saves the run saves and restores `state_arrays` beside it.
+
+    Example:
+        >>> from loops import hooks
+        >>> hook = hooks.EarlyStopping("val_loss", patience=3, restore_best_weights=True)
+        >>> hook.state_dict()
+        {'best': None, 'best_epoch': 0, 'wait': 0, 'stopped_epoch': 0, 'best_rates': None}
+    """
+
+    phase = Phase.DECIDE
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        min_delta: float = 0,
+        patience: int = 0,
+        verbose: int = 0,
+        mode: str = "auto",
+        baseline: float | None = None,
+        restore_best_weights: bool = False,
+        start_from_epoch: int = 0,
+        *,
+        at: str = "epoch",
+        restore_optimizer: bool = True,
+    ):
+        super().__init__(monitor, mode=mode, min_delta=min_delta, at=at)
+        self.patience = patience
+        self.verbose = verbose
+        self.baseline = baseline
+        self.restore_best_weights = restore_best_weights
+        self.start_from_epoch = start_from_epoch
+        self.restore_optimizer = restore_optimizer
+        self._reset()
+
+    def _reset(self) -> None:
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.wait = 0
+        self.stopped_epoch = 0
+        self.best_weights: list[np.ndarray] | None = None
+        self._best_optimizer: list[np.ndarray] = []
+        self._best_rates: dict[str, Any] | None = None
+
+    def on_train_begin(self, loop: TrainLoop) -> None:
+        # A run that goes on keeps its counters; a hook that is used again starts anew.
+        if loop.progress.step == 0:
+            self._reset()
+
+    def fresh_value(self, loop: TrainLoop, logs: Mapping[str, Any]) -> float | None:
+        value = super().fresh_value(loop, logs)
+        return None if loop.progress.epoch < self.start_from_epoch else value
+
+    def on_value(self, loop: TrainLoop, value: float) -> None:
+        epoch = loop.progress.epoch
+        self.wait += 1
+        if self.is_improvement(value, self.best):
+            self.best, self.best_epoch = value, epoch
+            if self.restore_best_weights:
+                self._keep(loop)
+            if self.baseline is None or self.is_improvement(value, self.baseline):
+                self.wait = 0
+        elif self.wait >= self.patience and (epoch > 0 or self.at == "evaluation"):
+            self.stopped_epoch = epoch
+            looks = "epochs" if self.at == "epoch" else "evaluations"
+            loop.stop(f"EarlyStopping: {self.monitor} = {value:.6g} after {self.wait} {looks} without improvement on {self.best}.")
+
+    def on_train_end(self, loop: TrainLoop) -> None:
+        super().on_train_end(loop)
+        if self.stopped_epoch > 0 and self.verbose > 0:
+            print(f"Epoch {self.stopped_epoch + 1}: early stopping")
+        # An interrupted or failed run will be carried on from where it stood.
+        if self.best_weights is not None and loop.outcome in ("finished", "stopped"):
+            if self.verbose > 0:
+                print(f"Restoring the weights of the best epoch: {self.best_epoch + 1}.")
+            _assign(_weights(loop), self.best_weights)
+            if self.restore_optimizer:
+                _assign(_optimizer_variables(loop), self._best_optimizer)
+                loop.learning_rate.load_state_dict(self._best_rates)
+
+    def _keep(self, loop: TrainLoop) -> None:
+        self.best_weights = [np.asarray(v.numpy()) for v in _weights(loop)]
+        if self.restore_optimizer:
+            self._best_optimizer = [np.asarray(v.numpy()) for v in _optimizer_variables(loop)]
+            self._best_rates = loop.learning_rate.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "wait": self.wait,
+            "stopped_epoch": self.stopped_epoch,
+            "best_rates": self._best_rates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.wait, self.stopped_epoch = state["wait"], state["stopped_epoch"]
+        self._best_rates = state["best_rates"]
+
+    @property
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        """The kept weights and optimizer variables by "weights/<i>" and "optimizer/<i>"; assignable. Empty if nothing is kept."""
+        arrays = {f"weights/{i}": a for i, a in enumerate(self.best_weights or [])}
+        return {**arrays, **{f"optimizer/{i}": a for i, a in enumerate(self._best_optimizer)}}
+
+    @state_arrays.setter
+    def state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        weights = _numbered(arrays, "weights")
+        self.best_weights = weights or None
+        self._best_optimizer = _numbered(arrays, "optimizer")
+
+
+def _numbered(arrays: Mapping[str, np.ndarray], kind: str) -> list[np.ndarray]:
+    count = sum(key.startswith(f"{kind}/") for key in arrays)
+    return [np.asarray(arrays[f"{kind}/{i}"]) for i in range(count)]
+
+
+def _weights(loop: TrainLoop) -> list[Any]:
+    # Keras's `weights` leave out seed generators and metrics: what the best epoch drew is no part of what it learnt.
+    if loop.task.model is not None:
+        return list(loop.task.model.weights)
+    return [*loop.task.trainable_variables, *loop.task.non_trainable_variables]
+
+
+def _optimizer_variables(loop: TrainLoop) -> list[Any]:
+    return [v for optimizer in loop.task.optimizers.values() for v in optimizer.variables]
+
+
+def _assign(variables: list[Any], values: list[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

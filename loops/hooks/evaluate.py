@@ -1,0 +1,48 @@
+"""Evaluates on a further data set, at any cadence. What is done with the result is other hooks' business."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from loops import triggers
+from loops.hooks.base import Hook, Phase
+
+if TYPE_CHECKING:
+    from loops.logs import Window
+    from loops.train_loop import TrainLoop
+
+__all__ = ["Evaluate"]
+
+
+class Evaluate(Hook):
+    """Calls `loop.evaluate(feed, name)` whenever it is due.
+
+    The results appear as `<name>_loss` and so on in the logs of the epoch in progress, and monitors made with `at="evaluation"` act on them
+    at once.
+
+    Args:
+        feed: the `loops.feeds` feed to evaluate on.
+        name: name of the evaluation and prefix of its logs, unique among the evaluations of a loop.
+        every: when: "1 epoch", "500 steps", "60 seconds", or a `loops.triggers.Trigger`.
+
+    Raises:
+        ValueError: if `name` or `every` is not usable.
+
+    Example:
+        >>> from loops import hooks
+        >>> hook = hooks.Evaluate(feed=None, name="test", every="500 steps")
+        >>> hook.evaluation, hook.every
+        ('test', EverySteps(500))
+    """
+
+    phase = Phase.EVALUATE
+
+    def __init__(self, feed: Any, name: str = "val", every: triggers.Trigger | str | None = "1 epoch"):
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ValueError(f"The name of an evaluation becomes the prefix of its logs, as in 'val_loss'; it cannot be {name!r}.")
+        self.feed = feed
+        self.evaluation = name
+        self.every = triggers.parse(every)
+
+    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+        loop.evaluate(self.feed, self.evaluation)

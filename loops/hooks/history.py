@@ -1,0 +1,68 @@
+"""Keeps what was logged, epoch by epoch. It is what `loops.fit` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from loops.hooks.base import Hook, Phase
+
+if TYPE_CHECKING:
+    from loops.train_loop import TrainLoop
+
+__all__ = ["History"]
+
+
+class History(Hook):
+    """The logs of every epoch, as Keras's `History` holds them.
+
+    Attributes:
+        history: log name -> values, one for each epoch that logged it (floats; arrays for metrics with several values).
+        epoch: 0-based indices of the epochs.
+        params: "epochs" and "steps" (of an epoch) of the run.
+
+    Example:
+        >>> from loops import hooks
+        >>> hooks.History().history
+        {}
+    """
+
+    phase = Phase.RECORD
+    every = None
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[Any]] = {}
+        self.epoch: list[int] = []
+        self.params: dict[str, Any] = {}
+
+    def on_train_begin(self, loop: TrainLoop) -> None:
+        # A run that goes on keeps its epochs; a hook that is used again starts anew.
+        if loop.progress.step == 0:
+            self.history, self.epoch = {}, []
+        self.params.update(epochs=loop.epochs, steps=loop.progress.steps_per_epoch)
+
+    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+        self.params["steps"] = loop.progress.steps_per_epoch
+        self.epoch.append(loop.progress.epoch)
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": list(self.epoch), "history": {name: [_to_json(v) for v in values] for name, values in self.history.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch = list(state["epoch"])
+        self.history = {name: [_from_json(v) for v in values] for name, values in state["history"].items()}
+
+
+def _to_json(value: Any) -> Any:
+    if np.ndim(value) == 0:
+        return float(value)
+    array = np.asarray(value)
+    return {"array": array.tolist(), "dtype": array.dtype.name}
+
+
+def _from_json(value: Any) -> Any:
+    return np.asarray(value["array"], value["dtype"]) if isinstance(value, dict) else value

@@ -1,0 +1,68 @@
+"""A hook made of functions, for what is not worth a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from loops import triggers
+from loops.hooks.base import Hook, Phase
+
+if TYPE_CHECKING:
+    from loops.logs import Window
+    from loops.train_loop import TrainLoop
+
+__all__ = ["LambdaHook"]
+
+
+class LambdaHook(Hook):
+    """Calls the given functions with what the methods of a `Hook` get (without `self`).
+
+    Args:
+        on_train_begin: `(loop)`.
+        on_epoch_begin: `(loop)`.
+        on_window_end: `(loop, window)`, whenever `every` is due.
+        on_evaluate_begin: `(loop, name)`.
+        on_evaluate_end: `(loop, name, logs)`.
+        on_epoch_end: `(loop, logs)`.
+        on_train_end: `(loop)`.
+        every: when `on_window_end` is due; as in `Hook`.
+        phase: the `Phase` in which the functions act.
+        observes: names of what the program must carry out; as in `Hook`.
+        final_window: whether `on_window_end` comes once more for the last steps; as in `Hook`.
+
+    Example:
+        >>> from loops import hooks
+        >>> hook = hooks.LambdaHook(on_window_end=lambda loop, window: print(window.mean("loss")), every="100 steps")
+        >>> hook.every
+        EverySteps(100)
+    """
+
+    def __init__(
+        self,
+        *,
+        on_train_begin: Callable[[TrainLoop], Any] | None = None,
+        on_epoch_begin: Callable[[TrainLoop], Any] | None = None,
+        on_window_end: Callable[[TrainLoop, Window], Any] | None = None,
+        on_evaluate_begin: Callable[[TrainLoop, str], Any] | None = None,
+        on_evaluate_end: Callable[[TrainLoop, str, Mapping[str, Any]], Any] | None = None,
+        on_epoch_end: Callable[[TrainLoop, Mapping[str, Any]], Any] | None = None,
+        on_train_end: Callable[[TrainLoop], Any] | None = None,
+        every: triggers.Trigger | str | None = "1 epoch",
+        phase: Phase = Phase.RECORD,
+        observes: Iterable[str] = (),
+        final_window: bool = False,
+    ):
+        # Assigned over the methods, so a loop that asks which methods a hook overrides gets the true answer.
+        given = dict(locals())
+        for method in ("on_train_begin", "on_epoch_begin", "on_evaluate_begin", "on_evaluate_end", "on_epoch_end", "on_train_end"):
+            if given[method] is not None:
+                setattr(self, method, given[method])
+        # Without a function there is nothing to wake up for.
+        self.every = None
+        if on_window_end is not None:
+            self.on_window_end = on_window_end  # type: ignore[method-assign,assignment]
+            self.every = triggers.parse(every)
+        self.phase = Phase(phase)
+        self.observes = frozenset(observes)  # type: ignore[misc]
+        self.final_window = final_window

@@ -1,0 +1,80 @@
+"""Sets the learning rate at the beginning of every epoch, by a function of the epoch."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from loops.hooks.base import Hook, Phase
+
+if TYPE_CHECKING:
+    from loops.train_loop import TrainLoop
+
+__all__ = ["LearningRateScheduler"]
+
+
+class LearningRateScheduler(Hook):
+    """Sets each optimizer's learning rate to `schedule(epoch, rate)` before the epoch's first step, and logs it as "learning_rate".
+
+    Unlike Keras's callback of that name, whether `schedule` takes one or two arguments is read from its signature, so an error inside it is
+    shown and not taken for the other form.
+
+    Args:
+        schedule: `(epoch, rate) -> new rate` or `(epoch) -> new rate`; `epoch` is a 0-based int, rates are floats.
+        verbose: 1 prints a line at each epoch.
+
+    Raises:
+        ValueError: in training, if `schedule` gives something that is not a finite number, or the optimizer has a schedule of its own.
+
+    Example:
+        >>> from loops import hooks
+        >>> hook = hooks.LearningRateScheduler(lambda epoch, rate: rate if epoch < 10 else rate * 0.9)
+    """
+
+    phase = Phase.DECIDE
+    every = None
+
+    def __init__(self, schedule: Callable[..., float], verbose: int = 0):
+        if not callable(schedule):
+            raise TypeError(f"LearningRateScheduler takes a function of the epoch (and the learning rate), got {schedule!r}.")
+        self.schedule = schedule
+        self.verbose = verbose
+        self._takes_rate = _takes_two(schedule)
+
+    def on_epoch_begin(self, loop: TrainLoop) -> None:
+        epoch = loop.progress.epoch
+        for name, rate in loop.learning_rate.items():
+            given = self.schedule(epoch, rate) if self._takes_rate else self.schedule(epoch)
+            new = _number(given)
+            if new is None:
+                raise ValueError(
+                    f"The schedule of LearningRateScheduler has to give a finite number, but gave {given!r} for epoch {epoch}."
+                )
+            loop.learning_rate.set(new, name=name)
+            if self.verbose > 0:
+                print(f"\nEpoch {epoch + 1}: LearningRateScheduler sets the learning rate of {name} to {new:g}.")
+
+    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+        for name, rate in loop.learning_rate.logs().items():
+            loop.log(name, rate)
+
+
+def _takes_two(schedule: Callable[..., float]) -> bool:
+    try:
+        inspect.signature(schedule).bind(0, 0.0)
+    except TypeError:
+        return False
+    except ValueError:
+        # Some functions written in C show no signature; the form with two arguments is the documented one.
+        return True
+    return True
+
+
+def _number(given: Any) -> float | None:
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,212 @@
+"""Saves the model or its weights for later use, every epoch or only the best. Not for resuming a run: a run's whole state is a snapshot."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import string
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from loops import triggers
+from loops.hooks.base import Phase
+from loops.hooks.monitor import MonitorHook
+from loops.hooks.weights_writer import WeightsWriter, atomically
+
+if TYPE_CHECKING:
+    from loops.logs import Window
+    from loops.train_loop import TrainLoop
+
+__all__ = ["ModelCheckpoint"]
+
+
+class ModelCheckpoint(MonitorHook):
+    """Saves the model at the end of every epoch, after every `save_freq` steps, or whenever `monitor` is better than before.
+
+    Unlike Keras's callback of that name: a file is either whole or the one before it; weights are never saved after a loss or a weight
+    became NaN or infinite; the best file is kept through epochs without a fresh value (Keras overwrites it there); the count of files can
+    be bounded; steps and `save_best_only` go together; the best value is state that a resumed run goes on with.
+
+    Files of weights are written by a thread while training goes on, from copies of the weights; whole models are written before it goes on.
+
+    Args:
+        filepath: where to save, ending in ".weights.h5" if only weights are saved, else in ".keras" (or ".h5"). It may name "{epoch:02d}"
+            and "{batch}" (1-based, the batch within the epoch), "{step}" (completed steps of the run), and any log, as in "{val_loss:.2f}".
+        monitor: name of the metric that decides what is best.
+        verbose: 1 prints a line at each decision.
+        save_best_only: whether to save only when `monitor` is better than ever before.
+        save_weights_only: whether to save only the weights (with the optimizer's state, if the model was compiled).
+        mode: "auto", "min" or "max".
+        save_freq: "epoch", or a number of steps: saves whenever the completed steps of the run are a multiple of it.
+        initial_value_threshold: value to beat from the beginning.
+        keep_last: how many of the saved files to keep; older ones are deleted once a new one is in place. None keeps all.
+        at: "epoch", or "evaluation" to decide, and save, whenever an evaluation gave `monitor`.
+        model: the model to save; None saves the task's `model`.
+
+    Raises:
+        ValueError: if `filepath`, `save_freq` or `keep_last` is not usable.
+
+    Example:
+        >>> from loops import hooks
+        >>> best = hooks.ModelCheckpoint("best.weights.h5", save_weights_only=True, save_best_only=True)
+        >>> last = hooks.ModelCheckpoint("{epoch:03d}.keras", keep_last=3)
+    """
+
+    phase = Phase.SAVE
+
+    def __init__(
+        self,
+        filepath: str | os.PathLike[str],
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        save_freq: int | str = "epoch",
+        initial_value_threshold: float | None = None,
+        *,
+        keep_last: int | None = None,
+        at: str = "epoch",
+        model: keras.Model | None = None,
+    ):
+        super().__init__(monitor, mode=mode, best=initial_value_threshold, at=at)
+        self.filepath = os.fspath(filepath)
+        self.verbose = verbose
+        self.save_best_only = save_best_only
+        self.save_weights_only = save_weights_only
+        self.save_freq = save_freq
+        self.keep_last = keep_last
+        self.model = model
+        self._files: list[str] = []
+        self._writer = WeightsWriter()
+        self._vector_reported = False
+
+        if save_weights_only and not self.filepath.endswith(".weights.h5"):
+            raise ValueError(f"ModelCheckpoint saves weights to files that end in '.weights.h5', got filepath={self.filepath!r}.")
+        if not save_weights_only and not self.filepath.endswith((".keras", ".h5")):
+            raise ValueError(
+                f"ModelCheckpoint saves models to files that end in '.keras', got filepath={self.filepath!r}. For the weights alone, pass "
+                "save_weights_only=True and a filepath that ends in '.weights.h5'."
+            )
+        if isinstance(save_freq, bool) or not (save_freq == "epoch" or (isinstance(save_freq, int) and save_freq > 0)):
+            raise ValueError(f"save_freq of ModelCheckpoint is 'epoch' or a number of steps, 1 or more; got {save_freq!r}.")
+        if save_freq != "epoch" and at != "epoch":
+            raise ValueError(
+                "ModelCheckpoint saves either every save_freq steps or at every evaluation; leave save_freq at 'epoch' for the latter."
+            )
+        if keep_last is not None and (isinstance(keep_last, bool) or not isinstance(keep_last, int) or keep_last < 1):
+            raise ValueError(f"keep_last of ModelCheckpoint is a number of files, 1 or more, or None; got {keep_last!r}.")
+        if isinstance(save_freq, int):
+            self.every = triggers.EverySteps(save_freq)
+
+    def on_train_begin(self, loop: TrainLoop) -> None:
+        if not isinstance(self._model(loop), keras.Model):
+            raise TypeError(
+                f"ModelCheckpoint found no Keras model to save: {type(loop.task).__name__} has no attribute `model` that is one; pass "
+                "ModelCheckpoint(..., model=...)."
+            )
+
+    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+        self._consider(loop, window.logs)
+
+    def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
+        if self.at == "evaluation" and self.monitor in logs:
+            self._consider(loop, logs)
+
+    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+        if self.at == "epoch" and self.save_freq == "epoch":
+            self._consider(loop, logs)
+
+    def on_train_end(self, loop: TrainLoop) -> None:
+        self._writer.close()
+        super().on_train_end(loop)
+
+    def _consider(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+        model, bad = self._model(loop), self._not_finite(loop, logs)
+        if bad:
+            warnings.warn(f"ModelCheckpoint did not save after step {loop.progress.step}: {bad}.", stacklevel=4)
+            return
+        where = f"\nEpoch {loop.progress.epoch + 1}:"
+        if self.save_best_only and not self._is_best(loop, logs, where):
+            return
+        path = self._path(loop, logs)
+        obsolete = self._obsolete_after(str(path))
+        if self.verbose > 0:
+            print(f"{where} saving to {path}")
+        if self.save_weights_only:
+            self._writer.save(model, path, lambda: _delete(obsolete))
+        else:
+            atomically(path, lambda name: model.save(name, overwrite=True))
+            _delete(obsolete)
+
+    def _is_best(self, loop: TrainLoop, logs: Mapping[str, Any], where: str) -> bool:
+        if np.ndim(logs.get(self.monitor, 0.0)) > 0:
+            if not self._vector_reported:
+                shape = np.shape(logs[self.monitor])
+                warnings.warn(
+                    f"ModelCheckpoint cannot tell the best of {self.monitor!r}, which has the shape {shape}; it saves always.", stacklevel=5
+                )
+            self._vector_reported = True
+            return True
+        value = self.fresh_value(loop, logs)
+        if value is None:
+            # As in Keras, a metric that does not exist does not keep the model from being saved.
+            return self._reported and not self._seen
+        if not self.is_improvement(value, self.best):
+            if self.verbose > 0:
+                print(f"{where} {self.monitor} did not improve from {self.best:.5f}")
+            return False
+        if self.verbose > 0:
+            print(f"{where} {self.monitor} improved from {'None' if self.best is None else f'{self.best:.5f}'} to {value:.5f}")
+        self.best = value
+        return True
+
+    def _not_finite(self, loop: TrainLoop, logs: Mapping[str, Any]) -> str:
+        for name, value in logs.items():
+            if (name == self.monitor or "loss" in name) and not np.all(np.isfinite(value)):
+                return f"{name} is {value}"
+        for variable in self._model(loop).trainable_variables:
+            if not np.all(np.isfinite(variable.numpy())):
+                return f"the weight {variable.path} is not finite"
+        return ""
+
+    def _path(self, loop: TrainLoop, logs: Mapping[str, Any]) -> pathlib.Path:
+        progress = loop.progress
+        names = {"batch": progress.step_in_epoch, "step": progress.step, **logs, "epoch": progress.epoch + 1}
+        try:
+            return pathlib.Path(self.filepath.format(**names))
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            asked = [field for _, field, _, _ in string.Formatter().parse(self.filepath) if field is not None]
+            raise ValueError(
+                f"ModelCheckpoint cannot fill in filepath={self.filepath!r} ({type(error).__name__}: {error}): it asks for {asked}, "
+                f"and there are {sorted(names)}."
+            ) from error
+
+    def _obsolete_after(self, path: str) -> list[str]:
+        # Older files go only when the new one is in its place: nothing is deleted before there is something better.
+        if self.keep_last is None:
+            return []
+        files = [*(f for f in self._files if f != path), path]
+        self._files = files[-self.keep_last :]
+        return files[: -self.keep_last]
+
+    def _model(self, loop: TrainLoop) -> Any:
+        return self.model if self.model is not None else getattr(loop.task, "model", None)
+
+    def state_dict(self) -> dict[str, Any]:
+        # Who saves this state may rely on the best file being there.
+        self._writer.wait()
+        return {"best": self.best, "seen": self._seen, "files": list(self._files)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self._seen = state["best"], state["seen"]
+        self._files = list(state["files"])
+
+
+def _delete(files: list[str]) -> None:
+    for file in files:
+        pathlib.Path(file).unlink(missing_ok=True)

@@ -1,0 +1,176 @@
+"""What hooks that follow one metric have in common: finding its value, knowing its direction, telling an improvement.
+
+What is done about it is the business of `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from loops.hooks.base import Hook
+from loops.hooks.evaluate import Evaluate
+
+if TYPE_CHECKING:
+    from loops.train_loop import TrainLoop
+    from loops.triggers import Trigger
+
+__all__ = ["MonitorHook"]
+
+
+class MonitorHook(Hook):
+    """Base class of hooks that act on one metric. Override `on_value`; an `on_train_end` of your own calls this one too.
+
+    A value is looked at once, when it is fresh: an epoch whose logs do not hold the metric is passed over. The first value that is a number
+    is the first best one; NaN is never an improvement. A metric that cannot be found is reported once, with the names that come nearest.
+
+    Args:
+        monitor: name of the metric in the logs, such as "val_loss".
+        mode: "min", "max", or "auto": the direction of the metric object of that name in the task, "min" for names that contain "loss",
+            else that of the Keras metric of that name.
+        min_delta: smallest change that counts as an improvement; the sign is ignored.
+        best: value to beat from the beginning; None takes the first one.
+        at: "epoch" looks at the logs of every epoch, as Keras does; "evaluation" looks whenever an evaluation, at any cadence, gave the
+            metric.
+
+    Raises:
+        ValueError: if `at` is neither; when the first value comes, if the direction cannot be told; if the value is not a single number.
+    """
+
+    every: Trigger | str | None = None
+
+    def __init__(self, monitor: str, *, mode: str, min_delta: float = 0.0, best: float | None = None, at: str = "epoch"):
+        if mode not in ("auto", "min", "max"):
+            warnings.warn(f"{type(self).__name__} knows the modes 'auto', 'min' and 'max', not {mode!r}; it takes 'auto'.", stacklevel=3)
+            mode = "auto"
+        if at not in ("epoch", "evaluation"):
+            raise ValueError(f"{type(self).__name__} can look at='epoch' or at='evaluation', not at={at!r}.")
+        self.monitor = monitor
+        self.mode = mode
+        self.min_delta = abs(min_delta)
+        self.at = at
+        self.best = best
+        self._direction: str | None = None if mode == "auto" else mode
+        self._seen = False
+        self._reported = False
+
+    def on_value(self, loop: TrainLoop, value: float) -> None:
+        """Called with each fresh value."""
+        raise NotImplementedError(f"{type(self).__name__} has to define on_value(self, loop, value).")
+
+    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+        if self.at == "epoch" and (value := self.fresh_value(loop, logs)) is not None:
+            self.on_value(loop, value)
+
+    def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
+        if self.at == "evaluation" and (self.monitor in logs or self.monitor.startswith(f"{name}_")):
+            value = self.fresh_value(loop, logs)
+            if value is not None:
+                self.on_value(loop, value)
+
+    def on_train_end(self, loop: TrainLoop) -> None:
+        if not self._seen and not self._reported and loop.outcome == "finished" and loop.progress.epoch_ended:
+            warnings.warn(f"{type(self).__name__} never saw {self.monitor!r}: whenever it looked, no value was there.", stacklevel=2)
+
+    def fresh_value(self, loop: TrainLoop, logs: Mapping[str, Any]) -> float | None:
+        """The metric's value in `logs`; None, and a warning the first time, if it is not there."""
+        value = logs.get(self.monitor)
+        if value is None:
+            # An evaluation set whose turn it is not, this epoch, is no reason to warn.
+            prefixes = [f"{name}_" for name in _evaluations(loop)]
+            waits = any(self.monitor.startswith(p) and not any(k.startswith(p) for k in logs) for p in prefixes)
+            if not self._seen and not waits:
+                self._report_missing(logs)
+            return None
+        if np.ndim(value) > 0:
+            raise ValueError(
+                f"{type(self).__name__} follows a single number, but {self.monitor!r} has the shape {np.shape(value)}; monitor another "
+                "metric, or give this one an average."
+            )
+        self._seen = True
+        if self._direction is None:
+            self._direction = direction_of(self.monitor, loop)
+            if self._direction is None:
+                raise ValueError(
+                    f"{type(self).__name__} cannot tell whether {self.monitor!r} should go up or down; pass mode='max' if higher is "
+                    "better, mode='min' if lower is."
+                )
+        return float(value)
+
+    def is_improvement(self, value: float, reference: float | None) -> bool:
+        """True if `value` is better than `reference` by more than `min_delta`; any number is better than None, and NaN than nothing."""
+        if math.isnan(value):
+            return False
+        if reference is None:
+            return True
+        # Metrics are numbers of Keras's default float type, and Keras compares them in it: the last bits decide the same way.
+        as_float = np.dtype(keras.config.floatx()).type
+        if self._direction == "max":
+            return bool(as_float(value - self.min_delta) > as_float(reference))
+        return bool(as_float(value + self.min_delta) < as_float(reference))
+
+    def _report_missing(self, known: Iterable[str]) -> None:
+        if self._reported:
+            return
+        self._reported = True
+        near = difflib.get_close_matches(self.monitor, known, n=3, cutoff=0.5)
+        names = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(sorted(known)) or 'none'}."
+        warnings.warn(f"{type(self).__name__} waits for the metric {self.monitor!r}, which is not in the logs; {names}", stacklevel=4)
+
+
+# How people and Keras abbreviate metrics whose class is named in full.
+_SHORT = {
+    "acc": "accuracy",
+    "mae": "meanabsoluteerror",
+    "mape": "meanabsolutepercentageerror",
+    "mse": "meansquarederror",
+    "msle": "meansquaredlogarithmicerror",
+    "rmse": "rootmeansquarederror",
+}
+
+
+def direction_of(monitor: str, loop: TrainLoop) -> str | None:
+    """Whether a metric is better when it is lower ("min") or higher ("max"), or None if that is not known."""
+    name = monitor
+    for evaluation in _evaluations(loop) or ["val"]:
+        name = name.removeprefix(f"{evaluation}_")
+    # Keras puts the output's name before a metric's in models with several outputs.
+    metrics = [m for m in _metrics_of(loop) if getattr(m, "_direction", None) and (m.name == name or name.endswith(f"_{m.name}"))]
+    directions = {m._direction for m in metrics if m.name == name} or {m._direction for m in metrics}
+    if len(directions) == 1:
+        return "max" if directions == {"up"} else "min"
+    if "loss" in name:
+        return "min"
+    plain = name.replace("_", "").lower()
+    plain = _SHORT.get(plain, plain)
+    for attribute in dir(keras.metrics):
+        kind = getattr(keras.metrics, attribute)
+        if attribute.lower() == plain and isinstance(kind, type):
+            try:
+                # With a name given, Keras's counter of unnamed metrics does not move.
+                direction = getattr(kind(name=name), "_direction", None)
+            except TypeError:
+                continue
+            return None if direction is None else "max" if direction == "up" else "min"
+    return None
+
+
+def _metrics_of(loop: TrainLoop) -> list[Any]:
+    found, todo = [], list(loop.task.tracked.metrics)
+    while todo:
+        metric = todo.pop()
+        found.append(metric)
+        # Keras keeps the metrics of `compile` in one that holds them.
+        todo.extend(getattr(metric, "metrics", None) or [])
+    return found
+
+
+def _evaluations(loop: TrainLoop) -> list[str]:
+    names = {*loop.evaluations, *(hook.evaluation for hook in loop.hooks if isinstance(hook, Evaluate))}
+    return sorted(names, key=len, reverse=True)

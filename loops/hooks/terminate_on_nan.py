@@ -1,0 +1,57 @@
+"""Ends training when numbers stop being numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from loops.hooks.base import Hook, Phase
+
+if TYPE_CHECKING:
+    from loops.train_loop import TrainLoop
+
+__all__ = ["TerminateOnNaN"]
+
+
+class TerminateOnNaN(Hook):
+    """Stops at the very step with a non-finite loss or weight, and after an evaluation or epoch that logs NaN.
+
+    The step itself is watched inside the compiled program: it halts there, the state goes back to that before the step, and no epoch ends,
+    so nothing is evaluated or saved. (Keras's callback of that name looks at the loss only, validates and saves before it stops.)
+
+    Args:
+        raise_error: True raises the error that names the step, instead of ending the run quietly.
+
+    Example:
+        >>> from loops import hooks
+        >>> hooks.TerminateOnNaN().on_nonfinite, hooks.TerminateOnNaN(raise_error=True).on_nonfinite
+        ('stop', 'raise')
+    """
+
+    phase = Phase.DECIDE
+    every = None
+    on_nonfinite: str | None = "stop"
+
+    def __init__(self, raise_error: bool = False):
+        self.raise_error = raise_error
+        if raise_error:
+            self.on_nonfinite = "raise"
+
+    def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
+        self._look(loop, logs)
+
+    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+        self._look(loop, logs)
+
+    def _look(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+        for name, value in logs.items():
+            if np.any(np.isnan(value)) or ("loss" in name and not np.all(np.isfinite(value))):
+                message = f"{name} is {value} after step {loop.progress.step} (epoch {loop.progress.epoch + 1})."
+                if self.raise_error:
+                    raise FloatingPointError(f"TerminateOnNaN: {message} Lower the learning rate, or look at the data of the last steps.")
+                if not loop.stopping:
+                    print(f"TerminateOnNaN: {message} Training stops.")
+                    loop.stop(f"TerminateOnNaN: {message}")
+                return

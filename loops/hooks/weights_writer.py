@@ -1,0 +1,172 @@
+"""Writes `.weights.h5` files while training goes on, with Keras's own writer, from copies of the weights.
+
+Keras's writer takes 12-90 ms, nearly all of it Python that walks over the model; copying the weights of a small model to the host takes
+about one. Not for whole models (`.keras`), whose configuration has to be read from the live model.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["WeightsWriter", "atomically"]
+
+
+def atomically(path: pathlib.Path, write: Callable[[str], Any]) -> None:
+    """Lets `write` fill a temporary file beside `path` and then puts it in its place: `path` is the old file or the new one, never a part.
+
+    Args:
+        path: where the file goes; folders are made.
+        write: gets the temporary file's name, which has the endings of `path`.
+
+    Raises:
+        OSError: if that is not possible.
+    """
+    stem, dot, endings = path.name.partition(".")
+    temporary = path.with_name(f".{stem}.writing{dot}{endings}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(str(temporary))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(f"Cannot write {path} ({error}); give the path of a file in a folder that you may write to.") from error
+
+
+class WeightsWriter:
+    """Saves a model's weights in a thread, at most one file at a time.
+
+    The first save of a model is waited for and tells which variables Keras writes; those are copied at each later save, and the thread
+    shows the copies to Keras's writer in place of the live variables (`keras.StatelessScope`). The file is the one that
+    `model.save_weights` would have written at the time of the call, byte for byte.
+
+    Example:
+        >>> import tempfile
+        >>> model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "best.weights.h5"
+        >>> writer = WeightsWriter()
+        >>> writer.save(model, path)
+        >>> writer.close()
+        >>> model.load_weights(path)
+    """
+
+    def __init__(self) -> None:
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._writing: concurrent.futures.Future[None] | None = None
+        self._structure: tuple[int, ...] = ()
+        self._written: list[Any] = []
+        self._in_thread = True
+
+    def save(self, model: keras.Model, path: pathlib.Path, then: Callable[[], Any] = lambda: None) -> None:
+        """Takes the weights as they are now and writes them, in time, to `path`.
+
+        Args:
+            model: a built model.
+            path: where the file goes, ending in ".weights.h5".
+            then: called, from whatever thread, when the file is in its place.
+
+        Raises:
+            OSError: if this file, or the one before it, could not be written.
+        """
+        self.wait()
+        structure = _structure(model)
+        if structure != self._structure:
+            self._structure = structure
+            self._in_thread = self._learn(model, path)
+        elif self._in_thread:
+            copies = [(variable, np.asarray(variable.numpy())) for variable in self._written]
+            self._writing = self._thread().submit(_write_copies, model, path, copies, then)
+            return
+        if not self._in_thread:
+            atomically(path, lambda name: model.save_weights(name, overwrite=True))
+        then()
+
+    def wait(self) -> None:
+        """Returns when no file is being written; raises the error of the last one."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Waits, and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown()
+            self._pool = None
+
+    def _thread(self) -> concurrent.futures.ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = concurrent.futures.ThreadPoolExecutor(1, "weights", _remember_skipped_attributes)
+        return self._pool
+
+    def _learn(self, model: keras.Model, path: pathlib.Path) -> bool:
+        # While this thread waits, the live variables are as good as copies.
+        try:
+            self._written = self._thread().submit(_write_live, model, path).result()
+        except Exception:
+            # Either this model cannot be walked over in a thread, or the file cannot be written; saving in the plain way tells which.
+            self._pool = None
+            return False
+        return True
+
+
+class _Copies(keras.StatelessScope):
+    """In this scope variables have the given values; those that were asked for and not given are listed in `missed`."""
+
+    def __init__(self, values: list[tuple[Any, Any]]):
+        # Copies stay on the host, whatever the default device is.
+        with tf.device("CPU:0"):
+            super().__init__(values)
+        self.missed: dict[int, Any] = {}
+
+    def get_current_value(self, variable: Any) -> Any:
+        value = super().get_current_value(variable)
+        if value is None:
+            self.missed[id(variable)] = variable
+        return value
+
+
+def _write_live(model: keras.Model, path: pathlib.Path) -> list[Any]:
+    with _Copies([]) as scope:
+        atomically(path, lambda name: model.save_weights(name, overwrite=True))
+    return list(scope.missed.values())
+
+
+def _write_copies(model: keras.Model, path: pathlib.Path, copies: list[tuple[Any, Any]], then: Callable[[], Any]) -> None:
+    def write(name: str) -> None:
+        with _Copies(copies) as scope:
+            model.save_weights(name, overwrite=True)
+        if scope.missed:
+            names = ", ".join(v.path for v in scope.missed.values())
+            raise RuntimeError(f"The model got variables while its weights were being saved ({names}); {path} was not written.")
+
+    atomically(path, write)
+    then()
+
+
+def _remember_skipped_attributes() -> None:
+    # To know which attributes to leave out, Keras's writer makes an object of each kind, every time: an optimizer among them, which cannot
+    # be made inside a StatelessScope. Its cache for the answer is written under another name than it is read. Global state is per thread:
+    # this is seen by the writing thread only. If Keras has changed, the first save fails and the writer stays with the plain way.
+    from keras.src.backend.common import global_state
+    from keras.src.saving import saving_lib
+
+    for kind in ("Operation", "Layer", "Functional", "Sequential", "Metric", "Optimizer", "Loss", "Cross", "Feature"):
+        global_state.set_global_attribute(f"saving_attr_skiplist_{kind}", saving_lib.get_attr_skipset(kind))
+
+
+def _structure(model: keras.Model) -> tuple[int, ...]:
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer is not None else [])]
+    return (id(model), *map(id, variables))
