@@ -100,7 +100,8 @@ def same_bits(a: Any, b: Any) -> bool:
 
 def assert_same_bits(expected: Any, found: Any) -> None:
     """Asserts that two structures of arrays (an array, a list, a dict, nested) are the same structure with the same bits."""
-    assert type(expected) is type(found), f"expected a {type(expected).__name__}, found a {type(found).__name__}"
+    for structure in (dict, list, tuple):
+        assert isinstance(expected, structure) == isinstance(found, structure), f"expected a {type(expected)}, found a {type(found)}"
     if isinstance(expected, dict):
         assert list(expected) == list(found)
         expected, found = list(expected.values()), list(found.values())
