@@ -92,5 +92,6 @@ def build(
         monitor="val_loss",
         mode="min",
         hooks=(stopping,) if config.patience else (),
+        title=f"{config.dataset} ({config.normalize}), {config.optimizer.name} {config.optimizer.learning_rate:g}",
         description=f"{data.description} Inputs: {config.normalize}.",
     )

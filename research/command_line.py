@@ -36,7 +36,8 @@ def run(main: Callable[[flags.FlagValues], int], define: Callable[[flags.FlagVal
         argv: command line, the program's name first.
 
     Returns:
-        The exit code: what `main` returned, 0 after `--help`, 2 if flags or input were refused (one sentence on stderr).
+        The exit code: what `main` returned, 0 after `--help`, 2 if flags or input were refused (one sentence on stderr),
+        130 after Ctrl-C.
     """
     try:
         values = parse(define, argv)
@@ -47,6 +48,9 @@ def run(main: Callable[[flags.FlagValues], int], define: Callable[[flags.FlagVal
     except InputError as error:
         print(f"{pathlib.Path(argv[0]).name}: {error}", file=sys.stderr)
         return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def define_config(values: flags.FlagValues, argv: list[str], default: pathlib.Path) -> None:

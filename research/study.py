@@ -41,6 +41,7 @@ class Study:
         monitor: name in the logs by which the best epoch is chosen.
         mode: "min" or "max": which of its values is best.
         hooks: hooks that belong to the experiment, such as early stopping.
+        title: a few words, for the head of a picture.
         description: a sentence or two on data and model, printed before training.
     """
 
@@ -52,6 +53,7 @@ class Study:
     monitor: str
     mode: str
     hooks: Sequence[Any]
+    title: str
     description: str
 
     def best_epoch(self, history: Mapping[str, Sequence[float]]) -> int | None:

@@ -1,0 +1,136 @@
+"""Trains a study from a config, keeps what it learnt in a workdir, and says how good it became.
+
+    python scripts/train.py                              # digits, in seconds; keeps nothing
+    python scripts/train.py --workdir=runs/first         # look at it: tensorboard --logdir=runs
+    python scripts/train.py --config.dataset=fashion_mnist --config.normalize=minmax --config.epochs=10 --workdir=runs/fashion
+
+A config says what an experiment is (research/configs/); the other flags say where and how it runs.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from research import command_line
+from research.report import metrics_table
+from research.study import InputError, Study, build
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    import loops
+
+_DEFAULT_CONFIG = pathlib.Path(__file__).resolve().parent.parent / "research" / "configs" / "classification.py"
+
+# What the loop leaves in a workdir.
+BEST_WEIGHTS = pathlib.Path("checkpoints", "best.weights.h5")
+LAST_WEIGHTS = pathlib.Path("checkpoints", "last.weights.h5")
+HISTORY = pathlib.Path("history.csv")
+
+
+def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
+    command_line.define_config(values, argv, _DEFAULT_CONFIG)
+    flags.DEFINE_string("workdir", None, "Folder for weights, history, curves and TensorBoard; must be new.", flag_values=values)
+    flags.DEFINE_string("data_dir", None, "Folder with data that is not bundled. Default: $TAPELOOPS_DATA.", flag_values=values)
+    flags.DEFINE_enum("strategy", "none", ["none", "mirrored"], "none: one device. mirrored: all of them.", flag_values=values)
+    flags.DEFINE_enum("compile", "auto", ["auto", "graph", "xla", "eager"], "How steps run; eager is for debugging.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Seed of weights, order of the data, and random layers.", flag_values=values)
+
+
+def main(args: flags.FlagValues) -> int:
+    with command_line.quiet_tensorflow():
+        import tensorflow as tf
+
+        import loops
+
+        tf.config.list_logical_devices()
+
+    strategy = _all_devices() if args.strategy == "mirrored" else None
+    study = build(args.config, data_dir=args.data_dir, seed=args.seed, strategy=strategy)
+    loop = _loop(study, args, strategy)
+    print(study.description, flush=True)
+    try:
+        loop.run(epochs=args.config.epochs)
+    except loops.NonFiniteError as error:
+        raise InputError(f"{error} {_kept(loop.workdir)}") from error
+    except KeyboardInterrupt:
+        # The first Ctrl-C ends the run at a step, without an exception; this is a second one.
+        pass
+    if loop.outcome == "interrupted":
+        print(f"Interrupted in epoch {loop.progress.epoch + 1} of {args.config.epochs}. {_kept(loop.workdir)}")
+        return command_line.EXIT_INTERRUPTED
+    report(study, loop, args.compile)
+    return 0
+
+
+def _all_devices() -> tf.distribute.Strategy:
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def _loop(study: Study, args: flags.FlagValues, strategy: tf.distribute.Strategy | None) -> loops.TrainLoop:
+    import loops
+
+    try:
+        return loops.TrainLoop(
+            study.task,
+            study.train,
+            hooks=[*study.hooks, loops.hooks.ProgressBar()],
+            evaluate=study.evaluate,
+            workdir=args.workdir,
+            strategy=strategy,
+            compile=args.compile,
+            seed=args.seed,
+            config=args.config.to_dict(),
+        )
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from error
+
+
+def report(study: Study, loop: loops.TrainLoop, compile: str) -> None:
+    """Evaluates the best weights on the test set, draws the curves, and prints a table and where to look next."""
+    import loops
+
+    history, workdir = loop.history, loop.workdir
+    best = study.best_epoch(history.history)
+    if workdir and (workdir / BEST_WEIGHTS).exists():
+        study.model.load_weights(workdir / BEST_WEIGHTS)
+    test = loops.EvalLoop(study.task, strategy=loop.strategy, compile=compile).run(study.test)
+
+    epoch = len(history.epoch) - 1 if best is None else best
+    logs = {name: values[epoch] for name, values in history.history.items() if len(values) == len(history.epoch)}
+    rows = {"train": {name: logs[name] for name in test if name in logs}}
+    for name in study.evaluate:
+        rows[name] = {metric.removeprefix(f"{name}_"): value for metric, value in logs.items() if metric.startswith(f"{name}_")}
+    print(f"\n{metrics_table({**rows, 'test': test})}\n")
+
+    seconds = loop.progress.seconds
+    print(f"Best {study.monitor} in epoch {epoch + 1} of {len(history.epoch)}; {loop.progress.step:,} steps in {seconds:.1f} s.")
+    if workdir is None:
+        print("Nothing was written: --workdir=runs/NAME keeps weights, history, curves and TensorBoard.")
+        return
+    from research import plots
+
+    curves = workdir / "plots" / "learning_curves.png"
+    curves.parent.mkdir(exist_ok=True)
+    plots.learning_curves(history, curves, best=best, title=study.title)
+    print(f"Curves:      {curves}")
+    print(f"TensorBoard: tensorboard --logdir={workdir}")
+    print(f"Test again:  python scripts/evaluate.py --workdir={workdir}")
+
+
+def _kept(workdir: pathlib.Path | None) -> str:
+    if workdir is None:
+        return "Nothing was kept: there was no --workdir."
+    kept = [str(file) for file in (BEST_WEIGHTS, LAST_WEIGHTS, HISTORY) if (workdir / file).exists()]
+    return f"Kept in {workdir}: {', '.join(kept)}." if kept else f"No epoch was finished, so {workdir} holds no weights."
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main, define_flags, sys.argv))

@@ -1,0 +1,71 @@
+"""The classification study: the notes' perceptron, learning on real data, with normalisation as an option."""
+
+from __future__ import annotations
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from ml_collections import config_dict
+
+import loops
+from research import classification, study
+from research.configs import classification as config_file
+from research.study import InputError
+
+
+def config(**changes) -> config_dict.ConfigDict:
+    made = config_file.get_config()
+    made.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return made
+
+
+def test_the_model_is_the_perceptron_of_the_notes():
+    model = classification.make_model((28, 28), 10)
+    assert [layer.units for layer in model.layers if isinstance(layer, keras.layers.Dense)] == [300, 100, 10]
+    assert model.count_params() == 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10
+    np.testing.assert_allclose(model(np.ones((2, 28, 28), "float32")).numpy().sum(-1), 1, rtol=1e-5)
+
+
+def test_the_same_seed_makes_the_same_study():
+    one, two = (study.build(config(), seed=3) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(one.model.get_weights(), two.model.get_weights(), strict=True))
+
+
+def test_it_learns_the_digits():
+    made = study.build(config(optimizer__learning_rate=0.1))
+    loops.TrainLoop(made.task, made.train, evaluate=made.evaluate, hooks=made.hooks).run(epochs=6)
+    assert loops.EvalLoop(made.task).run(made.test)["accuracy"] > 0.93
+
+
+def test_tables_are_classified_too():
+    made = study.build(config(dataset="wine"))
+    assert made.model.output_shape == (None, 3) and made.model.input_shape == (None, 13)
+
+
+def test_the_optimizer_is_any_that_keras_knows_by_name():
+    optimizer = classification.make_optimizer({"name": "adam", "learning_rate": 0.25})
+    assert isinstance(optimizer, keras.optimizers.Adam) and float(optimizer.learning_rate) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dataset": "minst"}, "'minst'"),
+        ({"dataset": "diabetes"}, "regression"),
+        ({"normalize": "z-score"}, "'z-score'"),
+        ({"optimizer__name": "sdg"}, "'sdg'"),
+    ],
+)
+def test_what_does_not_exist_is_named(changes, said):
+    with pytest.raises(InputError, match=said):
+        study.build(config(**changes))
+
+
+def test_patience_0_never_stops_early():
+    assert study.build(config(patience=0)).hooks == ()
+
+
+def test_the_config_names_its_own_study():
+    assert pathlib.Path(classification.__file__).stem == config_file.get_config().study

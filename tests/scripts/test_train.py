@@ -1,0 +1,196 @@
+"""One command trains a model on real data and leaves a workdir that another command evaluates."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+import loops
+from research import command_line
+from scripts import evaluate, train
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+
+
+def run(script, *arguments):
+    """Runs a program in this process; returns its exit code, what it printed, and what it said on stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = command_line.run(script.main, script.define_flags, [f"{script.__name__}.py", *map(str, arguments)])
+    return code, out.getvalue(), err.getvalue()
+
+
+def weights(workdir, which="last"):
+    found = {}
+    with h5py.File(workdir / "checkpoints" / f"{which}.weights.h5") as file:
+        file.visititems(lambda name, node: found.update({name: node[()]}) if isinstance(node, h5py.Dataset) else None)
+    return found
+
+
+def row(output, name):
+    """Numbers in the line of the table that begins with `name`."""
+    line = re.search(rf"^{name}\s+(.*)$", output, re.MULTILINE)
+    assert line, output
+    return [float(cell) for cell in line[1].split()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "first"
+    return workdir, *run(train, f"--workdir={workdir}", "--config.epochs=3")
+
+
+def test_the_workdir_holds_what_the_run_left(trained):
+    workdir, code, _, _ = trained
+    assert code == 0
+    for left in ("config.json", "history.csv", "checkpoints/best.weights.h5", "checkpoints/last.weights.h5", "plots/learning_curves.png"):
+        assert (workdir / left).is_file(), left
+    for tensorboard in ("train", "validation"):
+        assert list((workdir / tensorboard).glob("events.out.tfevents.*")), tensorboard
+    assert json.loads((workdir / "config.json").read_text())["config"]["optimizer"]["learning_rate"] == 0.01
+    with (workdir / "history.csv").open() as file:
+        assert [line["epoch"] for line in csv.DictReader(file)] == ["0", "1", "2"]
+
+
+def test_it_ends_with_a_table_and_where_to_look_next(trained):
+    workdir, _, output, _ = trained
+    assert re.search(r"^\s+loss\s+accuracy$", output, re.MULTILINE)
+    assert row(output, "test")[1] > 0.7
+    with (workdir / "history.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert row(output, "train") == pytest.approx([float(last["loss"]), float(last["accuracy"])], abs=1e-4)
+    assert row(output, "val") == pytest.approx([float(last["val_loss"]), float(last["val_accuracy"])], abs=1e-4)
+    assert f"tensorboard --logdir={workdir}" in output
+    assert f"scripts/evaluate.py --workdir={workdir}" in output
+
+
+def test_evaluate_prints_the_same_test_metrics(trained):
+    workdir, _, output, _ = trained
+    code, evaluated, _ = run(evaluate, f"--workdir={workdir}")
+    assert code == 0
+    assert row(evaluated, "test") == row(output, "test")
+
+
+def test_the_best_weights_are_tested_not_the_last(tmp_path, monkeypatch):
+    # A learning rate that makes the loss rise again: the first epoch is the best one.
+    rates = iter([0.05, 5.0])
+    monkeypatch.setattr(loops.hooks.ProgressBar, "on_epoch_begin", lambda self, loop: setattr(loop, "learning_rate", next(rates)))
+    code, output, _ = run(train, f"--workdir={tmp_path / 'run'}", "--config.epochs=2")
+    assert code == 0
+    assert "Best val_loss in epoch 1 of 2" in output
+    best, last = weights(tmp_path / "run", "best"), weights(tmp_path / "run", "last")
+    assert any(not np.array_equal(best[name], last[name]) for name in best)
+    assert row(run(evaluate, f"--workdir={tmp_path / 'run'}")[1], "test") == row(output, "test")
+
+
+def test_two_identical_commands_give_identical_bits(trained, tmp_path):
+    run(train, f"--workdir={tmp_path / 'again'}", "--config.epochs=3")
+    first, again = weights(trained[0]), weights(tmp_path / "again")
+    assert first.keys() == again.keys() and len(first) == 6
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+
+
+def test_another_seed_gives_other_weights(trained, tmp_path):
+    run(train, f"--workdir={tmp_path / 'other'}", "--config.epochs=1", "--seed=1")
+    first, other = weights(trained[0]), weights(tmp_path / "other")
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_a_used_workdir_is_refused_with_one_sentence(trained):
+    before = sorted(trained[0].rglob("*"))
+    code, output, errors = run(train, f"--workdir={trained[0]}", "--config.epochs=1")
+    assert code == command_line.EXIT_REFUSED
+    assert str(trained[0]) in errors and errors.count("\n") == 1
+    assert sorted(trained[0].rglob("*")) == before
+
+
+def test_a_workdir_that_cannot_be_written_is_refused_with_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, errors = run(train, f"--workdir={tmp_path / 'file' / 'run'}", "--config.epochs=1")
+    assert code == command_line.EXIT_REFUSED and errors.count("\n") == 1
+
+
+def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output, _ = run(train, "--config.epochs=1")
+    assert code == 0 and "Nothing was written" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_cannot_be_had_is_said_before_the_workdir_is_made(tmp_path, monkeypatch):
+    def offline():
+        raise Exception("no route to host")
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", offline)
+    code, _, errors = run(train, "--config.dataset=mnist", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'run'}")
+    assert code == command_line.EXIT_REFUSED
+    assert str(tmp_path / "mnist") in errors and errors.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--strategy=mirrored"], ["--compile=xla"], ["--compile=eager"]])
+def test_every_way_to_run_gives_the_same_numbers(trained, tmp_path, arguments):
+    code, output, _ = run(train, "--config.epochs=1", f"--workdir={tmp_path / 'run'}", *arguments)
+    assert code == 0
+    with (trained[0] / "history.csv").open() as file:
+        expected = next(csv.DictReader(file))
+    assert row(output, "val") == pytest.approx([float(expected["val_loss"]), float(expected["val_accuracy"])], rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_is_said_with_what_was_kept(tmp_path):
+    code, _, errors = run(train, f"--workdir={tmp_path / 'run'}", "--config.optimizer.learning_rate=1e30", "--config.epochs=1")
+    assert code == command_line.EXIT_REFUSED
+    assert "step" in errors and "no weights" in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("written", [None, "no json", "{}", '{"loop": {"seed": 0}, "config": {}}'])
+def test_evaluate_refuses_a_folder_that_is_no_run(tmp_path, written):
+    if written is not None:
+        (tmp_path / "config.json").write_text(written)
+    code, _, errors = run(evaluate, f"--workdir={tmp_path}")
+    assert code == command_line.EXIT_REFUSED
+    assert str(tmp_path) in errors and errors.count("\n") == 1
+
+
+def test_evaluate_asks_for_a_workdir():
+    code, _, errors = run(evaluate)
+    assert code == command_line.EXIT_REFUSED and "--workdir" in errors
+
+
+def test_ctrl_c_ends_cleanly_and_says_what_was_kept(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"} | {"PYTHONPATH": str(REPOSITORY)}
+    program = subprocess.Popen(
+        [sys.executable, REPOSITORY / "scripts" / "train.py", "--workdir=run", "--config.epochs=100000", "--config.patience=0"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that started the tests in the background would have this process ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        for line in program.stdout:
+            if line.startswith("Epoch 3/"):
+                break
+        program.send_signal(signal.SIGINT)
+        output, errors = program.communicate(timeout=60)
+    finally:
+        program.kill()
+    assert program.returncode == command_line.EXIT_INTERRUPTED
+    assert errors == ""
+    assert re.search(r"^Interrupted in epoch \d+ of 100000. Kept in run: checkpoints/best", output, re.MULTILINE)
+    assert len(weights(tmp_path / "run", "last")) == 6
