@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -56,7 +56,8 @@ def main(args: flags.FlagValues) -> int:
     try:
         loop.run(epochs=args.config.epochs)
     except loops.NonFiniteError as error:
-        raise InputError(f"{error} {_kept(loop.workdir)}") from error
+        print(f"{error} {_kept(loop.workdir)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         # The first Ctrl-C ends the run at a step, without an exception; this is a second one.
         pass

@@ -152,7 +152,7 @@ def test_every_way_to_run_gives_the_same_numbers(trained, tmp_path, arguments):
 
 def test_a_loss_that_is_not_finite_is_said_with_what_was_kept(tmp_path):
     code, _, errors = run(train, f"--workdir={tmp_path / 'run'}", "--config.optimizer.learning_rate=1e30", "--config.epochs=1")
-    assert code == command_line.EXIT_REFUSED
+    assert code == 1
     assert "step" in errors and "no weights" in errors and "Traceback" not in errors
 
 
