@@ -7,12 +7,15 @@ from loops.hooks.csv_logger import CSVLogger
 from loops.hooks.early_stopping import EarlyStopping
 from loops.hooks.evaluate import Evaluate
 from loops.hooks.history import History
+from loops.hooks.keras_callbacks import KerasCallbacks
 from loops.hooks.lambda_hook import LambdaHook
 from loops.hooks.learning_rate_scheduler import LearningRateScheduler
 from loops.hooks.model_checkpoint import ModelCheckpoint
 from loops.hooks.monitor import MonitorHook
+from loops.hooks.progress_bar import ProgressBar
 from loops.hooks.reduce_lr_on_plateau import ReduceLROnPlateau
 from loops.hooks.remote_monitor import RemoteMonitor
+from loops.hooks.tensorboard import TensorBoard
 from loops.hooks.terminate_on_nan import TerminateOnNaN
 
 __all__ = [
@@ -21,12 +24,15 @@ __all__ = [
     "Evaluate",
     "History",
     "Hook",
+    "KerasCallbacks",
     "LambdaHook",
     "LearningRateScheduler",
     "ModelCheckpoint",
     "MonitorHook",
     "Phase",
+    "ProgressBar",
     "ReduceLROnPlateau",
     "RemoteMonitor",
+    "TensorBoard",
     "TerminateOnNaN",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Hook:
             "metrics" (running metric values at every step, in `window.trace`), "batch" (the last step's, in `window.batch`), or a name
             that the task gives to `Task.observe`. The union over all hooks is fixed when training begins.
         final_window: True to get `on_window_end` once more when training ends, for the steps since the last look.
+        watches_evaluation: True to have `on_evaluate_batch` called, which costs a call for each batch.
         on_nonfinite: what the hook asks of the loop at a non-finite loss or weight ("raise" or "stop"), or None.
         name: unique name under which the hook's state is saved; the loop numbers doubles.
 
@@ -50,6 +51,7 @@ class Hook:
     phase: Phase = Phase.RECORD
     observes: ClassVar[frozenset[str] | set[str]] = frozenset()
     final_window: bool = False
+    watches_evaluation: bool = False
     on_nonfinite: str | None = None
 
     @property
@@ -71,6 +73,9 @@ class Hook:
 
     def on_evaluate_begin(self, loop: TrainLoop, name: str) -> None:
         """Before an evaluation that `loop.evaluate` makes."""
+
+    def on_evaluate_batch(self, batch: int, logs: Callable[[], dict[str, Any]], last: bool) -> None:
+        """Before evaluation batch `batch`, and once with `last` after all; `logs()` reads the (unprefixed) logs to date."""
 
     def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
         """After an evaluation; `logs` has the prefixed names ("val_loss")."""

@@ -24,6 +24,7 @@ class Evaluate(Hook):
         feed: the `loops.feeds` feed to evaluate on.
         name: name of the evaluation and prefix of its logs, unique among the evaluations of a loop.
         every: when: "1 epoch", "500 steps", "60 seconds", or a `loops.triggers.Trigger`.
+        steps: batches to evaluate; None takes the whole pass.
 
     Raises:
         ValueError: if `name` or `every` is not usable.
@@ -37,12 +38,13 @@ class Evaluate(Hook):
 
     phase = Phase.EVALUATE
 
-    def __init__(self, feed: Any, name: str = "val", every: triggers.Trigger | str | None = "1 epoch"):
+    def __init__(self, feed: Any, name: str = "val", every: triggers.Trigger | str | None = "1 epoch", steps: int | None = None):
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(f"The name of an evaluation becomes the prefix of its logs, as in 'val_loss'; it cannot be {name!r}.")
         self.feed = feed
         self.evaluation = name
         self.every = triggers.parse(every)
+        self.steps = steps
 
     def on_window_end(self, loop: TrainLoop, window: Window) -> None:
-        loop.evaluate(self.feed, self.evaluation)
+        loop.evaluate(self.feed, self.evaluation, steps=self.steps)

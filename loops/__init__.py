@@ -1,0 +1,45 @@
+"""Training loops around a step that you own: `fit`, `TrainLoop`, hooks, feeds."""
+
+from loops import hooks, triggers
+from loops.api import evaluate, fit, predict
+from loops.eval_loop import EvalLoop, PredictLoop
+from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, NoFeed, Position
+from loops.gradients import ClipByGlobalNorm, ClipByNorm, ClipByValue
+from loops.keras_task import KerasTask
+from loops.logs import Collect, Last, Mean, Sum, Window
+from loops.progress import Progress
+from loops.schedules import LearningRates
+from loops.supervised import SupervisedTask
+from loops.task import Task
+from loops.train_loop import NonFiniteError, TrainLoop
+
+__all__ = [
+    "ArrayFeed",
+    "Block",
+    "ClipByGlobalNorm",
+    "ClipByNorm",
+    "ClipByValue",
+    "Collect",
+    "DatasetFeed",
+    "EvalLoop",
+    "Feed",
+    "KerasTask",
+    "Last",
+    "LearningRates",
+    "Mean",
+    "NoFeed",
+    "NonFiniteError",
+    "Position",
+    "PredictLoop",
+    "Progress",
+    "Sum",
+    "SupervisedTask",
+    "Task",
+    "TrainLoop",
+    "Window",
+    "evaluate",
+    "fit",
+    "hooks",
+    "predict",
+    "triggers",
+]

@@ -1,0 +1,202 @@
+"""`fit`, `evaluate`, `predict`: the ways in for a compiled Keras model. They only put the parts together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from loops.eval_loop import EvalLoop, PredictLoop
+from loops.feeds import Feed
+from loops.feeds.keras_data import feed_for, split
+from loops.hooks.evaluate import Evaluate
+from loops.hooks.history import History
+from loops.hooks.keras_callbacks import KerasCallbacks
+from loops.hooks.progress_bar import ProgressBar
+from loops.keras_task import KerasTask
+from loops.train_loop import TrainLoop
+from loops.triggers import At, EveryEpochs
+
+__all__ = ["evaluate", "fit", "predict"]
+
+
+def fit(
+    model: keras.Model,
+    x: Any = None,
+    y: Any = None,
+    *,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    verbose: int | str = "auto",
+    callbacks: Sequence[Any] | Any = None,
+    validation_split: float = 0.0,
+    validation_data: Any = None,
+    shuffle: bool = True,
+    class_weight: Mapping[int, float] | None = None,
+    sample_weight: Any = None,
+    initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    validation_batch_size: int | None = None,
+    validation_freq: int | Sequence[int] = 1,
+    hooks: Sequence[Any] = (),
+    workdir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    compile: str = "auto",
+    strategy: tf.distribute.Strategy | None = None,
+    clip: Any = None,
+    on_nonfinite: str = "ignore",
+) -> History:
+    """Trains a compiled model as `model.fit` does: with `shuffle=False, compile="graph"` the same bits, faster.
+
+    Args:
+        model: a compiled `keras.Model`. `run_eagerly` is respected as compile="eager", `jit_compile=True` as "xla"; `steps_per_execution` is not needed.
+        x, y, batch_size, epochs, verbose, validation_split, validation_data, shuffle, class_weight, sample_weight, initial_epoch, steps_per_epoch,
+            validation_steps, validation_batch_size, validation_freq: as in `keras.Model.fit`.
+        callbacks: Keras callbacks and hooks.
+        hooks: further hooks.
+        workdir, seed, compile, strategy, clip: see `TrainLoop`; `seed` also decides the order of shuffled arrays.
+        on_nonfinite: "ignore", as Keras does, "raise" or "stop".
+
+    Returns:
+        An object with `history` (name -> values by epoch), `epoch` and `params`.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, when everything has been ended cleanly.
+        ValueError, TypeError: for arguments that do not fit.
+
+    Example:
+        >>> import keras, numpy as np, loops
+        >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> history = loops.fit(model, np.ones([64, 4]), np.ones([64, 1]), epochs=3, verbose=0)
+        >>> history.epoch
+        [0, 1, 2]
+    """
+    task = KerasTask(model)
+    if x is None:
+        raise ValueError("loops.fit was given no data: `x` is None.")
+    if validation_split and validation_data is None:
+        (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
+    feed = feed_for(
+        x, y, sample_weight, batch_size=batch_size, steps=steps_per_epoch, shuffle=shuffle, class_weight=class_weight, seed=seed
+    )
+    verbosity = 1 if verbose == "auto" else int(verbose)
+    given = [*_listed(callbacks), *_listed(hooks)]
+    if verbosity and not any(isinstance(hook, ProgressBar) for hook in given):
+        given.append(ProgressBar(verbose=verbosity))
+    if validation_data is not None:
+        size = validation_batch_size or batch_size
+        validation = feed_for(*keras.utils.unpack_x_y_sample_weight(validation_data), batch_size=size, steps=validation_steps)
+        given.append(Evaluate(validation, "val", every=_validation_trigger(validation_freq), steps=validation_steps))
+    loop = TrainLoop(
+        task,
+        feed,
+        given,
+        steps_per_epoch=steps_per_epoch,
+        workdir=workdir,
+        strategy=strategy or _strategy(model),
+        compile=_mode(model, compile),
+        seed=seed,
+        clip=clip,
+        on_nonfinite=on_nonfinite,
+    )
+    loop.progress.epoch = initial_epoch
+    for hook in loop.hooks:
+        if isinstance(hook, KerasCallbacks):
+            hook.verbose = verbosity
+    history: History = loop.run(epochs=epochs)
+    model.history = history
+    if loop.outcome == "interrupted":
+        raise KeyboardInterrupt
+    return history
+
+
+def evaluate(
+    model: keras.Model,
+    x: Any = None,
+    y: Any = None,
+    *,
+    batch_size: int | None = None,
+    sample_weight: Any = None,
+    steps: int | None = None,
+    compile: str = "auto",
+    strategy: tf.distribute.Strategy | None = None,
+) -> dict[str, Any]:
+    """Loss and metrics of a compiled model, as `model.evaluate(..., return_dict=True)` gives them.
+
+    Args:
+        model: a compiled `keras.Model`.
+        x, y, batch_size, sample_weight, steps: as in `keras.Model.evaluate`.
+        compile, strategy: see `TrainLoop`.
+
+    Returns:
+        name -> float.
+    """
+    feed = feed_for(x, y, sample_weight, batch_size=batch_size, steps=steps)
+    loop = EvalLoop(KerasTask(model), strategy=strategy or _strategy(model), compile=_mode(model, compile))
+    return loop.run(feed, steps=steps)
+
+
+def predict(
+    model: keras.Model,
+    x: Any,
+    *,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    compile: str = "auto",
+    strategy: tf.distribute.Strategy | None = None,
+) -> Any:
+    """Predictions of a model, compiled or not, as `model.predict` gives them.
+
+    Args:
+        model: a `keras.Model`.
+        x, batch_size, steps: as in `keras.Model.predict`.
+        compile, strategy: see `TrainLoop`.
+
+    Returns:
+        Arrays `[N, ...]` in the model's output structure.
+    """
+    feed: Feed = feed_for(x, None, None, batch_size=batch_size, steps=steps)
+    loop = PredictLoop(PredictionTask(model), strategy=strategy or _strategy(model), compile=_mode(model, compile))
+    return loop.run(feed, steps=steps)
+
+
+class PredictionTask(KerasTask):
+    """A model that need not be compiled, to predict with."""
+
+    def __init__(self, model: keras.Model):
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"Expected a keras.Model, got {type(model).__name__}.")
+        super(KerasTask, self).__init__()
+        self.model = model
+
+
+def _mode(model: keras.Model, compile: str) -> str:
+    if compile != "auto":
+        return compile
+    if getattr(model, "run_eagerly", False):
+        return "eager"
+    return "xla" if getattr(model, "_jit_compile", None) is True else "auto"
+
+
+def _strategy(model: keras.Model) -> tf.distribute.Strategy | None:
+    strategy = model.distribute_strategy
+    return strategy if strategy.num_replicas_in_sync > 1 else None
+
+
+def _validation_trigger(frequency: int | Sequence[int]) -> EveryEpochs | At:
+    if isinstance(frequency, int) and not isinstance(frequency, bool):
+        return EveryEpochs(frequency)
+    if isinstance(frequency, (list, tuple, set)):
+        return At(epochs=list(frequency))
+    raise ValueError(f"`validation_freq` must be a whole number or a list of epochs (from 1); got {frequency!r}.")
+
+
+def _listed(items: Any) -> list[Any]:
+    if items is None:
+        return []
+    return list(items) if isinstance(items, (list, tuple)) else [items]

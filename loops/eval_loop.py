@@ -1,0 +1,169 @@
+"""Evaluation and prediction: one pass over a feed in blocks, one fetch at the end, and no trace left in the task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from loops.cursor import IteratorCursor, open_cursor
+from loops.feeds import Feed, Position
+from loops.logs import TraceLog, to_floats
+from loops.program import MODES, Call, Program
+from loops.replicas import local_variables, strategy_of
+from loops.task import Task
+from loops.traced_step import GlobalStep
+
+__all__ = ["EvalLoop", "PredictLoop"]
+
+_MAX_CALL_STEPS = 256
+
+OnBatch = Callable[[int, Callable[[], dict[str, Any]], bool], None]
+
+
+class EvalLoop:
+    """Evaluates a task on a feed.
+
+    Metrics, seed states and all other non-trainable state are put back afterwards, so training goes on as if nothing had happened.
+
+    Args:
+        task: what to evaluate.
+        strategy: how batches are spread; None takes the one that the task's variables were made under.
+        compile: "auto", "graph", "xla" or "eager".
+        seed: seed of `Task.seed` in `eval_step`.
+
+    Example:
+        >>> import keras, numpy as np, loops
+        >>> model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1, kernel_initializer="zeros")])
+        >>> task = loops.SupervisedTask(model, loss="mse", optimizer="sgd")
+        >>> EvalLoop(task).run(loops.ArrayFeed((np.ones([8, 3]), np.full([8, 1], 2.0))))
+        {'loss': 4.0}
+    """
+
+    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: str = "auto", seed: int = 0):
+        self.task = task
+        strategy = strategy_of(task.tracked.model_variables(), strategy)
+        self._program = Program(GlobalStep(task, "eval_step", strategy, seed=seed), resolve_mode(compile))
+
+    def run(self, feed: Feed, *, steps: int | None = None, on_batch: OnBatch | None = None) -> dict[str, Any]:
+        """One pass over `feed`.
+
+        Args:
+            feed: what to evaluate on.
+            steps: batches to evaluate; None takes the whole pass.
+            on_batch: called before every batch, and after the last, with the number of batches done, a function that reads the logs to date, and whether
+                it was the last. Costs a call for each batch.
+
+        Returns:
+            name -> float (array for a metric with several values), sorted by name.
+        """
+        kept = self._state()
+        self.task.reset_metrics()
+        trace, collected, done = TraceLog(), [], 0
+        try:
+            meta = self._program.step
+            for call, n in _calls(self._program, feed, steps, 1 if on_batch else _MAX_CALL_STEPS, self._before(on_batch, trace)):
+                assert meta.meta is not None
+                trace.append(call.rows, n, meta.meta.spec)
+                collected.append((call.collected, n))
+                done += n
+            if not done:
+                raise ValueError("There was nothing to evaluate: the feed gave no batch.")
+            if on_batch is not None:
+                on_batch(done, lambda: self._results(trace), True)
+            logs = self._results(trace)
+            if collected[0][0]:
+                logs.update(to_floats(self.task.eval_end(_joined(collected, trace))))
+            return dict(sorted(logs.items()))
+        finally:
+            for variable, value in kept:
+                variable.assign(value)
+
+    def _results(self, trace: TraceLog) -> dict[str, Any]:
+        meta = self._program.step.meta
+        assert meta is not None
+        return self.task.results("eval", trace.epoch_logs(), meta.metrics)
+
+    def _before(self, on_batch: Any, trace: TraceLog) -> Callable[[int], None] | None:
+        return None if on_batch is None else lambda i: on_batch(i, lambda: self._results(trace), False)
+
+    def _state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
+        tracked = self.task.tracked
+        state = [*(v for v in tracked.model_variables() if not v.trainable), *tracked.metric_variables()]
+        return [(v, tf.identity(v)) for v in local_variables(state)]
+
+
+class PredictLoop:
+    """Predicts for every example of a feed.
+
+    Args:
+        task: whose `predict_step` is run.
+        strategy: how batches are spread; None takes the one that the task's variables were made under.
+        compile: "auto", "graph", "xla" or "eager".
+    """
+
+    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: str = "auto"):
+        strategy = strategy_of(task.tracked.model_variables(), strategy)
+        self._program = Program(GlobalStep(task, "predict_step", strategy), resolve_mode(compile))
+
+    def run(self, feed: Feed, *, steps: int | None = None) -> Any:
+        """Outputs `[N, ...]` as arrays, in the structure that `predict_step` returns."""
+        trace, collected = TraceLog(), []
+        for call, n in _calls(self._program, feed, steps, _MAX_CALL_STEPS, None):
+            assert self._program.step.meta is not None
+            trace.append(call.rows, n, self._program.step.meta.spec)
+            collected.append((call.collected, n))
+        if not collected:
+            raise ValueError("There was nothing to predict: the feed gave no batch.")
+        return _joined(collected, trace)["output"]
+
+
+def resolve_mode(compile: str) -> str:
+    """The program mode for a `compile` argument; "auto" is graph mode.
+
+    Raises:
+        ValueError: if it is none of `MODES`.
+    """
+    if compile not in MODES:
+        raise ValueError(f"`compile` must be one of {', '.join(map(repr, MODES))}; got {compile!r}.")
+    return "graph" if compile == "auto" else compile
+
+
+def _calls(program: Program, feed: Feed, steps: int | None, most: int, before: Callable[[int], None] | None) -> Any:
+    """Yields (call, steps done) over one pass, or over `steps` steps."""
+    if feed.endless and steps is None:
+        raise ValueError("The feed never ends; say how many batches to evaluate (steps=...).")
+    cursor = open_cursor(feed, Position(), program.mode, continuing=False, passes=1)
+    done = 0
+    try:
+        while (steps is None or done < steps) and cursor.ready():
+            known = cursor.available
+            n = min(most, most if known is None else known, most if steps is None else steps - done)
+            if before is not None:
+                before(done)
+            call: Call = program(cursor.source, feed.element_spec, start=cursor.start, n=n, first_step=done)
+            did = n if known is not None else int(call.done)
+            if did:
+                yield call, did
+            cursor.consumed(did)
+            done += did
+            if did < n:
+                assert isinstance(cursor, IteratorCursor)
+                cursor.end_pass()
+                return
+    finally:
+        cursor.close()
+
+
+def _joined(collected: list[tuple[Any, int]], trace: TraceLog) -> dict[str, Any]:
+    """Concatenates the collected outputs of all calls, without the padding of short blocks."""
+    examples = [row[0] for rows, _ in trace.rows(0, 1 << 62) for row in rows]
+    parts: list[Any] = []
+    first = 0
+    for outputs, n in collected:
+        count = int(sum(examples[first : first + n]))
+        parts.append(tf.nest.map_structure(lambda t, count=count: np.asarray(t)[:count], outputs))
+        first += n
+    return dict(tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts))

@@ -1,0 +1,243 @@
+"""Runs training steps: calls the program on what the cursor gives, counts them, and finds the step at which numbers stopped being numbers.
+
+Knows neither epochs nor hooks. Between two `settle`s nothing is read from the device, unless the source does not know its own length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from loops.cursor import Cursor, IteratorCursor, open_cursor
+from loops.feeds import Feed, Position
+from loops.logs import LogSpec, TraceLog
+from loops.program import Call, Guard, Program
+from loops.progress import Progress
+from loops.replicas import local_variables
+from loops.sources import Recording, eager_batch
+from loops.traced_step import GlobalStep
+
+__all__ = ["Execution", "NonFiniteStep"]
+
+_CALL_SECONDS = 0.5
+_MAX_CALL_STEPS = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class NonFiniteStep:
+    """A step that would have made loss or state non-finite; it was taken back.
+
+    Attributes:
+        step: its 1-based number.
+        batch: what it was trained on, as arrays.
+        loss_finite: whether its loss was finite (then a gradient was not).
+    """
+
+    step: int
+    batch: Any
+    loss_finite: bool
+
+    def describe(self) -> str:
+        found = []
+        for i, leaf in enumerate(tf.nest.flatten(self.batch, expand_composites=True)):
+            if leaf is not None and np.asarray(leaf).dtype.kind == "f" and (count := int(np.sum(~np.isfinite(leaf)))):
+                found.append(f"{count} of {np.size(leaf)} values in part {i} of the batch (shape {np.shape(leaf)})")
+        cause = f"not finite are {', '.join(found)}" if found else "every number in the batch is finite"
+        what = "a gradient or a variable" if self.loss_finite else "the loss"
+        return f"At step {self.step} {what} became non-finite; {cause}. The state is that from before this step."
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """A call whose outcome was not read."""
+
+    call: Call
+    n: int
+    before: Progress
+    spec: LogSpec
+
+
+class Execution:
+    """Runs the steps of one training run.
+
+    Args:
+        program: what a call runs.
+        feed: where batches come from.
+        progress: the counters to advance.
+        guarded: whether non-finite steps are to be found and taken back.
+        continuing: whether an epoch is not a pass.
+    """
+
+    def __init__(self, program: Program, feed: Feed, progress: Progress, *, guarded: bool, continuing: bool):
+        self.program, self.progress, self.trace = program, progress, TraceLog()
+        self._guarded, self._continuing = guarded, continuing
+        self._guard: Guard | None = None
+        self._pending: list[_Pending] = []
+        self._last: tuple[Call, Any, int] | None = None
+        self._pace = _Pace()
+        self._counted = 0
+        self.trace.start(progress.step)
+        self._open(feed)
+
+    @property
+    def step(self) -> GlobalStep:
+        return self.program.step
+
+    def use(self, program: Program) -> None:
+        """Goes on with another program (after a retrace)."""
+        self.program, self._guard = program, None
+
+    def switch(self, feed: Feed) -> None:
+        """Goes on with another feed, from its beginning."""
+        self._cursor.close()
+        self.progress.batch = 0
+        self._open(feed)
+
+    def advance(self, limit: int) -> bool:
+        """Does at most `limit` steps in one call.
+
+        Returns:
+            True if the pass over the feed has ended.
+        """
+        if self._stale:
+            self._open(self.feed)
+        if not self._cursor.ready():
+            self.progress.end_pass()
+            return True
+        known = self._cursor.available
+        n = min(limit, self._pace.limit(), _MAX_CALL_STEPS if known is None else known)
+        begin = time.perf_counter()
+        call = self._call(self._cursor.source, self._cursor.start, n)
+        self._last = (call, self._cursor.source, self._cursor.start + n - 1)
+        self._pending.append(_Pending(call, n, dataclasses.replace(self.progress), self._spec()))
+        done = n if known is not None else int(call.done)
+        self._pace.measured(time.perf_counter() - begin, done)
+        self._cursor.consumed(done)
+        self.progress.advance(done, 0)
+        if known is not None:
+            ended = self._cursor.available == 0 and not self._cursor.ready()
+        else:
+            self._pending[-1] = dataclasses.replace(self._pending[-1], n=done)
+            ended = done < n and (call.guard is None or bool(call.guard.finite))
+            if ended:
+                assert isinstance(self._cursor, IteratorCursor)
+                self._cursor.end_pass()
+        if ended:
+            self.progress.end_pass()
+        return ended
+
+    def settle(self) -> NonFiniteStep | None:
+        """Reads whether all calls since the last look went well; if not, takes the state back to just before the bad step and names it."""
+        guard, pending, self._pending = self._guard, self._pending, []
+        bad = None
+        if guard is not None and not bool(guard.finite):
+            broken = next(i for i, p in enumerate(pending) if p.call.guard is not None and not bool(p.call.guard.finite))
+            for p in pending[:broken]:
+                self.trace.append(p.call.rows, p.n, p.spec)
+            bad = self._replay(pending[broken], guard)
+        else:
+            for p in pending:
+                self.trace.append(p.call.rows, p.n, p.spec)
+        self.trace.read()
+        self.progress.examples += self.trace.examples - self._counted
+        self._counted = self.trace.examples
+        return bad
+
+    def observed(self) -> dict[str, Any]:
+        """What hooks observe, of the last step, as arrays."""
+        if self._last is None:
+            return {}
+        return dict(tf.nest.map_structure(lambda t: t.numpy() if hasattr(t, "numpy") else t, self._last[0].observed))
+
+    def batch(self) -> Any:
+        """The batch of the last step, as arrays."""
+        if self._last is None:
+            return None
+        call, source, index = self._last
+        if "batch" in call.observed:
+            return _arrays(call.observed["batch"])
+        if isinstance(self._cursor, IteratorCursor):
+            raise ValueError("The batch of a tf.data iterator stays in the program; give the hook `observes = {'batch'}` to have it carried out.")
+        return _arrays(eager_batch(source, index))
+
+    def rewind(self) -> None:
+        """Releases the feed's threads; a later `advance` goes on at the first batch that was not trained on."""
+        self._cursor.close()
+        self._stale = not isinstance(self._cursor, IteratorCursor)
+
+    def _open(self, feed: Feed) -> None:
+        self.feed, self._stale = feed, False
+        position = Position(self.progress.pass_index, self.progress.batch)
+        self._cursor: Cursor = open_cursor(feed, position, self.program.mode, continuing=self._continuing)
+
+    def _call(self, source: Any, start: int, n: int) -> Call:
+        if self._guarded and self._guard is None:
+            if self.program.mode != "eager":
+                self.step.concrete(self.feed.element_spec)  # builds what was not built: only then the variables are complete
+            self._guard = self._new_guard()
+        call = self.program(source, self.feed.element_spec, start=start, n=n, first_step=self.progress.step, guard=self._guard)
+        self._guard = call.guard
+        return call
+
+    def _new_guard(self) -> Guard:
+        return Guard.over(local_variables(self.step.task.tracked.all_variables()))
+
+    def _spec(self) -> LogSpec:
+        assert self.step.meta is not None
+        return self.step.meta.spec
+
+    def _replay(self, broken: _Pending, guard: Guard) -> NonFiniteStep:
+        guard.restore()
+        for field in dataclasses.fields(Progress):
+            setattr(self.progress, field.name, getattr(broken.before, field.name))
+        spec = self.feed.element_spec
+        if isinstance(self._cursor, IteratorCursor) and self.program.mode != "eager":
+            source: Any = Recording(guard.recorded, spec)
+        elif self.program.mode == "eager":  # every step has its own backup there, so the state is that before the bad step already
+            done = int(broken.call.done) - 1
+            self.trace.append(broken.call.rows, done, broken.spec)
+            self.progress.advance(done, 0)
+            return NonFiniteStep(self.progress.step + 1, self.batch(), bool(np.isfinite(np.asarray(broken.call.rows)[done, 1])))
+        else:
+            source = next(iter(self.feed.blocks(Position(self.progress.pass_index, self.progress.batch))))
+        for i in range(broken.n):
+            before = self._new_guard()
+            call = self.program(source, spec, start=i, n=1, first_step=self.progress.step, guard=before)
+            assert call.guard is not None
+            if not bool(call.guard.finite):
+                call.guard.restore()
+                self._guard = None
+                loss_finite = bool(np.isfinite(np.asarray(call.rows)[0, 1]))
+                return NonFiniteStep(self.progress.step + 1, _arrays(eager_batch(source, i)), loss_finite)
+            self.trace.append(call.rows, 1, self._spec())
+            self.progress.advance(1, 0)
+        raise RuntimeError(
+            f"The steps up to {self.progress.step} became non-finite once and not again: the step is not deterministic. Draw random numbers "
+            "with self.seed(), and make the data pipeline deterministic."
+        )
+
+
+class _Pace:
+    """Keeps a call shorter than about half a second, so that Ctrl-C and time triggers are answered."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._seconds_per_step = 0.0
+
+    def limit(self) -> int:
+        if self._calls < 2:  # the first call traces and compiles, the second is the first that can be measured
+            return 1 if self._calls == 0 else 8
+        return max(1, int(_CALL_SECONDS / max(self._seconds_per_step, 1e-9)))
+
+    def measured(self, seconds: float, steps: int) -> None:
+        self._calls += 1
+        if self._calls > 1 and steps:
+            self._seconds_per_step = seconds / steps
+
+
+def _arrays(structure: Any) -> Any:
+    return tf.nest.map_structure(lambda t: None if t is None else t.numpy() if hasattr(t, "numpy") else t, structure)

@@ -1,0 +1,186 @@
+"""Arrays in memory or on disk, cut into blocks just in time. Position is an index, so seeking costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from loops.feeds.base import Block, Feed, Position
+
+__all__ = ["ArrayFeed"]
+
+_BLOCK_BYTES = 8 << 20
+_MAX_BLOCK_STEPS = 1024
+
+
+class ArrayFeed(Feed):
+    """Batches of arrays that share their first dimension.
+
+    A pass visits every example once; the last batch may be smaller. With `shuffle`, pass `p` follows a permutation that depends on `seed` and
+    `p` alone, so any batch of any pass can be had without replaying the ones before it.
+
+    Args:
+        data: array, or nested tuple, list or dict of arrays (NumPy, `np.memmap`, tensors, anything `np.asarray` takes), each `[N, ...]`.
+            For supervised learning `(x, y)` or `(x, y, sample_weight)`. float64 and other floats become `keras.config.floatx()`. None stays None.
+        batch_size: examples per batch.
+        shuffle: whether to permute the examples anew in every pass.
+        seed: seed of the permutations.
+        sample_weight: weights per example `[N]`, appended as third part of `(x, y)`.
+        class_weight: dict from integer class to weight; needs `y`.
+        drop_remainder: whether to leave out a last batch that is smaller.
+
+    Raises:
+        ValueError: if the data is empty, lengths differ, an array has no numbers or strings in it, or weights do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> feed = ArrayFeed((np.zeros([100, 4]), np.zeros([100])), batch_size=32)
+        >>> feed.steps_per_epoch
+        4
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int = 32,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        drop_remainder: bool = False,
+    ):
+        if isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1:
+            raise ValueError(f"`batch_size` must be a whole number, 1 or more; got {batch_size!r}.")
+        data = _with_weights(data, sample_weight, class_weight)
+        structure = keras.tree.lists_to_tuples(data)
+        self._structure = structure
+        named = [(path, leaf) for path, leaf in keras.tree.flatten_with_path(structure) if leaf is not None]
+        self._arrays = [_as_array(leaf, path) for path, leaf in named]
+        self.n_examples = _common_length(self._arrays, [path for path, _ in named])
+        self.batch_size = int(batch_size)
+        self.shuffle = bool(shuffle)
+        self.seed = int(seed)
+        full, tail = divmod(self.n_examples, self.batch_size)
+        self._tail = 0 if drop_remainder else tail
+        self._full = full
+        self.steps_per_epoch = full + bool(self._tail)
+        if self.steps_per_epoch == 0:
+            raise ValueError(f"`drop_remainder` leaves no batch: {self.n_examples} examples are fewer than batch_size={self.batch_size}.")
+        # The batch dimension is static exactly when all batches are equal, as in Keras; it decides which kernels TensorFlow picks.
+        static = self.batch_size if not self._tail else None
+        specs = [tf.TensorSpec([static, *a.shape[1:]], _tf_dtype(a)) for a in self._arrays]
+        self.element_spec = self._pack(specs)
+        batch_bytes = sum(s.dtype.size * self.batch_size * int(np.prod(s.shape[1:])) for s in specs)
+        self.block_steps = max(1, min(_BLOCK_BYTES // max(1, batch_bytes), _MAX_BLOCK_STEPS, max(1, full)))
+
+    def blocks(self, position: Position) -> Iterator[Block]:
+        order = self._permutation(position.pass_index)
+        first = position.batch
+        while first < self._full:
+            n = min(self.block_steps, self._full - first)
+            yield self._cut(order, first * self.batch_size, n, self.block_steps, self.batch_size)
+            first += n
+        if self._tail and first < self._full + 1:
+            yield self._cut(order, self._full * self.batch_size, 1, 1, self._tail)
+
+    def _permutation(self, pass_index: int) -> np.ndarray | None:
+        if not self.shuffle:
+            return None
+        return np.random.Generator(np.random.Philox(key=[self.seed & (2**64 - 1), pass_index])).permutation(self.n_examples)
+
+    def _cut(self, order: np.ndarray | None, begin: int, n: int, k: int, batch_size: int) -> Block:
+        index: Any = slice(begin, begin + n * batch_size)
+        if order is not None:
+            index = order[index]
+        return Block(self._pack([_stack(a, index, n, k, batch_size) for a in self._arrays]), n)
+
+    def _pack(self, leaves: list[Any]) -> Any:
+        """Puts one value for each array back into the structure of the data; None stays None."""
+        values = iter(leaves)
+        return keras.tree.map_structure(lambda leaf: None if leaf is None else next(values), self._structure)
+
+
+def _stack(array: np.ndarray, index: Any, n: int, k: int, batch_size: int) -> tf.Tensor:
+    rows = array[index]
+    if rows.dtype != (dtype := _numpy_dtype(rows)):
+        rows = rows.astype(dtype)
+    rows = rows.reshape(n, batch_size, *array.shape[1:])
+    if n < k:
+        rows = np.concatenate([rows, np.zeros([k - n, *rows.shape[1:]], rows.dtype)])
+    return tf.convert_to_tensor(rows)
+
+
+def _numpy_dtype(array: np.ndarray) -> Any:
+    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+        return np.dtype(tf.as_dtype(keras.config.floatx()).as_numpy_dtype)
+    return array.dtype
+
+
+def _tf_dtype(array: np.ndarray) -> tf.DType:
+    return tf.string if array.dtype.kind in "OSU" else tf.as_dtype(_numpy_dtype(array))
+
+
+def _as_array(leaf: Any, path: tuple[Any, ...]) -> np.ndarray:
+    array = leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf)
+    where = _where(path)
+    if array.dtype.kind == "O" and not all(isinstance(v, (str, bytes)) for v in array.flat):
+        raise ValueError(
+            f"The data{where} has dtype object and is not text: its rows have different lengths or mixed types. "
+            "Give arrays of numbers or strings, or a tf.data.Dataset of ragged tensors."
+        )
+    if array.dtype.kind in "Mm":
+        raise ValueError(f"The data{where} has dtype {array.dtype}, which TensorFlow cannot hold; convert it to numbers first.")
+    if array.ndim == 0:
+        raise ValueError(f"The data{where} is a single value, {leaf!r}; an array with one row an example was expected.")
+    return array
+
+
+def _common_length(arrays: list[np.ndarray], paths: list[tuple[Any, ...]]) -> int:
+    if not arrays:
+        raise ValueError("The feed was given no array.")
+    lengths = [len(a) for a in arrays]
+    if len(set(lengths)) > 1:
+        listed = ", ".join(f"{_where(p).removeprefix(' at ') or 'data'}: {n}" for p, n in zip(paths, lengths, strict=True))
+        raise ValueError(f"All arrays must have the same number of examples (first dimension); got {listed}.")
+    if lengths[0] == 0:
+        raise ValueError("The data is empty: its arrays have 0 examples.")
+    return lengths[0]
+
+
+def _where(path: tuple[Any, ...]) -> str:
+    names = {0: "x", 1: "y", 2: "sample_weight"}
+    head = [names.get(path[0], str(path[0]))] if path else []
+    return " at " + "/".join([*head, *map(str, path[1:])]) if path else ""
+
+
+def _with_weights(data: Any, sample_weight: Any, class_weight: Mapping[int, float] | None) -> Any:
+    if sample_weight is None and class_weight is None:
+        return data
+    if sample_weight is not None and class_weight is not None:
+        raise ValueError("Give either `sample_weight` or `class_weight`, not both.")
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise ValueError("`sample_weight` and `class_weight` need data of the form (x, y).")
+    x, y = data
+    if class_weight is not None:
+        sample_weight = _class_weights(y, class_weight)
+    elif isinstance(y, (tuple, list, dict)) and not isinstance(sample_weight, (tuple, list, dict)):
+        sample_weight = keras.tree.map_structure(lambda _: sample_weight, y)
+    return x, y, sample_weight
+
+
+def _class_weights(y: Any, class_weight: Mapping[int, float]) -> np.ndarray:
+    if isinstance(y, (tuple, list, dict)):
+        raise ValueError("`class_weight` needs a single `y` array of classes; this data has several outputs.")
+    labels = np.asarray(y)
+    if labels.ndim > 1:
+        labels = labels.argmax(-1) if labels.shape[-1] != 1 else labels[..., 0]
+    labels = np.round(labels).astype(np.int64)
+    weights = np.ones(len(labels), keras.config.floatx())
+    for label, weight in class_weight.items():
+        weights[labels == int(label)] = weight
+    return weights

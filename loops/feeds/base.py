@@ -1,0 +1,72 @@
+"""What a feed is: a data source cut into blocks of batches. A feed knows no model and no loop."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+__all__ = ["Block", "Feed", "Position"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """The next batch that has not been consumed.
+
+    Attributes:
+        pass_index: 0-based number of the pass over the data.
+        batch: batches of that pass that were consumed.
+    """
+
+    pass_index: int = 0
+    batch: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Up to K consecutive batches of one signature.
+
+    Attributes:
+        tensors: nested structure of tensors `[K, B, ...]`; batches from `n` on are padding.
+        n: number of valid batches, 1 <= n <= K.
+    """
+
+    tensors: Any
+    n: int
+
+    @property
+    def capacity(self) -> int:
+        """K; for a block without tensors the next power of two, so that few different ones occur."""
+        leaves = [leaf for leaf in tf.nest.flatten(self.tensors) if leaf is not None]
+        return int(leaves[0].shape[0]) if leaves else 1 << (self.n - 1).bit_length()
+
+
+class Feed(abc.ABC):
+    """A data source that a loop can read in blocks, from any position.
+
+    Attributes:
+        element_spec: nested structure of `tf.TypeSpec` of one batch.
+        steps_per_epoch: batches in one pass, or None if that is not known beforehand.
+        endless: True if a pass never ends.
+        prefetch: number of blocks made ready ahead, in a background thread; 0 when the data depends on what was learnt.
+    """
+
+    element_spec: Any
+    steps_per_epoch: int | None = None
+    endless: bool = False
+    prefetch: int = 2
+
+    @abc.abstractmethod
+    def blocks(self, position: Position) -> Iterator[Block]:
+        """Yields the blocks of pass `position.pass_index`, beginning with batch `position.batch`."""
+
+    def state_dict(self, position: Position) -> dict[str, Any]:
+        """What is needed to read on from `position` in another process, JSON-able."""
+        return dataclasses.asdict(position)
+
+    def load_state_dict(self, state: dict[str, Any]) -> Position:
+        """The position that `state_dict` described."""
+        return Position(**state)

@@ -1,0 +1,173 @@
+"""Where the loop inside a program gets its batches: from a block, from a `tf.data` iterator, or from a recording of what an iterator gave.
+
+Every reader has the same face. `held` is a flat list of loop variables that the reader carries from step to step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from loops.feeds import Block
+
+__all__ = ["Recording", "eager_batch", "empty_recording", "inputs_of", "reader_for", "signature_of"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """Batches that a call pulled from an iterator, kept on the device as tensor lists, one for each component of a batch.
+
+    Attributes:
+        handles: variant scalars.
+        spec: type specs of one batch.
+    """
+
+    handles: tuple[Any, ...]
+    spec: Any
+
+
+class BlockReader:
+    """Takes batch `start + i` of a block's tensors."""
+
+    def __init__(self, tensors: list[Any], spec: Any, start: tf.Tensor):
+        self._tensors, self._spec, self._start = tensors, spec, start
+
+    def first(self, n: tf.Tensor) -> list[Any]:
+        return []
+
+    def has_batch(self, held: list[Any]) -> Any:
+        return True
+
+    def batch(self, held: list[Any], i: tf.Tensor) -> Any:
+        return _pack(self._spec, [t[self._start + i] for t in self._tensors])
+
+    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor) -> list[Any]:
+        return []
+
+    def recorded(self, held: list[Any]) -> list[Any]:
+        return []
+
+
+class IteratorReader:
+    """Pulls one batch for each step, never one more; with `record` it keeps what it pulled."""
+
+    def __init__(self, iterator: Any, spec: Any, record: bool):
+        self._iterator, self._spec, self._record = iterator, spec, record
+
+    def first(self, n: tf.Tensor) -> list[Any]:
+        lists = [_empty_list(c.dtype) for c in _components(self._spec)] if self._record else []
+        return [self._pull(n > 0), *lists]
+
+    def has_batch(self, held: list[Any]) -> Any:
+        return held[0].has_value()
+
+    def batch(self, held: list[Any], i: tf.Tensor) -> Any:
+        return held[0].get_value()
+
+    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor) -> list[Any]:
+        lists = held[1:]
+        if self._record:
+            parts = tf.nest.flatten(held[0].get_value(), expand_composites=True)
+            lists = [tf.raw_ops.TensorListPushBack(input_handle=h, tensor=p) for h, p in zip(lists, parts, strict=True)]
+        return [self._pull(i < n), *lists]
+
+    def recorded(self, held: list[Any]) -> list[Any]:
+        return held[1:]
+
+    def _pull(self, wanted: tf.Tensor) -> Any:
+        return tf.cond(wanted, self._iterator.get_next_as_optional, lambda: tf.experimental.Optional.empty(self._spec))
+
+
+class RecordingReader:
+    """Takes batch `start + i` of a recording."""
+
+    def __init__(self, handles: list[Any], spec: Any, start: tf.Tensor):
+        self._handles, self._spec, self._start = handles, spec, start
+
+    def first(self, n: tf.Tensor) -> list[Any]:
+        return []
+
+    def has_batch(self, held: list[Any]) -> Any:
+        return True
+
+    def batch(self, held: list[Any], i: tf.Tensor) -> Any:
+        index = tf.cast(self._start + i, tf.int32)
+        return _unlist(self._handles, self._spec, index)
+
+    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor) -> list[Any]:
+        return []
+
+    def recorded(self, held: list[Any]) -> list[Any]:
+        return []
+
+
+def reader_for(source: Any, given: Any, spec: Any, start: tf.Tensor, *, record: bool) -> Any:
+    """The reader for a kind of source, over the symbolic inputs `given` (see `signature_of`)."""
+    if isinstance(source, Block):
+        return BlockReader(given, spec, start)
+    if isinstance(source, Recording):
+        return RecordingReader(given, spec, start)
+    return IteratorReader(given, spec, record)
+
+
+def inputs_of(source: Any) -> Any:
+    """What a program is called with for this source."""
+    if isinstance(source, Block):
+        return _present(source.tensors)
+    return list(source.handles) if isinstance(source, Recording) else source
+
+
+def signature_of(source: Any, spec: Any, capacity: int | None) -> Any:
+    """Type specs of `inputs_of(source)`; the number of batches in a block is left open unless `capacity` is given."""
+    if isinstance(source, Block):
+        return [tf.TensorSpec([capacity, *s.shape], s.dtype) for s in _present(spec)]
+    if isinstance(source, Recording):
+        return [tf.TensorSpec([], tf.variant) for _ in source.handles]
+    return tf.data.IteratorSpec(spec)
+
+
+def empty_recording(source: Any, spec: Any) -> list[Any]:
+    """Fresh tensor lists for what a program will pull from an iterator; none for other sources."""
+    return [] if isinstance(source, (Block, Recording)) else [_empty_list(c.dtype) for c in _components(spec)]
+
+
+def eager_batch(source: Any, index: int) -> Any:
+    """Batch `index` of a block or recording, or the next of an iterator, outside of any graph.
+
+    Raises:
+        StopIteration: if an iterator has no more.
+    """
+    if isinstance(source, Block):
+        return tf.nest.map_structure(lambda t: None if t is None else t[index], source.tensors)
+    if isinstance(source, Recording):
+        return _unlist(source.handles, source.spec, tf.constant(index, tf.int32))
+    return next(source)
+
+
+def _unlist(handles: Any, spec: Any, index: tf.Tensor) -> Any:
+    parts = []
+    for handle, component in zip(handles, _components(spec), strict=True):
+        shape = tf.constant([-1 if d is None else d for d in component.shape] if component.shape.rank is not None else -1, tf.int32)
+        part = tf.raw_ops.TensorListGetItem(input_handle=handle, index=index, element_shape=shape, element_dtype=component.dtype)
+        part.set_shape(component.shape)
+        parts.append(part)
+    return tf.nest.pack_sequence_as(spec, parts, expand_composites=True)
+
+
+def _empty_list(dtype: tf.DType) -> tf.Tensor:
+    return tf.raw_ops.EmptyTensorList(element_shape=tf.constant(-1, tf.int32), max_num_elements=tf.constant(-1, tf.int32), element_dtype=dtype)
+
+
+def _components(spec: Any) -> list[Any]:
+    return list(tf.nest.flatten(spec, expand_composites=True))
+
+
+def _present(structure: Any) -> list[Any]:
+    return [leaf for leaf in tf.nest.flatten(structure) if leaf is not None]
+
+
+def _pack(spec: Any, leaves: list[Any]) -> Any:
+    values = iter(leaves)
+    return tf.nest.map_structure(lambda s: None if s is None else next(values), spec)

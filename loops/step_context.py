@@ -1,0 +1,92 @@
+"""What a step knows about where it runs: its number, its replica, what is asked of it. One for each traced replica, found by thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from loops.seeds import stateless_seed
+
+__all__ = ["StepContext", "current", "inside_step"]
+
+_here = threading.local()
+
+Transform = Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
+
+
+class StepContext:
+    """State of one step on one replica while it is traced (or run eagerly).
+
+    Args:
+        step: int64 scalar tensor, steps completed before this one.
+        examples: examples in this replica's part of the batch.
+        run_seed: seed of the run.
+        transforms: gradient transforms of the loop, clipping included.
+        observes: names that some hook observes.
+    """
+
+    def __init__(self, step: tf.Tensor, examples: Any, run_seed: int, transforms: Sequence[Transform], observes: frozenset[str]):
+        self.step = step
+        self.examples = tf.convert_to_tensor(examples)
+        self.transforms = transforms
+        self.observes = observes
+        self.losses: list[tf.Tensor] = []
+        self.observed: dict[str, Any] = {}
+        self._run_seed = run_seed
+        self._sites = 0
+        self._example_share: tf.Tensor | None = None
+
+    @property
+    def replicas(self) -> int:
+        return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+    def seed(self) -> tf.Tensor:
+        """The next stateless seed pair of this step."""
+        replica = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group) or 0
+        self._sites += 1
+        return stateless_seed(self._run_seed, self._sites, int(replica), self.step)
+
+    def example_share(self) -> tf.Tensor:
+        """This replica's share of the examples of the global batch, float32 scalar."""
+        if self._example_share is None:
+            mine = tf.cast(self.examples, tf.float32)
+            total = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, mine)
+            self._example_share = tf.math.divide_no_nan(mine, total)
+        return self._example_share
+
+    def check(self, logs: dict[str, Any]) -> tf.Tensor:
+        """A scalar that is finite if and only if all losses of the step were."""
+        losses = self.losses
+        if not losses and "loss" in logs:
+            losses = [tf.convert_to_tensor(getattr(logs["loss"], "value", logs["loss"]))]
+        if not losses:
+            return tf.zeros([], tf.float64)
+        return tf.add_n([tf.cast(tf.reduce_sum(loss), tf.float64) for loss in losses])
+
+    def __enter__(self) -> StepContext:
+        self._outer = getattr(_here, "context", None)
+        _here.context = self
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _here.context = self._outer
+
+
+def inside_step() -> bool:
+    """True while a step is traced or run eagerly in this thread."""
+    return getattr(_here, "context", None) is not None
+
+
+def current(what: str) -> StepContext:
+    """The running step's context.
+
+    Raises:
+        RuntimeError: outside of a step; `what` names the call that needs one.
+    """
+    context: StepContext | None = getattr(_here, "context", None)
+    if context is None:
+        raise RuntimeError(f"`{what}` works only inside train_step, eval_step or predict_step while a loop runs them.")
+    return context

@@ -1,0 +1,146 @@
+"""One global step as a function of (batch, step): split over replicas, run the task's step, join what it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from loops import replicas
+from loops.logs import Collect, LogSpec, merge_replicas, row_of
+from loops.step_context import StepContext, Transform
+from loops.task import Task
+
+__all__ = ["GlobalStep", "StepMeta"]
+
+# Taken outside of any tf.function, where the status is "not decided", so that tf_convert converts by default.
+_AUTOGRAPH = tf.__internal__.autograph.control_status_ctx()
+
+
+@dataclasses.dataclass
+class StepMeta:
+    """What tracing a step taught about it.
+
+    Attributes:
+        spec: names and reductions of its scalars.
+        metrics: name -> Keras metric that the step returned.
+    """
+
+    spec: LogSpec
+    metrics: dict[str, keras.metrics.Metric]
+
+
+class GlobalStep:
+    """The step `method` of a task, on a global batch.
+
+    Args:
+        task: whose step it is.
+        method: "train_step", "eval_step" or "predict_step".
+        strategy: how the batch is spread.
+        seed: seed of the run.
+        transforms: gradient transforms.
+        observes: names that hooks observe.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        method: str,
+        strategy: tf.distribute.Strategy,
+        *,
+        seed: int = 0,
+        transforms: Sequence[Transform] = (),
+        observes: frozenset[str] = frozenset(),
+    ):
+        self.task, self.method, self.strategy = task, method, strategy
+        self._seed, self._transforms, self._observes = seed, transforms, observes
+        self.meta: StepMeta | None = None
+        self.traces = 0
+        self._eager = False
+        self._concrete: dict[Any, Any] = {}
+
+    @staticmethod
+    def key(spec: Any) -> Any:
+        """A hashable identity of the structure, shapes and dtypes of a batch."""
+        return tuple(tf.nest.flatten(spec)), str(tf.nest.map_structure(lambda _: 0, spec))
+
+    def concrete(self, spec: Any) -> Any:
+        """The graph function for batches of `spec`; traced once for each spec.
+
+        Returns:
+            A concrete function `(batch, step) -> {"row", "observed", "collected"}`.
+        """
+        key = self.key(spec)
+        if key not in self._concrete:
+            before = self.meta
+            function = tf.function(self.__call__, autograph=False)
+            with self.strategy.scope():
+                self._concrete[key] = function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
+            self.traces += 1
+            if before is not None and self.meta is not None and before.spec.kinds != self.meta.spec.kinds:
+                raise ValueError(
+                    f"{self.method} returned {sorted(self.meta.spec.kinds)} for batches of {spec}, but {sorted(before.spec.kinds)} before; "
+                    "it has to return the same names for every batch (weight 0 means absent)."
+                )
+        return self._concrete[key]
+
+    def eager(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
+        """Runs the step in Python, so that breakpoints work."""
+        self._eager = True
+        with self.strategy.scope():
+            return self(batch, step)
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
+        count = self.strategy.num_replicas_in_sync
+        if count == 1:
+            return self._on_replica(batch, step)
+        parts = [tf.nest.flatten(replicas.shard(batch, i, count)) for i in range(count)]
+        spread = tf.nest.pack_sequence_as(batch, [self._per_replica(group) for group in zip(*parts, strict=True)])
+        out = self.strategy.run(self._on_replica, args=(spread, step))
+        rows = tf.stack(self.strategy.experimental_local_results(out["row"]))
+        assert self.meta is not None
+        joined = {"row": merge_replicas(self.meta.spec, rows)}
+        joined["observed"] = tf.nest.map_structure(lambda v: self.strategy.experimental_local_results(v)[0], out["observed"])
+        joined["collected"] = tf.nest.map_structure(lambda v: tf.concat(self.strategy.experimental_local_results(v), 0), out["collected"])
+        return joined
+
+    def _per_replica(self, parts: Sequence[Any]) -> Any:
+        if parts[0] is None:
+            return None
+        return self.strategy.experimental_distribute_values_from_function(lambda c: parts[int(c.replica_id_in_sync_group)])
+
+    def _on_replica(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
+        with StepContext(step, self.task.batch_size(batch), self._seed, self._transforms, self._observes) as context:
+            returned = self._user_step()(batch)
+            if self.method == "predict_step":
+                logs: dict[str, Any] = {"output": Collect(returned)}
+            else:
+                logs = self._checked(returned)
+            collected = {name: entry.value for name, entry in logs.items() if isinstance(entry, Collect)}
+            metrics = {name: entry for name, entry in logs.items() if isinstance(entry, keras.metrics.Metric)}
+            scalars = {name: entry for name, entry in logs.items() if name not in collected and name not in metrics}
+            if "batch" in self._observes:
+                context.observed["batch"] = batch
+            spec, row = row_of(scalars, context.examples, context.check(scalars))
+        self.meta = StepMeta(spec, metrics)
+        return {"row": row, "observed": context.observed, "collected": collected}
+
+    def _user_step(self) -> Any:
+        step = getattr(self.task, self.method)
+        if self._eager or not self.task.autograph:
+            return step
+        return tf.__internal__.autograph.tf_convert(step, _AUTOGRAPH)
+
+    def _checked(self, returned: Any) -> dict[str, Any]:
+        if not isinstance(returned, Mapping):
+            raise TypeError(
+                f"{type(self.task).__name__}.{self.method} returned {type(returned).__name__}; it has to return a dict of scalars, such as {{'loss': loss}}."
+            )
+        bad = [name for name in returned if not isinstance(name, str)]
+        if bad:
+            raise TypeError(f"{self.method} returned the keys {bad}; names of logs must be strings.")
+        return dict(returned)
