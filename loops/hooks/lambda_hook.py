@@ -23,6 +23,7 @@ class LambdaHook(Hook):
         on_epoch_begin: `(loop)`.
         on_window_end: `(loop, window)`, whenever `every` is due.
         on_evaluate_begin: `(loop, name)`.
+        on_evaluate_batch: `(batch, logs, last)`; giving it makes every evaluation call it at each batch.
         on_evaluate_end: `(loop, name, logs)`.
         on_epoch_end: `(loop, logs)`.
         on_train_end: `(loop)`.
@@ -45,6 +46,7 @@ class LambdaHook(Hook):
         on_epoch_begin: Callable[[TrainLoop], Any] | None = None,
         on_window_end: Callable[[TrainLoop, Window], Any] | None = None,
         on_evaluate_begin: Callable[[TrainLoop, str], Any] | None = None,
+        on_evaluate_batch: Callable[[int, Callable[[], dict[str, Any]], bool], Any] | None = None,
         on_evaluate_end: Callable[[TrainLoop, str, Mapping[str, Any]], Any] | None = None,
         on_epoch_end: Callable[[TrainLoop, Mapping[str, Any]], Any] | None = None,
         on_train_end: Callable[[TrainLoop], Any] | None = None,
@@ -55,9 +57,11 @@ class LambdaHook(Hook):
     ):
         # Assigned over the methods, so a loop that asks which methods a hook overrides gets the true answer.
         given = dict(locals())
-        for method in ("on_train_begin", "on_epoch_begin", "on_evaluate_begin", "on_evaluate_end", "on_epoch_end", "on_train_end"):
+        methods = [name for name in given if name.startswith("on_") and name != "on_window_end"]
+        for method in methods:
             if given[method] is not None:
                 setattr(self, method, given[method])
+        self.watches_evaluation = on_evaluate_batch is not None
         # Without a function there is nothing to wake up for.
         self.every = None
         if on_window_end is not None:

@@ -123,7 +123,8 @@ class ModelCheckpoint(MonitorHook):
 
     def on_train_end(self, loop: TrainLoop) -> None:
         self._writer.close()
-        super().on_train_end(loop)
+        if self.save_best_only:
+            super().on_train_end(loop)
 
     def _consider(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
         model, bad = self._model(loop), self._not_finite(loop, logs)
@@ -150,7 +151,7 @@ class ModelCheckpoint(MonitorHook):
                 warnings.warn(
                     f"ModelCheckpoint cannot tell the best of {self.monitor!r}, which has the shape {shape}; it saves always.", stacklevel=5
                 )
-            self._vector_reported = True
+            self._vector_reported = self._seen = True
             return True
         value = self.fresh_value(loop, logs)
         if value is None:

@@ -1,0 +1,46 @@
+"""History holds what Keras's History holds, and survives a restart."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+
+from loops.hooks import History
+from tests.hooks.fake_loop import FakeLoop, tiny_model
+
+LOGS = [{"accuracy": 0.5, "loss": 1.0, "val_loss": 2.0}, {"accuracy": 0.25, "loss": 3.0}, {"accuracy": 0.0, "loss": 4.0, "val_loss": 5.0}]
+
+
+def test_values_and_their_order_are_those_of_keras():
+    callback = keras.callbacks.History()
+    callback.set_model(tiny_model())
+    callback.on_train_begin()
+    for epoch, logs in enumerate(LOGS):
+        callback.on_epoch_end(epoch, logs)
+    history = FakeLoop([]).run(LOGS)
+    assert history.history == callback.history == {"accuracy": [0.5, 0.25, 0.0], "loss": [1.0, 3.0, 4.0], "val_loss": [2.0, 5.0]}
+    assert list(history.history) == list(callback.history)
+    assert history.epoch == callback.epoch == [0, 1, 2]
+    assert history.params == {"epochs": 3, "steps": 1}
+
+
+def test_state_survives_json_with_arrays_and_nan():
+    loop = FakeLoop([])
+    before = loop.run([{"loss": float("nan"), "f1": np.array([0.1, 0.2], "float32")}, {"loss": 1.0, "f1": np.array([0.3, 0.4], "float32")}])
+    after = History()
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    assert after.epoch == [0, 1]
+    np.testing.assert_array_equal(after.history["loss"], before.history["loss"])
+    np.testing.assert_array_equal(after.history["f1"], before.history["f1"])
+    assert after.history["f1"][0].dtype == np.float32
+
+
+def test_a_run_carried_on_adds_epochs_and_a_new_run_starts_anew():
+    loop = FakeLoop([])
+    loop.run([{"loss": 1.0}])
+    assert loop.run([{"loss": 2.0}]).history == {"loss": [1.0, 2.0]}
+    fresh = FakeLoop([])
+    fresh.history = fresh.hooks[0] = loop.history
+    assert fresh.run([{"loss": 3.0}]).history == {"loss": [3.0]}
