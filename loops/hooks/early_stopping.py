@@ -121,7 +121,7 @@ class EarlyStopping(MonitorHook):
             if self.verbose > 0:
                 print(f"Restoring the weights of the best epoch: {self.best_epoch + 1}.")
             _assign(_weights(loop), self.best_weights)
-            if self.restore_optimizer:
+            if self.restore_optimizer and self._best_rates is not None:
                 _assign(_optimizer_variables(loop), self._best_optimizer)
                 loop.learning_rate.load_state_dict(self._best_rates)
 

@@ -27,7 +27,7 @@ class Evaluate(Hook):
         steps: batches to evaluate; None takes the whole pass.
 
     Raises:
-        ValueError: if `name` or `every` is not usable.
+        ValueError: if `name`, `every` or `steps` is not usable.
 
     Example:
         >>> from loops import hooks
@@ -41,6 +41,8 @@ class Evaluate(Hook):
     def __init__(self, feed: Any, name: str = "val", every: triggers.Trigger | str | None = "1 epoch", steps: int | None = None):
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(f"The name of an evaluation becomes the prefix of its logs, as in 'val_loss'; it cannot be {name!r}.")
+        if steps is not None and (isinstance(steps, bool) or int(steps) != steps or steps < 1):
+            raise ValueError(f"The steps of an evaluation are a whole number of batches, 1 or more, or None; got {steps!r}.")
         self.feed = feed
         self.evaluation = name
         self.every = triggers.parse(every)

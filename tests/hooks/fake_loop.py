@@ -57,7 +57,7 @@ class FakeLoop:
         self.epochs: int | None = None
         self.outcome: str | None = None
         self.stop_reason: str | None = None
-        self.evaluated: list[tuple[int, str]] = []
+        self.evaluated: list[tuple[int, str, int | None]] = []
 
     stopping = property(lambda self: self.stop_reason is not None)
 
@@ -70,8 +70,8 @@ class FakeLoop:
     def log(self, name: str, value: Any) -> None:
         self._logs[name] = value
 
-    def evaluate(self, feed: Any, name: str) -> Mapping[str, Any]:
-        self.evaluated.append((self.progress.step, name))
+    def evaluate(self, feed: Any, name: str, *, steps: int | None = None) -> Mapping[str, Any]:
+        self.evaluated.append((self.progress.step, name, steps))
         logs = {f"{name}_loss": float(feed)}
         self._evaluate_end(name, logs)
         self._logs.update(logs)
