@@ -132,8 +132,9 @@ def keras_graph(tag: str, model_json: str, wall_time: float) -> list[bytes]:
     return [_event(tag, model_json, 0, wall_time, "graph_keras_model")]
 
 
-def graph(graph_def: Any, wall_time: float) -> list[bytes]:
-    """A `GraphDef`."""
+def graph(graph: Any, wall_time: float) -> list[bytes]:
+    """A `tf.Graph` or a `GraphDef`."""
+    graph_def = graph.as_graph_def(add_shapes=True) if isinstance(graph, tf.Graph) else graph
     return [bytes(tf.compat.v1.Event(wall_time=wall_time, graph_def=graph_def.SerializeToString()).SerializeToString())]
 
 

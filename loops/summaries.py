@@ -102,8 +102,7 @@ class SummaryWriter:
 
     def graph(self, graph: Any) -> None:
         """Writes a `tf.Graph` or a `GraphDef`; TensorBoard shows one for each run, the last."""
-        graph_def = graph.as_graph_def(add_shapes=True) if isinstance(graph, tf.Graph) else graph
-        self._put(functools.partial(event_records.graph, graph_def, time.time()))
+        self._put(functools.partial(event_records.graph, graph, time.time()))
 
     def submit(self, task: Callable[[], object]) -> None:
         """Runs `task` in the background thread, in its turn; for files that belong to the run but are no events."""

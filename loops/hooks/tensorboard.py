@@ -37,14 +37,17 @@ class TensorBoard(Hook):
     | `epoch_<name>` | `train` | epoch | at each epoch, also `epoch_learning_rate`, `epoch_steps_per_second` |
     | `epoch_<name>` | `validation`, or the evaluation's name | epoch | at each epoch with an evaluation |
     | `evaluation_<name>_vs_iterations` | as above | training step | at each evaluation |
-    | `batch_<name>` | `train` | training step | every `update_freq` steps, also `batch_learning_rate` |
+    | `batch_<name>` | `train` | training step | every `update_freq` steps |
+    | `batch_<metric>`, `batch_learning_rate`, `batch_steps_per_second` | `train` | training step | with these, but only at looks |
     | `<weight>/histogram`, `<weight>/gradient_histogram`, `<weight>/image` | `train` | epoch | every `histogram_freq` epochs |
     | `epoch_weight_norm`, `weight_norm/<weight>`, the same with `gradient` | `train` | epoch | every `histogram_freq` epochs |
     | `keras`, and the graph of the compiled program | `train` | | once |
 
     An epoch is counted from 0, as Keras does. A training step is counted from 1 and over the whole run: it does not begin anew when `run`
-    is called again. The values of single steps come out of the compiled program many at a time, so writing every step costs no
-    synchronization with it. A step in which a value is absent or NaN gets no `batch_` point.
+    is called again. The values of single steps are those that the task returned for them (Keras writes means of the epoch to date), and
+    come out of the compiled program many at a time, so writing every step costs no synchronization with it. Metrics that a Keras model
+    keeps are not among them unless a hook observes "metrics"; like the learning rate they are written at the looks, which come every two
+    seconds and at the end of an epoch, as of the epoch to date. A step in which a value is absent or NaN gets no `batch_` point.
 
     Args:
         log_dir: directory above the runs; the loop's `workdir` if None, and "logs" without one.
@@ -213,10 +216,10 @@ class TensorBoard(Hook):
         now = time.time()
         # The looks know when the window began and ended; its steps are spread evenly in between.
         times = np.linspace(now - window.seconds, now, len(steps) + 1)[1:]
-        values = {f"batch_{name}": np.ma.masked_invalid(column[kept]) for name, column in window.trace.items()}
-        writer = self._writer("train")
-        writer.scalars(steps[kept], values, times[kept])
-        last = {f"batch_{name}": rate for name, rate in loop.learning_rate.logs().items()}
+        trace = window.trace
+        values = {f"batch_{name}": np.ma.masked_invalid(column[kept]) for name, column in trace.items()}
+        self._writer("train").scalars(steps[kept], values, times[kept])
+        last = {f"batch_{name}": value for name, value in {**window.logs, **loop.learning_rate.logs()}.items() if name not in trace}
         if self.write_steps_per_second and window.seconds > 0:
             last["batch_steps_per_second"] = window.steps / window.seconds
         self._write_scalars("train", window.last_step, last)
@@ -243,6 +246,8 @@ class TensorBoard(Hook):
         for model in models:
             if (layers := model_views.layers_as_json(model)) is not None:
                 self._writer("train").keras_graph("keras" if len(models) == 1 else f"keras_{model.name}", layers)
+        if (graph := getattr(loop, "graph", None)) is not None:
+            self._writer("train").graph(graph)
 
     def _write_embeddings(self, loop: TrainLoop) -> None:
         # By the name and shape of the variable, which finds layers inside of layers too.
