@@ -53,9 +53,11 @@ def fit(
     """Trains a compiled model as `model.fit` does: with `shuffle=False, compile="graph"` the same bits, faster.
 
     Args:
-        model: a compiled `keras.Model`. `run_eagerly` is respected as compile="eager", `jit_compile=True` as "xla"; `steps_per_execution` is not needed.
-        x, y, batch_size, epochs, verbose, validation_split, validation_data, shuffle, class_weight, sample_weight, initial_epoch, steps_per_epoch,
-            validation_steps, validation_batch_size, validation_freq: as in `keras.Model.fit`.
+        model: a compiled `keras.Model`. `run_eagerly` is respected as compile="eager", `jit_compile=True` as "xla"; `steps_per_execution`
+            is not needed.
+        x, y, batch_size, epochs, verbose: as in `keras.Model.fit`.
+        validation_split, validation_data, validation_steps, validation_batch_size, validation_freq: as there.
+        shuffle, class_weight, sample_weight, initial_epoch, steps_per_epoch: as there.
         callbacks: Keras callbacks and hooks.
         hooks: further hooks.
         workdir, seed, compile, strategy, clip: see `TrainLoop`; `seed` also decides the order of shuffled arrays.

@@ -53,8 +53,8 @@ class EvalLoop:
         Args:
             feed: what to evaluate on.
             steps: batches to evaluate; None takes the whole pass.
-            on_batch: called before every batch, and after the last, with the number of batches done, a function that reads the logs to date, and whether
-                it was the last. Costs a call for each batch.
+            on_batch: called before every batch, and after the last, with the number of batches done, a function that reads the logs to
+                date, and whether it was the last. Costs a call for each batch.
 
         Returns:
             name -> float (array for a metric with several values), sorted by name.

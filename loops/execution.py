@@ -70,6 +70,9 @@ class Execution:
         progress: the counters to advance.
         guarded: whether non-finite steps are to be found and taken back.
         continuing: whether an epoch is not a pass.
+
+    Attributes:
+        halted: True if a call is known to have met a non-finite step, so that `settle` has to be called.
     """
 
     def __init__(self, program: Program, feed: Feed, progress: Progress, *, guarded: bool, continuing: bool):
@@ -80,6 +83,7 @@ class Execution:
         self._last: tuple[Call, Any, int] | None = None
         self._pace = _Pace()
         self._counted = 0
+        self.halted = False
         self.trace.start(progress.step)
         self._open(feed)
 
@@ -122,7 +126,8 @@ class Execution:
             ended = self._cursor.available == 0 and not self._cursor.ready()
         else:
             self._pending[-1] = dataclasses.replace(self._pending[-1], n=done)
-            ended = done < n and (call.guard is None or bool(call.guard.finite))
+            self.halted = call.guard is not None and not bool(call.guard.finite)
+            ended = done < n and not self.halted
             if ended:
                 assert isinstance(self._cursor, IteratorCursor)
                 self._cursor.end_pass()
@@ -132,7 +137,7 @@ class Execution:
 
     def settle(self) -> NonFiniteStep | None:
         """Reads whether all calls since the last look went well; if not, takes the state back to just before the bad step and names it."""
-        guard, pending, self._pending = self._guard, self._pending, []
+        guard, pending, self._pending, self.halted = self._guard, self._pending, [], False
         bad = None
         if guard is not None and not bool(guard.finite):
             broken = next(i for i, p in enumerate(pending) if p.call.guard is not None and not bool(p.call.guard.finite))
@@ -158,10 +163,14 @@ class Execution:
         if self._last is None:
             return None
         call, source, index = self._last
+        if call.last_batch is not None:
+            return _arrays(call.last_batch)
         if "batch" in call.observed:
             return _arrays(call.observed["batch"])
         if isinstance(self._cursor, IteratorCursor):
-            raise ValueError("The batch of a tf.data iterator stays in the program; give the hook `observes = {'batch'}` to have it carried out.")
+            raise ValueError(
+                "The batch of a tf.data iterator stays in the program; give the hook `observes = {'batch'}` to have it carried out."
+            )
         return _arrays(eager_batch(source, index))
 
     def rewind(self) -> None:
@@ -201,7 +210,7 @@ class Execution:
             done = int(broken.call.done) - 1
             self.trace.append(broken.call.rows, done, broken.spec)
             self.progress.advance(done, 0)
-            return NonFiniteStep(self.progress.step + 1, self.batch(), bool(np.isfinite(np.asarray(broken.call.rows)[done, 1])))
+            return NonFiniteStep(self.progress.step + 1, _arrays(broken.call.last_batch), bool(np.isfinite(np.asarray(broken.call.rows)[done, 1])))
         else:
             source = next(iter(self.feed.blocks(Position(self.progress.pass_index, self.progress.batch))))
         for i in range(broken.n):
@@ -216,8 +225,8 @@ class Execution:
             self.trace.append(call.rows, 1, self._spec())
             self.progress.advance(1, 0)
         raise RuntimeError(
-            f"The steps up to {self.progress.step} became non-finite once and not again: the step is not deterministic. Draw random numbers "
-            "with self.seed(), and make the data pipeline deterministic."
+            f"The steps up to {self.progress.step} became non-finite once and not again: the step is not deterministic. "
+            "Draw random numbers with self.seed(), and make the data pipeline deterministic."
         )
 
 

@@ -89,7 +89,9 @@ def as_transforms(clip: Any) -> tuple[Transform, ...]:
         return (clip,)
     if isinstance(clip, (list, tuple)) and all(callable(c) for c in clip):
         return tuple(clip)
-    raise TypeError(f"`clip` must be a number (global norm), a gradient transform such as loops.ClipByNorm(1.0), or a list of them; got {clip!r}.")
+    raise TypeError(
+        f"`clip` must be a number (global norm), a gradient transform such as loops.ClipByNorm(1.0), or a list of them; got {clip!r}."
+    )
 
 
 @no_autograph
@@ -110,7 +112,9 @@ def apply_gradients(gradients: Sequence[Any], variables: Sequence[Any], optimize
     present = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
     if not present:
         names = ", ".join(getattr(v, "path", v.name) for v in variables[:5]) or "none"
-        raise ValueError(f"No variable has a gradient: the loss does not depend on any of the variables ({names}). Was the loss computed in the tape?")
+        raise ValueError(
+            f"No variable has a gradient: the loss does not depend on any of the variables ({names}). Was the loss computed in the tape?"
+        )
     grads = [g for g, _ in present]
     if context.replicas > 1:
         grads = _reduce(grads, context)

@@ -18,8 +18,8 @@ __all__ = ["KerasTask"]
 class KerasTask(Task):
     """Trains a compiled model.
 
-    The model's own `train_step` and `test_step` are used where they are overridden. Its metrics are read once at a look; only the loss of each step
-    leaves the program, and the running metrics too when a hook observes "metrics".
+    The model's own `train_step` and `test_step` are used where they are overridden. Its metrics are read once at a look; only the loss
+    of each step leaves the program, and the running metrics too when a hook observes "metrics".
 
     Args:
         model: a compiled `keras.Model`.
@@ -101,6 +101,12 @@ class KerasTask(Task):
         if "metrics" in current("train_step").observes:
             rows.update({name: Last(value) for name, value in flat.items() if name != "loss" and value.shape.rank == 0})
         return rows
+
+    def build(self, spec: Any) -> None:
+        # With one replica, tracing builds everything. Under a strategy the variables of metrics cannot be made inside a replica.
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            shapes = tf.nest.map_structure(lambda s: None if s is None else tf.TensorSpec([None, *s.shape[1:]], s.dtype), spec)
+            self.model._symbolic_build(data_batch=shapes)
 
     def reset_metrics(self) -> None:
         self.model.reset_metrics()

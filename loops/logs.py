@@ -1,6 +1,7 @@
 """Scalars that steps report: how they are reduced, how they leave the program as rows, and what a hook sees of them as a window.
 
-A step packs its scalars into one row of float64: `[examples, check, value_1, weight_1, value_2, weight_2, ...]`. Rows stay on the device, unread,
+A step packs its scalars into one row of float64: `[examples, check, value_1, weight_1, value_2, weight_2, ...]`. Rows stay on the
+    device, unread,
 until somebody looks.
 """
 

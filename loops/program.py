@@ -7,7 +7,8 @@
         finite  = the losses of this step are finite
     finite = finite and no variable became non-finite
 
-`start`, `n` and `first_step` are scalar tensors, so nothing retraces; the same body serves one step and a thousand. A program knows no hook.
+`start`, `n` and `first_step` are scalar tensors, so nothing retraces; the same body serves one step and a thousand. A program knows no
+hook.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Call:
         observed: what hooks observe, of the last step.
         collected: name -> outputs, nested, of all steps: `[>= examples, ...]`.
         guard: the guard after the call, or None.
+        last_batch: the batch of the last step, in eager mode only.
     """
 
     done: Any
@@ -72,6 +74,7 @@ class Call:
     observed: Any
     collected: Any
     guard: Guard | None
+    last_batch: Any = None
 
 
 class Program:
@@ -161,6 +164,7 @@ class Program:
 
     def _run_eagerly(self, source: Any, start: int, n: int, first_step: int, guard: Guard | None) -> Call:
         results: list[dict[str, Any]] = []
+        batch = None
         while len(results) < n and (guard is None or bool(guard.finite)):
             try:
                 batch = eager_batch(source, start + len(results))
@@ -175,7 +179,7 @@ class Program:
         rows = tf.stack([r["row"] for r in results]) if results else tf.zeros([0, 2], tf.float64)
         collected = tf.nest.map_structure(lambda *v: tf.concat(v, 0), *[r["collected"] for r in results]) if results else {}
         observed = results[-1]["observed"] if results else {}
-        return Call(tf.constant(len(results), tf.int64), rows, observed, collected, guard)
+        return Call(tf.constant(len(results), tf.int64), rows, observed, collected, guard, batch)
 
 
 class _Outputs:
@@ -191,7 +195,8 @@ class _Outputs:
         size = self._n if self._capacity is None else self._capacity
         rows = tf.zeros([size, self._structure["row"].shape[0]], tf.float64)
         observed = [tf.zeros([d or 0 for d in t.shape], t.dtype) for t in self._observed]
-        # Under XLA every batch of a block has the same shape, and arrays cannot grow; elsewhere batches may differ and n may exceed what there is.
+        # Under XLA every batch of a block has the same shape, and arrays cannot grow; elsewhere batches may differ and n may exceed
+        # what there is.
         grows = self._capacity is None
         arrays = [
             tf.TensorArray(t.dtype, size=0 if grows else self._capacity, dynamic_size=grows, element_shape=t.shape, infer_shape=False)

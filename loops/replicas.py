@@ -24,7 +24,8 @@ def strategy_of(variables: Iterable[Any], given: tf.distribute.Strategy | None) 
         return made or default
     if given.num_replicas_in_sync > 1 and made is not given and any(True for _ in variables):
         raise ValueError(
-            "The task's variables were not created under the given strategy: create model, optimizer and metrics inside `with strategy.scope():`."
+            "The task's variables were not created under the given strategy: create model, optimizer and metrics inside "
+            "`with strategy.scope():`."
         )
     return given
 

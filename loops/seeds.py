@@ -1,4 +1,4 @@
-"""Stateless seeds: the same run seed, step, replica and call site always give the same random numbers, on any machine and after any restart."""
+"""Stateless seeds: the same run seed, step, replica and call site give the same random numbers, after any restart."""
 
 from __future__ import annotations
 

@@ -157,7 +157,9 @@ def _unlist(handles: Any, spec: Any, index: tf.Tensor) -> Any:
 
 
 def _empty_list(dtype: tf.DType) -> tf.Tensor:
-    return tf.raw_ops.EmptyTensorList(element_shape=tf.constant(-1, tf.int32), max_num_elements=tf.constant(-1, tf.int32), element_dtype=dtype)
+    return tf.raw_ops.EmptyTensorList(
+        element_shape=tf.constant(-1, tf.int32), max_num_elements=tf.constant(-1, tf.int32), element_dtype=dtype
+    )
 
 
 def _components(spec: Any) -> list[Any]:

@@ -64,7 +64,9 @@ class StepContext:
             losses = [tf.convert_to_tensor(getattr(logs["loss"], "value", logs["loss"]))]
         if not losses:
             return tf.zeros([], tf.float64)
-        return tf.add_n([tf.cast(tf.reduce_sum(loss), tf.float64) for loss in losses])
+        total = tf.add_n([tf.cast(tf.reduce_sum(loss), tf.float64) for loss in losses])
+        # The mean over an empty replica's examples is NaN, and counts for nothing.
+        return total if self.replicas == 1 else tf.where(tf.equal(self.examples, 0), tf.zeros_like(total), total)
 
     def __enter__(self) -> StepContext:
         self._outer = getattr(_here, "context", None)

@@ -40,6 +40,11 @@ class SupervisedTask(KerasTask):
     ):
         if isinstance(model, keras.Model):
             model.compile(
-                optimizer=optimizer, loss=loss, metrics=metrics, weighted_metrics=weighted_metrics, loss_weights=loss_weights, jit_compile=False
+                optimizer=optimizer,
+                loss=loss,
+                metrics=metrics,
+                weighted_metrics=weighted_metrics,
+                loss_weights=loss_weights,
+                jit_compile=False,
             )
         super().__init__(model)

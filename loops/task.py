@@ -19,8 +19,9 @@ __all__ = ["Task"]
 class Task:
     """Base class of tasks: override `train_step`, and `eval_step` and `predict_step` where needed.
 
-    Models, layers, optimizers, metrics, variables and seed generators are found by attribute, through lists and dicts, and belong to the state of the
-    run. A step is traced once for each batch signature, in replica context; what it returns is joined over steps and replicas.
+    Models, layers, optimizers, metrics, variables and seed generators are found by attribute, through lists and dicts, and belong to
+    the state of the run. A step is traced once for each batch signature, in replica context; what it returns is joined over steps and
+    replicas.
 
     Example:
         >>> import keras, tensorflow as tf
@@ -57,8 +58,8 @@ class Task:
         """One step of learning on this replica's part of a batch.
 
         Returns:
-            name -> scalar (joined as a mean weighted by examples), or `loops.Mean`, `loops.Sum`, `loops.Last`, or a `keras.metrics.Metric` that the step
-            updated (its result is read when somebody looks, and it is reset at every epoch).
+            name -> scalar (joined as a mean weighted by examples), or `loops.Mean`, `loops.Sum`, `loops.Last`, or a
+            `keras.metrics.Metric` that the step updated (its result is read when somebody looks, and it is reset at every epoch).
         """
         raise TypeError(f"{type(self).__name__} defines no train_step(self, batch), so it cannot be trained.")
 
@@ -75,8 +76,8 @@ class Task:
         raise TypeError(f"{type(self).__name__} defines no predict_step(self, x), so it cannot predict.")
 
     def batch_size(self, batch: Any) -> Any:
-        """Examples in a batch: the first dimension of its first tensor, unless overridden."""
-        return replicas.batch_size_of(batch)
+        """Examples in a batch, an integer scalar tensor: the first dimension of its first tensor, unless overridden."""
+        return tf.convert_to_tensor(replicas.batch_size_of(batch))
 
     # What a user calls inside a step.
 
@@ -88,7 +89,7 @@ class Task:
         return tf.constant(self._completed_steps() if callable(self._completed_steps) else 0, tf.int64)
 
     def seed(self) -> tf.Tensor:
-        """A seed pair for `tf.random.stateless_*`: another one in every step, at every call and on every replica; the same after a restart."""
+        """A seed pair for `tf.random.stateless_*`: another in every step, at every call, on every replica; the same after a restart."""
         return current("Task.seed").seed()
 
     @gradients.no_autograph
@@ -184,6 +185,9 @@ class Task:
     def non_trainable_variables(self) -> list[Any]:
         """Model variables that gradients do not change."""
         return [v for v in self.tracked.model_variables() if not v.trainable]
+
+    def build(self, spec: Any) -> None:
+        """Called before the first step is traced, with the type specs of a batch; builds what cannot be built while tracing."""
 
     def reset_metrics(self) -> None:
         """Clears all metrics; called when an epoch or an evaluation begins."""

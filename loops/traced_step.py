@@ -78,6 +78,7 @@ class GlobalStep:
             before = self.meta
             function = tf.function(self.__call__, autograph=False)
             with self.strategy.scope():
+                self.task.build(spec)
                 self._concrete[key] = function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
             self.traces += 1
             if before is not None and self.meta is not None and before.spec.kinds != self.meta.spec.kinds:
@@ -115,7 +116,11 @@ class GlobalStep:
 
     def _on_replica(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
         with StepContext(step, self.task.batch_size(batch), self._seed, self._transforms, self._observes) as context:
+            keep = self._per_replica_state() if tf.distribute.get_strategy().num_replicas_in_sync > 1 else []
             returned = self._user_step()(batch)
+            for variable, before in keep:
+                # Statistics over no example are NaN: an empty replica keeps what it had.
+                variable.assign(tf.where(context.examples > 0, variable.read_value(), before))
             if self.method == "predict_step":
                 logs: dict[str, Any] = {"output": Collect(returned)}
             else:
@@ -129,6 +134,12 @@ class GlobalStep:
         self.meta = StepMeta(spec, metrics)
         return {"row": row, "observed": context.observed, "collected": collected}
 
+    def _per_replica_state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
+        """Floating state that each replica updates by itself, such as batch-norm statistics, with its value now."""
+        values = [getattr(v, "value", v) for v in self.task.tracked.model_variables() if not v.trainable]
+        own = [v for v in values if v.dtype.is_floating and getattr(v, "aggregation", None) == tf.VariableAggregation.NONE]
+        return [(v, tf.identity(v.read_value())) for v in own]
+
     def _user_step(self) -> Any:
         step = getattr(self.task, self.method)
         if self._eager or not self.task.autograph:
@@ -138,7 +149,8 @@ class GlobalStep:
     def _checked(self, returned: Any) -> dict[str, Any]:
         if not isinstance(returned, Mapping):
             raise TypeError(
-                f"{type(self.task).__name__}.{self.method} returned {type(returned).__name__}; it has to return a dict of scalars, such as {{'loss': loss}}."
+                f"{type(self.task).__name__}.{self.method} returned {type(returned).__name__}; it has to return "
+                "a dict of scalars, such as {'loss': loss}."
             )
         bad = [name for name in returned if not isinstance(name, str)]
         if bad:

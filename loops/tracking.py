@@ -1,4 +1,4 @@
-"""Finds what belongs to a task: models, layers, optimizers, metrics, variables and seed generators, by attribute, through lists and dicts."""
+"""Finds what belongs to a task by attribute, through lists and dicts: models, optimizers, metrics, variables, seed generators."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def track(root: Any) -> Tracked:
     Returns:
         What was found.
     """
-    found, seen = Tracked(), set()
+    found = Tracked()
+    seen: set[int] = set()
     for name, value in vars(root).items():
         _visit(value, name, found, seen)
     return found

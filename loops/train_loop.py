@@ -1,12 +1,12 @@
 """The training loop: asks its hooks when they want to look, runs compiled calls exactly up to there, and lets them look.
 
-    until an epoch or step target is reached, or somebody stops it:
-        begin an epoch
-        until the epoch has ended:
-            n = steps to the nearest look of any hook
-            run up to n steps in one call
-            if somebody's look is due, or the epoch ended: boundary
-    boundary: for each phase, for each hook: on_window_end if due, then on_epoch_end if the epoch ended
+until an epoch or step target is reached, or somebody stops it:
+    begin an epoch
+    until the epoch has ended:
+        n = steps to the nearest look of any hook
+        run up to n steps in one call
+        if somebody's look is due, or the epoch ended: boundary
+boundary: for each phase, for each hook: on_window_end if due, then on_epoch_end if the epoch ended
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ class TrainLoop:
         if keras.config.backend() != "tensorflow":
             raise RuntimeError(f"tapeloops needs Keras on the TensorFlow backend; KERAS_BACKEND is {keras.config.backend()!r}.")
         if not isinstance(task, Task):
-            raise TypeError(f"`task` must be a loops.Task, got {type(task).__name__}; for a compiled Keras model use loops.KerasTask(model).")
+            raise TypeError(
+                f"`task` must be a loops.Task, got {type(task).__name__}; for a compiled Keras model use loops.KerasTask(model)."
+            )
         if on_nonfinite not in ON_NONFINITE:
             raise ValueError(f"`on_nonfinite` must be one of {', '.join(map(repr, ON_NONFINITE))}; got {on_nonfinite!r}.")
         if steps_per_epoch is not None and (int(steps_per_epoch) != steps_per_epoch or steps_per_epoch < 1):
@@ -126,7 +128,11 @@ class TrainLoop:
         self._triggers = {hook.name: triggers.parse(hook.every) for hook in self.hooks}
         if self.workdir is not None:
             settings = {"compile": compile, "mode": self._mode, "seed": self._seed, "steps_per_epoch": steps_per_epoch}
-            settings |= {"replicas": self.strategy.num_replicas_in_sync, "on_nonfinite": on_nonfinite, "clip": repr(clip) if clip is not None else None}
+            settings |= {
+                "replicas": self.strategy.num_replicas_in_sync,
+                "on_nonfinite": on_nonfinite,
+                "clip": repr(clip) if clip is not None else None,
+            }
             workdirs.write_config(self.workdir, {"loop": settings, "config": dict(config or {})})
 
     # What hooks use.
@@ -255,7 +261,7 @@ class TrainLoop:
                 self._traced_flags = self._trainable_flags()
             self.progress.seconds = self.clock() - begun
             self._count_epoch(pass_ended)
-            if self.progress.step >= target or self.progress.epoch_ended or self._time_is_due():
+            if self.progress.step >= target or self.progress.epoch_ended or self._execution_now.halted or self._time_is_due():
                 self._boundary()
 
     def _count_epoch(self, pass_ended: bool) -> None:
@@ -264,7 +270,9 @@ class TrainLoop:
             progress.end_epoch()
         elif pass_ended and progress.step_in_epoch:
             if wanted is not None:
-                print(f"The feed ended after {progress.step_in_epoch} of {wanted} steps of epoch {progress.epoch + 1}; the epoch ends here.")
+                print(
+                    f"The feed ended after {progress.step_in_epoch} of {wanted} steps of epoch {progress.epoch + 1}; the epoch ends here."
+                )
             else:
                 progress.steps_per_epoch = progress.step_in_epoch
             progress.end_epoch()

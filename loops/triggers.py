@@ -192,9 +192,7 @@ def parse(spec: Any) -> Trigger:
         return spec
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(step|epoch|second)s?\s*", spec) if isinstance(spec, str) else None
     if match is None:
-        raise ValueError(
-            f"`every` must look like '100 steps', '1 epoch' or '30 seconds', or be a loops.triggers.Trigger; got {spec!r}."
-        )
+        raise ValueError(f"`every` must look like '100 steps', '1 epoch' or '30 seconds', or be a loops.triggers.Trigger; got {spec!r}.")
     number, unit = match.groups()
     return _UNITS[unit](float(number) if unit == "second" else _whole(number, spec))  # type: ignore[call-arg]
 

@@ -20,12 +20,13 @@ _MAX_BLOCK_STEPS = 1024
 class ArrayFeed(Feed):
     """Batches of arrays that share their first dimension.
 
-    A pass visits every example once; the last batch may be smaller. With `shuffle`, pass `p` follows a permutation that depends on `seed` and
-    `p` alone, so any batch of any pass can be had without replaying the ones before it.
+    A pass visits every example once; the last batch may be smaller. With `shuffle`, pass `p` follows a permutation that depends on
+    `seed` and `p` alone, so any batch of any pass can be had without replaying the ones before it.
 
     Args:
         data: array, or nested tuple, list or dict of arrays (NumPy, `np.memmap`, tensors, anything `np.asarray` takes), each `[N, ...]`.
-            For supervised learning `(x, y)` or `(x, y, sample_weight)`. float64 and other floats become `keras.config.floatx()`. None stays None.
+            For supervised learning `(x, y)` or `(x, y, sample_weight)`. float64 and other floats become `keras.config.floatx()`. None
+            stays None.
         batch_size: examples per batch.
         shuffle: whether to permute the examples anew in every pass.
         seed: seed of the permutations.

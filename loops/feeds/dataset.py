@@ -1,4 +1,4 @@
-"""A `tf.data.Dataset` as a feed: its iterator goes into the compiled loop, or its batches are stacked into blocks where a program needs those."""
+"""A `tf.data.Dataset` as a feed: its iterator goes into the compiled loop, or its batches are stacked into blocks for XLA."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _BLOCK_STEPS = 64
 class DatasetFeed(Feed):
     """Batches of a `tf.data.Dataset` that is already batched.
 
-    In graph mode the program pulls from `iterator(...)` itself, so ragged, sparse and string batches of any shape work and nothing is read ahead of
-    the step. Under XLA `blocks` stacks consecutive batches of equal shape.
+    In graph mode the program pulls from `iterator(...)` itself, so ragged, sparse and string batches of any shape work and nothing is
+    read ahead of the step. Under XLA `blocks` stacks consecutive batches of equal shape.
 
     Args:
         dataset: a batched `tf.data.Dataset`; an element is what a step gets.
@@ -52,8 +52,9 @@ class DatasetFeed(Feed):
     def iterator(self, position: Position, *, continuing: bool) -> Any:
         """An iterator that stands at `position`.
 
-        Making an iterator advances the seeds of `shuffle`. `model.fit` makes one when a pass begins and, if the number of batches is known, another
-        when it ends, which is used only if an epoch is not a pass (`continuing`). The same is done here, so that both see the same order.
+        Making an iterator advances the seeds of `shuffle`. `model.fit` makes one when a pass begins and, if the number of batches is
+        known, another when it ends, which is used only if an epoch is not a pass (`continuing`). The same is done here, so that both
+        see the same order.
         """
         ready, self._next_iterator = self._next_iterator, None
         if ready is not None and continuing:

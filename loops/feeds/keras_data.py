@@ -107,7 +107,7 @@ def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[tuple[An
         raise ValueError(f"`validation_split`={fraction} of {n} examples leaves a part empty.")
 
     def part(which: slice) -> tuple[Any, Any, Any]:
-        return tuple(keras.tree.map_structure(lambda a: None if a is None else _rows(a, which), item) for item in (x, y, sample_weight))  # type: ignore[return-value]
+        return tuple(keras.tree.map_structure(lambda a: None if a is None else _rows(a, which), item) for item in (x, y, sample_weight))
 
     held_out = part(slice(at, n))
     return part(slice(0, at)), keras.utils.pack_x_y_sample_weight(*held_out) if y is not None else (held_out[0],)

@@ -31,6 +31,7 @@ class NoFeed(Feed):
         self.steps_per_epoch = int(steps_per_epoch)
 
     def blocks(self, position: Position) -> Iterator[Block]:
+        assert self.steps_per_epoch is not None
         left = self.steps_per_epoch - position.batch
         while left > 0:
             yield Block(None, min(left, _BLOCK_STEPS))

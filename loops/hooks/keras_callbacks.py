@@ -22,8 +22,8 @@ _TEST_BATCH = ("on_test_batch_begin", "on_test_batch_end")
 class KerasCallbacks(Hook):
     """Several Keras callbacks as one hook, in list order.
 
-    What they write into the epoch's logs is logged. A look at every step (or evaluation batch) is taken only if one of them overrides a batch
-    method. As in Keras, `on_train_end` is not called after an error.
+    What they write into the epoch's logs is logged. A look at every step (or evaluation batch) is taken only if one of them overrides a
+    batch method. As in Keras, `on_train_end` is not called after an error.
 
     Args:
         callbacks: `keras.callbacks.Callback` objects.

@@ -21,7 +21,9 @@ from loops.hooks.tensorboard import TensorBoard
 __all__ = ["line_up"]
 
 
-def line_up(given: Sequence[Any], *, history: History, evaluations: Mapping[str, Feed], workdir: pathlib.Path | None, model: Any) -> list[Hook]:
+def line_up(
+    given: Sequence[Any], *, history: History, evaluations: Mapping[str, Feed], workdir: pathlib.Path | None, model: Any
+) -> list[Hook]:
     """All hooks of a loop.
 
     Args:
