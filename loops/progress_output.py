@@ -108,8 +108,10 @@ def duration(seconds: float) -> str:
 
     Example:
         >>> [duration(s) for s in (0.04, 8.26, 75, 4000)]
-        ['0.0s', '8.3s', '1:15', '1:06:40']
+        ['40ms', '8.3s', '1:15', '1:06:40']
     """
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f}ms"
     if seconds < 10:
         return f"{seconds:.1f}s"
     whole = round(seconds)

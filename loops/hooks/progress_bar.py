@@ -65,16 +65,14 @@ class ProgressBar(Hook):
         self._evaluated: set[str] = set()
         self._held: list[Part] | None = None
         self._allowance, self._allowed_at = float(_BURST), loop.clock()
-        self._epoch_begin: tuple[float, int] | None = None
-        self._seconds_per_step: float | None = None
+        self._epoch_begin = loop.clock()
+        self._whole_step: float | None = None  # seconds per step with evaluations and all, in the last epoch
+        self._since = (loop.clock(), loop.progress.step)
         self._evaluating_at = float("-inf")
 
     def on_epoch_begin(self, loop: TrainLoop) -> None:
         now, step = loop.clock(), loop.progress.step
-        if self._epoch_begin is not None and step > self._epoch_begin[1]:
-            begin, first = self._epoch_begin
-            self._seconds_per_step = (now - begin) / (step - first)
-        self._epoch_begin = now, step
+        self._epoch_begin, self._since = now, (now, step)
         self._pace.start(step, now)
 
     def on_window_end(self, loop: TrainLoop, window: Window) -> None:
@@ -84,7 +82,7 @@ class ProgressBar(Hook):
             self._output.show(self._running_parts(loop, now))
         if self._is_first_look:
             # Up to the first look the program was also compiled, which says nothing about the speed.
-            self._is_first_look = False
+            self._is_first_look, self._since = False, (now, step)
             self._pace.start(step, now)
 
     def on_evaluate_begin(self, loop: TrainLoop, name: str) -> None:
@@ -102,12 +100,14 @@ class ProgressBar(Hook):
         if self.verbose == 0:
             return
         now, progress = loop.clock(), loop.progress
-        taken = now - (self._epoch_begin or (now, 0))[0]
-        parts = [_epoch(loop), Part(f"{progress.step_in_epoch} steps in {duration(taken)}", 5), *self._metrics(logs)]
+        begin, first = self._since
+        if progress.step > first:
+            self._whole_step = (now - begin) / (progress.step - first)
+        steps_done = f"{progress.step_in_epoch} steps in {duration(now - self._epoch_begin)}"
+        parts = [_epoch(loop), Part(steps_done, 5), *self._metrics(logs)]
         if (speed := self._pace.steps_per_second(progress.step, now)) > 0:
             parts.append(Part(f"{_speed(speed)} steps/s", 6))
-        left = self._run_left(loop, taken / max(1, progress.step_in_epoch))
-        if left:
+        if left := self._run_left(loop, self._whole_step):
             parts.append(Part(f"{duration(left)} left", 7))
         if self._output.every_epoch or self._is_allowed(now):
             self._output.finish(parts)
@@ -143,13 +143,15 @@ class ProgressBar(Hook):
             parts.append(Part(f"{_speed(speed)} steps/s", 6))
             if total:
                 parts.append(Part(f"{duration((total - done) / speed)} left", 2))
-            run_left = self._run_left(loop, self._seconds_per_step or 1 / speed)
+            run_left = self._run_left(loop, self._whole_step or 1 / speed)
             if run_left and (not total or run_left > 1.5 * (total - done) / speed):
                 parts.append(Part(f"run {duration(run_left)}", 7))
         return parts
 
-    def _run_left(self, loop: TrainLoop, seconds_per_step: float) -> float | None:
+    def _run_left(self, loop: TrainLoop, seconds_per_step: float | None) -> float | None:
         """Seconds until the run has reached its target, if that can be told."""
+        if seconds_per_step is None:
+            return None
         progress = loop.progress
         steps = [] if loop.steps is None else [loop.steps - progress.step]
         if loop.epochs is not None and progress.steps_per_epoch:
