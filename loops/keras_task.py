@@ -103,6 +103,7 @@ class KerasTask(Task):
         return rows
 
     def build(self, spec: Any) -> None:
+        super().build(spec)
         # With one replica, tracing builds everything. Under a strategy the variables of metrics cannot be made inside a replica.
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             shapes = tf.nest.map_structure(lambda s: None if s is None else tf.TensorSpec([None, *s.shape[1:]], s.dtype), spec)

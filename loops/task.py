@@ -187,7 +187,14 @@ class Task:
         return [v for v in self.tracked.model_variables() if not v.trainable]
 
     def build(self, spec: Any) -> None:
-        """Called before the first step is traced, with the type specs of a batch; builds what cannot be built while tracing."""
+        """Called before the first step is traced, with the type specs of a batch; builds what need not wait for it.
+
+        Variables made while tracing would cost a second trace. Of several optimizers, each is built when it is first used.
+        """
+        tracked = self.tracked
+        variables = self.trainable_variables
+        if len(tracked.optimizers) == 1 and variables and all(getattr(layer, "built", True) for layer in tracked.layers):
+            self._build(next(iter(tracked.optimizers.values())), variables)
 
     def reset_metrics(self) -> None:
         """Clears all metrics; called when an epoch or an evaluation begins."""
