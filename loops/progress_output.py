@@ -6,6 +6,7 @@ What the lines say is decided elsewhere: see `loops.hooks.ProgressBar`.
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 import unicodedata
@@ -125,18 +126,18 @@ class Output:
     """Base class.
 
     Attributes:
-        seconds: how often `show` is worth calling, None for never.
-        every_epoch: whether each finished line shall be shown, however fast they come.
+        seconds: how often `show` is worth calling, infinity for never.
+        rewrites: whether the line that `show` shows is replaced by the next one.
     """
 
-    seconds: float | None = None
-    every_epoch = True
+    seconds = math.inf
+    rewrites = False
 
     def show(self, parts: Sequence[Part]) -> None:
-        """Shows a line that is replaced by the next."""
+        """Shows a line about something that goes on."""
 
     def finish(self, parts: Sequence[Part]) -> None:
-        """Shows a line that stays."""
+        """Shows the line about what has ended, in place of those about its going on if they can be rewritten."""
 
     def close(self) -> None:
         """Leaves everything as it shall stay."""
@@ -151,10 +152,10 @@ class LogOutput(Output):
 
     Args:
         stream: where to write.
-        seconds: time between two lines of one epoch, None for one line per epoch.
+        seconds: time between two lines of one epoch, infinity for one line per epoch.
     """
 
-    def __init__(self, stream: TextIO, seconds: float | None = 30.0):
+    def __init__(self, stream: TextIO, seconds: float = 30.0):
         self._stream, self.seconds = stream, seconds
 
     def show(self, parts: Sequence[Part]) -> None:
@@ -173,7 +174,7 @@ class TerminalOutput(Output):
     """
 
     seconds = 0.5
-    every_epoch = False
+    rewrites = True
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -211,7 +212,7 @@ class NotebookOutput(Output):
     """One output of a notebook cell for each line, updated in place."""
 
     seconds = 0.5
-    every_epoch = False
+    rewrites = True
 
     def __init__(self) -> None:
         self._display = importlib.import_module("IPython.display").display  # only there in a notebook
@@ -249,7 +250,7 @@ def output_for(stream: TextIO | None, verbose: int | str) -> Output:
     if verbose == 0:
         return Silence()
     if verbose == 2:
-        return LogOutput(stream or sys.stdout, seconds=None)
+        return LogOutput(stream or sys.stdout, seconds=math.inf)
     if stream is None and _in_notebook():
         return NotebookOutput()
     stream = stream or sys.stdout

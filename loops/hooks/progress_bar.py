@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgressBar"]
 
+_FIRST_LOOK = 0.5  # seconds
 _BURST, _LINES_PER_SECOND = 20, 10.0  # finished epochs that a terminal shows
 
 
@@ -51,24 +53,26 @@ class ProgressBar(Hook):
         if verbose not in (0, 1, 2, "auto"):
             raise ValueError(f'ProgressBar(verbose=...) takes 0, 1, 2 or "auto"; got {verbose!r}.')
         self.verbose, self._stream = verbose, stream
-        self._trigger = triggers.EverySeconds(progress_output.TerminalOutput.seconds)
-        self.every = None if verbose in (0, 2) else self._trigger
+        self._trigger = triggers.EverySeconds(_FIRST_LOOK)
+        self.every = None if verbose == 0 else self._trigger
         self._output = progress_output.Output()
         self._pace = Pace()
+        self._begin(0.0, 0)
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
-        self._output = progress_output.output_for(self._stream, self.verbose)
-        if self._output.seconds is not None:
-            self._trigger.seconds = self._output.seconds
+    def _begin(self, now: float, step: int) -> None:
+        self._trigger.seconds = _FIRST_LOOK
         self._is_first_look = True
         self._logs: Mapping[str, Any] = {}
         self._evaluated: set[str] = set()
         self._held: list[Part] | None = None
-        self._allowance, self._allowed_at = float(_BURST), loop.clock()
-        self._epoch_begin = loop.clock()
+        self._allowance, self._allowed_at = float(_BURST), now
+        self._epoch_begin, self._since = now, (now, step)
         self._whole_step: float | None = None  # seconds per step with evaluations and all, in the last epoch
-        self._since = (loop.clock(), loop.progress.step)
-        self._evaluating_at = float("-inf")
+        self._shown_at, self._evaluating_at = now, -math.inf
+
+    def on_train_begin(self, loop: TrainLoop) -> None:
+        self._output = progress_output.output_for(self._stream, self.verbose)
+        self._begin(loop.clock(), loop.progress.step)
 
     def on_epoch_begin(self, loop: TrainLoop) -> None:
         now, step = loop.clock(), loop.progress.step
@@ -79,16 +83,20 @@ class ProgressBar(Hook):
         now, step = loop.clock(), loop.progress.step
         if not loop.progress.epoch_ended:
             self._logs = dict(window.logs)
-            self._output.show(self._running_parts(loop, now))
+            # Not at every look: the first may come early, and the last window is shown when training ends.
+            if now - self._shown_at >= 0.9 * self._output.seconds:
+                self._shown_at = now
+                self._output.show(self._running_parts(loop, now))
         if self._is_first_look:
             # Up to the first look the program was also compiled, which says nothing about the speed.
             self._is_first_look, self._since = False, (now, step)
             self._pace.start(step, now)
+            self._trigger.seconds = self._output.seconds
 
     def on_evaluate_begin(self, loop: TrainLoop, name: str) -> None:
         now = loop.clock()
         self._pace.pause(now)
-        if not self._output.every_epoch and now - self._evaluating_at >= self._trigger.seconds:
+        if self._output.rewrites and now - self._evaluating_at >= self._output.seconds:
             self._evaluating_at = now
             self._output.show(self._running_parts(loop, now, f"evaluating {name}"))
 
@@ -109,7 +117,7 @@ class ProgressBar(Hook):
             parts.append(Part(f"{_speed(speed)} steps/s", 6))
         if left := self._run_left(loop, self._whole_step):
             parts.append(Part(f"{duration(left)} left", 7))
-        if self._output.every_epoch or self._is_allowed(now):
+        if not self._output.rewrites or self._is_allowed(now):
             self._output.finish(parts)
             self._held = None
         else:
@@ -117,10 +125,10 @@ class ProgressBar(Hook):
         self._logs = {}
 
     def on_train_end(self, loop: TrainLoop) -> None:
-        if self._held is not None:
-            self._output.finish(self._held)
-        elif not loop.progress.epoch_ended and loop.progress.step_in_epoch and self._logs:
+        if not loop.progress.epoch_ended and loop.progress.step_in_epoch and self._logs:
             self._output.finish(self._running_parts(loop, loop.clock()))
+        elif self._held is not None:
+            self._output.finish(self._held)
         self._output.close()
         if loop.outcome == "stopped" and loop.stop_reason:
             self._output.finish([Part(f"Stopped at step {loop.progress.step}: {loop.stop_reason}", 0)])

@@ -181,6 +181,8 @@ class TensorBoard(Hook):
         self._evaluated.clear()
 
     def on_train_end(self, loop: TrainLoop) -> None:
+        if not self._running:  # another hook failed before this one began
+            return
         self._running = False
         self._profile.stop()
         if self.write_graph and not self._graph_written and loop.progress.step > 0:

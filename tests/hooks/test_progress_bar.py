@@ -220,16 +220,15 @@ def test_a_log_hears_of_a_long_epoch_every_30_seconds():
     loop = FakeLoop(epochs=1, steps_per_epoch=1000)
     reads = drive(ProgressBar(stream=stream), loop, epochs=1, steps=1000, step_seconds=0.125, logs=loss)
     lines = stream.getvalue().splitlines()
-    assert [re.search(r"(\d+)/1000 ", line).group(1) for line in lines[:-1]] == ["240", "480", "720", "960"]
+    assert [re.search(r"(\d+)/1000 ", line).group(1) for line in lines[:-1]] == ["244", "484", "724", "964"]
     assert "1000 steps in 2:05" in lines[-1]
-    assert len(reads) == 4
+    assert len(reads) == 5
 
 
 def test_verbose_2_is_one_line_per_epoch_also_in_a_terminal(wide):
     stream = Terminal()
     bar = ProgressBar(2, stream=stream)
     drive(bar, FakeLoop(epochs=2), epochs=2, steps=1000, step_seconds=0.1, logs=loss)
-    assert bar.every is None
     assert len(stream.getvalue().splitlines()) == 2 and "\r" not in stream.getvalue()
 
 
@@ -247,10 +246,12 @@ def test_unknown_length_counts_steps_until_it_is_known(wide):
     assert "10/20" in second and "━" in second
 
 
-def test_a_run_that_ends_in_mid_epoch_shows_how_far_it_came(wide):
-    stream = Terminal()
+@pytest.mark.parametrize("kind", [Terminal, io.StringIO])
+@pytest.mark.parametrize("verbose", ["auto", 2])
+def test_a_run_that_ends_in_mid_epoch_shows_how_far_it_came(wide, kind, verbose):
+    stream = kind()
     loop = FakeLoop(steps=130, steps_per_epoch=100)
-    drive(ProgressBar(stream=stream), loop, epochs=2, steps=100, step_seconds=0.01, logs=loss, last_steps=30)
+    drive(ProgressBar(verbose, stream=stream), loop, epochs=2, steps=100, step_seconds=0.01, logs=loss, last_steps=30)
     first, second = Screen(160).feed(stream.getvalue()).text
     assert first.startswith("Epoch 1 ") and "100 steps" in first
     assert second.startswith("Epoch 2 ") and "30/100" in second and f"loss {1 / 130:.4f}" in second
@@ -352,17 +353,26 @@ def test_a_terminal_says_that_it_evaluates(wide):
     assert "evaluating" not in Screen(160).feed(stream.getvalue()).text[0]
 
 
-def test_the_time_of_compilation_is_not_taken_for_the_speed(wide):
-    stream, loop = Terminal(), FakeLoop(epochs=11)
-    bar = ProgressBar(stream=stream)
+@pytest.mark.parametrize("kind", [Terminal, io.StringIO])
+@pytest.mark.parametrize("verbose", ["auto", 2])
+def test_the_time_of_compilation_is_not_taken_for_the_speed(wide, kind, verbose):
+    stream, loop = kind(), FakeLoop(epochs=11)
+    bar = ProgressBar(verbose, stream=stream)
 
     def logs(progress):
         loop.now += 60.0 * (progress.step == 1)
         return {"loss": 1.0}
 
     drive(bar, loop, epochs=1, steps=100, step_seconds=0.6, logs=logs)
-    (line,) = Screen(160).feed(stream.getvalue()).text
+    line = Screen(160).feed(stream.getvalue()).text[-1]
     assert "100 steps in 2:00" in line and "1.67 steps/s" in line and "10:00 left" in line
+
+
+def test_it_can_end_without_having_begun():
+    loop, stream = FakeLoop(epochs=1), io.StringIO()
+    loop.outcome = "failed"
+    ProgressBar(stream=stream).on_train_end(loop)
+    assert stream.getvalue() == ""
 
 
 def test_wrong_verbosity_is_named():

@@ -364,6 +364,19 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
         fit(compiled(), hooks.TensorBoard(tmp_path / "file"))
 
 
+def test_it_can_end_without_having_begun(tmp_path, monkeypatch):
+    class Failing(hooks.Hook):
+        phase = hooks.Phase.EVALUATE
+
+        def on_train_begin(self, loop):
+            raise KeyError("mine")
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyError, match="mine"):
+        fit(compiled(), Failing(), hooks.TensorBoard())
+    assert not list(tmp_path.iterdir())
+
+
 def test_steps_per_second_are_positive_at_epochs_and_looks(tmp_path):
     fit(compiled(), hooks.TensorBoard(tmp_path, write_steps_per_second=True, update_freq="batch"))
     train = testing.read_events(tmp_path)["train"]
