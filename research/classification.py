@@ -13,7 +13,6 @@ import keras
 import tensorflow as tf
 
 import loops
-from loops import hooks
 from research import datasets
 from research.study import InputError, Study, in_scope
 
@@ -82,7 +81,6 @@ def build(
         task = loops.SupervisedTask(
             model, loss="sparse_categorical_crossentropy", optimizer=make_optimizer(config.optimizer), metrics=["accuracy"]
         )
-    stopping = hooks.EarlyStopping(monitor="val_loss", patience=config.patience, restore_best_weights=True)
     return Study(
         task=task,
         model=model,
@@ -91,7 +89,7 @@ def build(
         test=loops.ArrayFeed(data.test, batch_size=config.batch_size),
         monitor="val_loss",
         mode="min",
-        hooks=(stopping,) if config.patience else (),
+        hooks=(),
         title=f"{config.dataset} ({config.normalize}), {config.optimizer.name} {config.optimizer.learning_rate:g}",
         description=f"{data.description} Inputs: {config.normalize}.",
     )

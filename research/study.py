@@ -13,8 +13,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
@@ -40,7 +38,7 @@ class Study:
         test: the feed that nothing is decided by.
         monitor: name in the logs by which the best epoch is chosen.
         mode: "min" or "max": which of its values is best.
-        hooks: hooks that belong to the experiment, such as early stopping.
+        hooks: hooks that belong to the experiment; the program that runs it adds early stopping on `monitor`, and its progress bar.
         title: a few words, for the head of a picture.
         description: a sentence or two on data and model, printed before training.
     """
@@ -55,17 +53,6 @@ class Study:
     hooks: Sequence[Any]
     title: str
     description: str
-
-    def best_epoch(self, history: Mapping[str, Sequence[float]]) -> int | None:
-        """Position of the best epoch in a history's lists; None if `monitor` was never measured.
-
-        Args:
-            history: maps names to one value per epoch. NaN is never best.
-        """
-        values = np.asarray(history.get(self.monitor, ()), float)
-        if not values.size or np.isnan(values).all():
-            return None
-        return int(np.nanargmin(values) if self.mode == "min" else np.nanargmax(values))
 
 
 def build(

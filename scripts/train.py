@@ -51,10 +51,14 @@ def main(args: flags.FlagValues) -> int:
 
     strategy = _all_devices() if args.strategy == "mirrored" else None
     study = build(args.config, data_dir=args.data_dir, seed=args.seed, strategy=strategy)
-    loop = _loop(study, args, strategy)
+    config = args.config
+    best = loops.hooks.EarlyStopping(
+        study.monitor, mode=study.mode, patience=config.get("patience", 0) or config.epochs, restore_best_weights=True
+    )
+    loop = _loop(study, best, args, strategy)
     print(study.description, flush=True)
     try:
-        loop.run(epochs=args.config.epochs)
+        loop.run(epochs=config.epochs)
     except loops.NonFiniteError as error:
         print(f"{error} {_kept(loop.workdir)}", file=sys.stderr)
         return 1
@@ -62,9 +66,9 @@ def main(args: flags.FlagValues) -> int:
         # The first Ctrl-C ends the run at a step, without an exception; this is a second one.
         pass
     if loop.outcome == "interrupted":
-        print(f"Interrupted in epoch {loop.progress.epoch + 1} of {args.config.epochs}. {_kept(loop.workdir)}")
+        print(f"Interrupted in epoch {loop.progress.epoch + 1} of {config.epochs}. {_kept(loop.workdir)}")
         return command_line.EXIT_INTERRUPTED
-    report(study, loop, args.compile)
+    report(study, loop, best, args.compile)
     return 0
 
 
@@ -75,55 +79,64 @@ def _all_devices() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
-def _loop(study: Study, args: flags.FlagValues, strategy: tf.distribute.Strategy | None) -> loops.TrainLoop:
+def _loop(
+    study: Study, best: loops.hooks.EarlyStopping, args: flags.FlagValues, strategy: tf.distribute.Strategy | None
+) -> loops.TrainLoop:
     import loops
 
     try:
         return loops.TrainLoop(
             study.task,
             study.train,
-            hooks=[*study.hooks, loops.hooks.ProgressBar()],
+            hooks=[*study.hooks, best, loops.hooks.ProgressBar()],
             evaluate=study.evaluate,
             workdir=args.workdir,
             strategy=strategy,
             compile=args.compile,
             seed=args.seed,
+            on_nonfinite=args.config.get("on_nonfinite", "raise"),
             config=args.config.to_dict(),
         )
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
 
 
-def report(study: Study, loop: loops.TrainLoop, compile: str) -> None:
-    """Evaluates the best weights on the test set, draws the curves, and prints a table and where to look next."""
+def report(study: Study, loop: loops.TrainLoop, best: loops.hooks.EarlyStopping, compile: str) -> None:
+    """Evaluates on the test set, draws the curves, and prints a table and where to look next.
+
+    Args:
+        study: what was trained; its model has the weights of the best epoch.
+        loop: the loop that trained it.
+        best: the hook that chose the best epoch.
+        compile: how evaluation is to run.
+    """
     import loops
 
-    history, workdir = loop.history, loop.workdir
-    best = study.best_epoch(history.history)
-    if workdir and (workdir / BEST_WEIGHTS).exists():
-        study.model.load_weights(workdir / BEST_WEIGHTS)
+    history, workdir, seconds = loop.history, loop.workdir, loop.progress.seconds
+    found = best.best is not None
+    at = history.epoch.index(best.best_epoch) if found else len(history.epoch) - 1
+    logs = {name: values[at] for name, values in history.history.items() if len(values) == len(history.epoch)}
     test = loops.EvalLoop(study.task, strategy=loop.strategy, compile=compile).run(study.test)
-
-    epoch = len(history.epoch) - 1 if best is None else best
-    logs = {name: values[epoch] for name, values in history.history.items() if len(values) == len(history.epoch)}
     rows = {"train": {name: logs[name] for name in test if name in logs}}
     for name in study.evaluate:
-        rows[name] = {metric.removeprefix(f"{name}_"): value for metric, value in logs.items() if metric.startswith(f"{name}_")}
+        rows[name] = {metric: logs[f"{name}_{metric}"] for metric in test if f"{name}_{metric}" in logs}
     print(f"\n{metrics_table({**rows, 'test': test})}\n")
 
-    seconds = loop.progress.seconds
-    print(f"Best {study.monitor} in epoch {epoch + 1} of {len(history.epoch)}; {loop.progress.step:,} steps in {seconds:.1f} s.")
+    chosen = f"Best {study.monitor} in epoch {best.best_epoch + 1}" if found else f"No epoch had a finite {study.monitor}: the last"
+    print(f"{chosen} of {len(history.epoch)}; {loop.progress.step:,} steps in {seconds:.1f} s.")
     if workdir is None:
         print("Nothing was written: --workdir=runs/NAME keeps weights, history, curves and TensorBoard.")
         return
-    from research import plots
+    if history.epoch:
+        from research import plots
 
-    curves = workdir / "plots" / "learning_curves.png"
-    curves.parent.mkdir(exist_ok=True)
-    plots.learning_curves(history, curves, best=best, title=study.title)
-    print(f"Curves:      {curves}")
+        curves = workdir / "plots" / "learning_curves.png"
+        curves.parent.mkdir(exist_ok=True)
+        plots.learning_curves(history, curves, best=at if found else None, title=study.title)
+        print(f"Curves:      {curves}")
     print(f"TensorBoard: tensorboard --logdir={workdir}")
-    print(f"Test again:  python scripts/evaluate.py --workdir={workdir}")
+    if (workdir / BEST_WEIGHTS).exists():
+        print(f"Test again:  python scripts/evaluate.py --workdir={workdir}")
 
 
 def _kept(workdir: pathlib.Path | None) -> str:

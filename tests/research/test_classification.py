@@ -63,9 +63,5 @@ def test_what_does_not_exist_is_named(changes, said):
         study.build(config(**changes))
 
 
-def test_patience_0_never_stops_early():
-    assert study.build(config(patience=0)).hooks == ()
-
-
 def test_the_config_names_its_own_study():
     assert pathlib.Path(classification.__file__).stem == config_file.get_config().study

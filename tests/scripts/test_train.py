@@ -151,6 +151,22 @@ def test_every_way_to_run_gives_the_same_numbers(trained, tmp_path, arguments):
     assert row(output, "val") == pytest.approx([float(expected["val_loss"]), float(expected["val_accuracy"])], rel=1e-3)
 
 
+def test_patience_decides_how_long_a_run_goes_on_without_getting_better(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        loops.hooks.ProgressBar, "on_epoch_begin", lambda self, loop: setattr(loop, "learning_rate", 0.05 * 0**loop.progress.epoch)
+    )
+    for patience, epochs in ((2, 3), (0, 5)):
+        code, output, _ = run(train, "--config.epochs=5", f"--config.patience={patience}")
+        assert code == 0 and f"Best val_loss in epoch 1 of {epochs}" in output
+
+
+def test_a_run_that_goes_on_without_a_finite_loss_is_reported_as_it_is(tmp_path):
+    arguments = ["--config.optimizer.learning_rate=1e30", "--config.on_nonfinite=ignore", "--config.epochs=1"]
+    code, output, _ = run(train, f"--workdir={tmp_path / 'run'}", *arguments)
+    assert code == 0
+    assert "No epoch had a finite val_loss" in output and "evaluate.py" not in output and np.isnan(row(output, "test")[0])
+
+
 def test_a_loss_that_is_not_finite_is_said_with_what_was_kept(tmp_path):
     code, _, errors = run(train, f"--workdir={tmp_path / 'run'}", "--config.optimizer.learning_rate=1e30", "--config.epochs=1")
     assert code == 1
