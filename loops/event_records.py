@@ -46,7 +46,8 @@ def scalars(steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], wall_time
     heads = [event(wall_time=t, step=s).SerializeToString() for t, s in zip(times.tolist(), numbers.tolist(), strict=True)]
     present = ~np.stack([np.ma.getmaskarray(column) for column in columns.values()])
     bodies: dict[int, bytes] = {}
-    for pattern in np.unique(present, axis=1).T:
+    patterns = present[:, :1] if present.all() else np.unique(present, axis=1)
+    for pattern in patterns.T:
         at = np.flatnonzero((present == pattern[:, None]).all(axis=0))
         chosen = {tag: column.data[at] for (tag, column), there in zip(columns.items(), pattern, strict=True) if there}
         if chosen:

@@ -292,6 +292,14 @@ def test_a_model_that_cannot_be_drawn_is_no_reason_to_fail(tmp_path):
     assert "keras" not in testing.read_events(tmp_path)["train"]
 
 
+def test_the_graph_that_a_loop_offers_is_written(tmp_path, monkeypatch):
+    function = tf.function(lambda x: x * 2.0).get_concrete_function(tf.TensorSpec([None]))
+    monkeypatch.setattr(loops.TrainLoop, "graph", function.graph, raising=False)
+    fit(compiled(), hooks.TensorBoard(tmp_path), epochs=1)
+    ((_, graph),) = testing.read_events(tmp_path)["train"]["graph"]
+    assert "Mul" in {node.op for node in tf.compat.v1.GraphDef.FromString(graph).node}
+
+
 def test_write_graph_false_writes_none(tmp_path):
     fit(compiled(), hooks.TensorBoard(tmp_path, write_graph=False))
     assert not {"keras", "graph"} & set(testing.read_events(tmp_path)["train"])
