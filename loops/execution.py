@@ -184,9 +184,10 @@ class Execution:
         self._cursor: Cursor = open_cursor(feed, position, self.program.mode, continuing=self._continuing)
 
     def _call(self, source: Any, start: int, n: int) -> Call:
-        if self._guarded and self._guard is None:
-            if self.program.mode != "eager":
-                self.step.concrete(self.feed.element_spec)  # builds what was not built: only then the variables are complete
+        eager = self.program.mode == "eager"
+        if self._guarded and (self._guard is None or (eager and bool(self._guard.finite))):
+            # The variables are complete only when everything is built: tracing does that, and in eager mode the first step.
+            self.step.build(self.feed.element_spec) if eager else self.step.concrete(self.feed.element_spec)
             self._guard = self._new_guard()
         call = self.program(source, self.feed.element_spec, start=start, n=n, first_step=self.progress.step, guard=self._guard)
         self._guard = call.guard

@@ -67,6 +67,11 @@ class GlobalStep:
         """A hashable identity of the structure, shapes and dtypes of a batch."""
         return tuple(tf.nest.flatten(spec)), str(tf.nest.map_structure(lambda _: 0, spec))
 
+    def build(self, spec: Any) -> None:
+        """Builds what need not wait for the trace."""
+        with self.strategy.scope():
+            self.task.build(spec)
+
     def concrete(self, spec: Any) -> Any:
         """The graph function for batches of `spec`; traced once for each spec.
 
@@ -77,8 +82,8 @@ class GlobalStep:
         if key not in self._concrete:
             before = self.meta
             function = tf.function(self.__call__, autograph=False)
+            self.build(spec)
             with self.strategy.scope():
-                self.task.build(spec)
                 self._concrete[key] = function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
             self.traces += 1
             if before is not None and self.meta is not None and before.spec.kinds != self.meta.spec.kinds:

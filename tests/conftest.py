@@ -16,3 +16,14 @@ tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfigu
 def _fresh_keras_session():
     keras.utils.clear_session()
     yield
+
+
+@pytest.fixture(scope="session")
+def two_replicas():
+    """One strategy for the whole session: collectives of a second one in the same process would collide with the first's."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    return tf.distribute.get_strategy()

@@ -79,7 +79,7 @@ def feed_for(
         sample_weight=sample_weight,
         batch_size=batch_size,
         steps_per_epoch=steps,
-        shuffle=shuffle if not isinstance(x, tf.data.Dataset) else False,
+        shuffle=shuffle if isinstance(x, keras.utils.PyDataset) or hasattr(x, "shape") else False,
         class_weight=class_weight,
     )
     if isinstance(x, tf.data.Dataset):

@@ -1,0 +1,129 @@
+"""A step that makes numbers stop being numbers is named, and the state is that from before it, bit for bit."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import loops
+from loops import hooks
+from tests.loops import tiny
+
+BAD_STEP = 5
+
+
+def poisoned(value=np.nan):
+    x, y = tiny.data(100)
+    x = x.copy()
+    x[16 * (BAD_STEP - 1) + 3, 2] = value
+    return x, y
+
+
+class SqrtTask(tiny.Classifier):
+    """The loss stays finite where the gradient does not: d sqrt(r) / dr at r = 0."""
+
+    def loss(self, y, y_pred):
+        distance = tf.reduce_sum(tf.abs(y_pred - tf.one_hot(y, 3)))
+        at_bad_step = tf.cast(tf.not_equal(self.step, BAD_STEP - 1), tf.float32)
+        return super().loss(y, y_pred) + tf.sqrt(distance * at_bad_step)
+
+
+def reference_state(task, kind, x, y, compile="graph"):
+    loops.TrainLoop(task, tiny.feed_of(kind, x, y), compile=compile).run(steps=BAD_STEP - 1)
+    return tiny.state(task)
+
+
+@pytest.mark.parametrize("kind", ["array", "known", "unknown"])
+@pytest.mark.parametrize("compile", ["graph", "eager"])
+def test_the_state_is_that_from_before_the_bad_step(kind, compile):
+    task = tiny.Classifier(random=True)
+    loop = loops.TrainLoop(task, tiny.feed_of(kind, *poisoned()), compile=compile)
+    with pytest.raises(loops.NonFiniteError, match=rf"At step {BAD_STEP} .*1 of 96 values in part 0 of the batch"):
+        loop.run(epochs=2)
+    assert loop.progress.step == BAD_STEP - 1
+    assert loop.outcome == "failed"
+    clean = reference_state(tiny.Classifier(random=True), kind, *tiny.data(100), compile=compile)
+    tiny.assert_same_bits(tiny.state(task), clean)
+
+
+def test_the_state_is_that_from_before_the_bad_step_under_xla():
+    task = tiny.Classifier()
+    with pytest.raises(loops.NonFiniteError, match=f"At step {BAD_STEP} "):
+        loops.TrainLoop(task, tiny.feed_of("array", *poisoned()), compile="xla").run(epochs=1)
+    tiny.assert_same_bits(tiny.state(task), reference_state(tiny.Classifier(), "array", *tiny.data(100), compile="xla"))
+
+
+@pytest.mark.parametrize("kind", ["array", "unknown"])
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_found_too(kind):
+    task = SqrtTask(random=True)
+    with pytest.raises(loops.NonFiniteError, match=f"At step {BAD_STEP} a gradient or a variable .* every number in the batch is finite"):
+        loops.TrainLoop(task, tiny.feed_of(kind, *tiny.data(100))).run(epochs=2)
+    tiny.assert_same_bits(tiny.state(task), reference_state(SqrtTask(random=True), kind, *tiny.data(100)))
+
+
+def test_two_optimizers_neither_applies_half_of_the_bad_step():
+    class TwoOptimizers(tiny.Classifier):
+        def __init__(self):
+            super().__init__(random=True)
+            self.second = keras.Sequential([keras.Input([tiny.N_FEATURES]), keras.layers.Dense(2)])
+            self.second_optimizer = keras.optimizers.Adam(0.1)
+
+        def train_step(self, batch):
+            x, _ = batch
+            with tf.GradientTape() as tape:
+                finite = tf.reduce_sum(self.second(tf.ones_like(x)) ** 2)
+            self.minimize(finite, tape, self.second_optimizer, self.second.trainable_variables)
+            return {**super().train_step(batch), "second": finite}
+
+    task, clean = TwoOptimizers(), TwoOptimizers()
+    with pytest.raises(loops.NonFiniteError, match=f"At step {BAD_STEP} "):
+        loops.TrainLoop(task, tiny.feed_of("array", *poisoned())).run(epochs=1)
+    tiny.assert_same_bits(tiny.state(task), reference_state(clean, "array", *tiny.data(100)))
+
+
+def test_stop_ends_the_run_without_evaluating_recording_or_saving(tmp_path):
+    evaluated = []
+    loop = loops.TrainLoop(
+        tiny.Classifier(),
+        tiny.feed_of("array", *poisoned()),
+        [hooks.TerminateOnNaN(), hooks.LambdaHook(on_evaluate_end=lambda *_: evaluated.append(1)), hooks.LambdaHook()],
+        evaluate={"val": tiny.feed_of("array", *tiny.data(20))},
+        workdir=tmp_path / "run",
+    )
+    history = loop.run(epochs=3)
+    assert loop.outcome == "stopped"
+    assert f"step {BAD_STEP}" in loop.stop_reason
+    assert history.epoch == []
+    assert evaluated == []
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_ignore_goes_on_as_keras_does():
+    x, y = poisoned()
+    keras.utils.set_random_seed(0)
+    model = tiny.Classifier().model
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    history = loops.fit(model, x, y, batch_size=16, epochs=1, verbose=0)
+    assert np.isnan(history.history["loss"][0])
+
+
+def test_values_that_were_never_finite_do_not_count():
+    class WithInfinity(tiny.Classifier):
+        def __init__(self):
+            super().__init__()
+            self.best = tf.Variable(np.inf)
+
+    loop = loops.TrainLoop(WithInfinity(), tiny.feed_of("array", *tiny.data(100)))
+    loop.run(epochs=1)
+    assert loop.outcome == "finished"
+
+
+def test_training_can_go_on_after_the_bad_data_was_replaced():
+    task = tiny.Classifier()
+    loop = loops.TrainLoop(task, tiny.feed_of("array", *poisoned()))
+    with pytest.raises(loops.NonFiniteError):
+        loop.run(epochs=1)
+    loop.feed = tiny.feed_of("array", *tiny.data(100))
+    loop.run(steps=30)
+    assert loop.progress.step == 30
+    assert all(np.isfinite(v).all() for v in tiny.state(task))
