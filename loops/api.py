@@ -176,6 +176,9 @@ class PredictionTask(KerasTask):
         super(KerasTask, self).__init__()
         self.model = model
 
+    def build(self, spec: Any) -> None:
+        """Nothing to build: there is no optimizer, and the model is built by its trace."""
+
 
 def _mode(model: keras.Model, compile: str) -> str:
     if compile != "auto":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from loops.logs import to_floats
+
 __all__ = ["EpochLogs"]
 
 
@@ -29,7 +31,7 @@ class EpochLogs(Mapping[str, Any]):
         self.extra: dict[str, Any] = {}
 
     def _merged(self) -> dict[str, Any]:
-        return {**dict(sorted({**self.train, **self.evaluation}.items())), **self.extra}
+        return {**to_floats({**self.train, **self.evaluation}), **self.extra}
 
     def __getitem__(self, name: str) -> Any:
         return self._merged()[name]

@@ -61,22 +61,21 @@ class EvalLoop:
         """
         kept = self._state()
         self.task.reset_metrics()
-        trace, collected, done = TraceLog(), [], 0
+        trace, done = TraceLog(), 0
+        collected: list[tuple[Call, int]] = []
         try:
             meta = self._program.step
             for call, n in _calls(self._program, feed, steps, 1 if on_batch else _MAX_CALL_STEPS, self._before(on_batch, trace)):
                 assert meta.meta is not None
                 trace.append(call.rows, n, meta.meta.spec)
-                collected.append((call.collected, n))
+                collected.append((call, n))
                 done += n
             if not done:
                 raise ValueError("There was nothing to evaluate: the feed gave no batch.")
             if on_batch is not None:
                 on_batch(done, lambda: self._results(trace), True)
             logs = self._results(trace)
-            if collected[0][0]:
-                logs.update(to_floats(self.task.eval_end(_joined(collected, trace))))
-            return dict(sorted(logs.items()))
+            return to_floats({**logs, **self.task.eval_end(_joined(collected))}) if collected[0][0].collected else logs
         finally:
             for variable, value in kept:
                 variable.assign(value)
@@ -84,7 +83,7 @@ class EvalLoop:
     def _results(self, trace: TraceLog) -> dict[str, Any]:
         meta = self._program.step.meta
         assert meta is not None
-        return self.task.results("eval", trace.epoch_logs(), meta.metrics)
+        return to_floats(self.task.results("eval", trace.epoch_logs(), meta.metrics))
 
     def _before(self, on_batch: Any, trace: TraceLog) -> Callable[[int], None] | None:
         return None if on_batch is None else lambda i: on_batch(i, lambda: self._results(trace), False)
@@ -110,14 +109,10 @@ class PredictLoop:
 
     def run(self, feed: Feed, *, steps: int | None = None) -> Any:
         """Outputs `[N, ...]` as arrays, in the structure that `predict_step` returns."""
-        trace, collected = TraceLog(), []
-        for call, n in _calls(self._program, feed, steps, _MAX_CALL_STEPS, None):
-            assert self._program.step.meta is not None
-            trace.append(call.rows, n, self._program.step.meta.spec)
-            collected.append((call.collected, n))
-        if not collected:
+        calls = list(_calls(self._program, feed, steps, _MAX_CALL_STEPS, None))
+        if not calls:
             raise ValueError("There was nothing to predict: the feed gave no batch.")
-        return _joined(collected, trace)["output"]
+        return _joined(calls)["output"]
 
 
 def resolve_mode(compile: str) -> str:
@@ -157,13 +152,12 @@ def _calls(program: Program, feed: Feed, steps: int | None, most: int, before: C
         cursor.close()
 
 
-def _joined(collected: list[tuple[Any, int]], trace: TraceLog) -> dict[str, Any]:
-    """Concatenates the collected outputs of all calls, without the padding of short blocks."""
-    examples = [row[0] for rows, _ in trace.rows(0, 1 << 62) for row in rows]
-    parts: list[Any] = []
-    first = 0
-    for outputs, n in collected:
-        count = int(sum(examples[first : first + n]))
-        parts.append(tf.nest.map_structure(lambda t, count=count: np.asarray(t)[:count], outputs))
-        first += n
+def _joined(calls: list[tuple[Call, int]]) -> dict[str, Any]:
+    """Concatenates the collected outputs of all calls."""
+    parts = [tf.nest.map_structure(lambda t, call=call, n=n: _unpadded(np.asarray(t), call, n), call.collected) for call, n in calls]
     return dict(tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts))
+
+
+def _unpadded(outputs: np.ndarray, call: Call, n: int) -> np.ndarray:
+    """Outputs of the `n` steps that were done, of the capacity that an XLA program fills."""
+    return outputs if call.capacity is None else outputs[: len(outputs) // call.capacity * n]

@@ -211,7 +211,9 @@ class Execution:
             done = int(broken.call.done) - 1
             self.trace.append(broken.call.rows, done, broken.spec)
             self.progress.advance(done, 0)
-            return NonFiniteStep(self.progress.step + 1, _arrays(broken.call.last_batch), bool(np.isfinite(np.asarray(broken.call.rows)[done, 1])))
+            return NonFiniteStep(
+                self.progress.step + 1, _arrays(broken.call.last_batch), bool(np.isfinite(np.asarray(broken.call.rows)[done, 1]))
+            )
         else:
             source = next(iter(self.feed.blocks(Position(self.progress.pass_index, self.progress.batch))))
         for i in range(broken.n):

@@ -48,6 +48,7 @@ class KerasTask(Task):
         self._own_train_step = _overridden(model, "train_step")
         self._own_test_step = _overridden(model, "test_step")
         self._reports_metrics = {"train": True, "eval": True}
+        self._groups: dict[str, dict[str, str]] = {"train": {}, "eval": {}}
 
     def train_step(self, batch: Any) -> Mapping[str, Any]:
         if self._own_train_step:
@@ -93,6 +94,7 @@ class KerasTask(Task):
             raise TypeError(f"The model's own {kind} step returned {type(logs).__name__}; it has to return a dict of logs.")
         self._reports_metrics[kind] = set(logs) == set(self.model.get_metrics_result())
         flat = _flatten(logs)
+        self._groups[kind] = {name: group for group, value in logs.items() if isinstance(value, Mapping) for name in _flatten(value)}
         if not self._reports_metrics[kind]:
             return {name: Last(value) for name, value in flat.items()}
         rows: dict[str, Any] = {}
@@ -103,7 +105,8 @@ class KerasTask(Task):
         return rows
 
     def build(self, spec: Any) -> None:
-        super().build(spec)
+        if not self._own_train_step:  # what an own step updates by which optimizer is known when it is traced
+            super().build(spec)
         # With one replica, tracing builds everything. Under a strategy the variables of metrics cannot be made inside a replica.
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             shapes = tf.nest.map_structure(lambda s: None if s is None else tf.TensorSpec([None, *s.shape[1:]], s.dtype), spec)
@@ -114,7 +117,14 @@ class KerasTask(Task):
 
     def results(self, kind: str, reduced: dict[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
         if not self._reports_metrics[kind]:
-            return to_floats(reduced)
+            nested: dict[str, Any] = {}
+            for name, value in reduced.items():  # Keras orders what a step returned by the names of the outer dict
+                group = self._groups[kind].get(name)
+                if group is None:
+                    nested[name] = value
+                else:
+                    nested.setdefault(group, {})[name] = value
+            return nested
         logs = to_floats(self.model.get_metrics_result())
         tracker = getattr(self.model, "_loss_tracker", None)
         if kind == "train" and self._own_train_step and "loss" in reduced and tracker is not None and not float(tracker.count.numpy()):

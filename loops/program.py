@@ -67,6 +67,7 @@ class Call:
         collected: name -> outputs, nested, of all steps: `[>= examples, ...]`.
         guard: the guard after the call, or None.
         last_batch: the batch of the last step, in eager mode only.
+        capacity: steps that `collected` holds room for, where that is fixed (XLA).
     """
 
     done: Any
@@ -75,6 +76,7 @@ class Call:
     collected: Any
     guard: Guard | None
     last_batch: Any = None
+    capacity: int | None = None
 
 
 class Program:
@@ -121,7 +123,7 @@ class Program:
         scalars = (tf.constant(v, tf.int64) for v in (start, n, first_step))
         out = self._compiled[key](inputs_of(source), *scalars, finite, backup, recorded)
         after = Guard(guard.variables, out["finite"], tuple(out["backup"]), tuple(out["recorded"])) if guard else None
-        return Call(out["done"], out["rows"], out["observed"], out["collected"], after)
+        return Call(out["done"], out["rows"], out["observed"], out["collected"], after, capacity=capacity)
 
     def _compile(self, source: Any, spec: Any, capacity: int | None, guard: Guard | None) -> Any:
         step = self.step.concrete(spec)

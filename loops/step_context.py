@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops.logs import Reduction
 from loops.seeds import stateless_seed
 
 __all__ = ["StepContext", "current", "inside_step"]
@@ -61,7 +62,7 @@ class StepContext:
         """A scalar that is finite if and only if all losses of the step were."""
         losses = self.losses
         if not losses and "loss" in logs:
-            losses = [tf.convert_to_tensor(getattr(logs["loss"], "value", logs["loss"]))]
+            losses = [tf.convert_to_tensor(logs["loss"].value if isinstance(logs["loss"], Reduction) else logs["loss"])]
         if not losses:
             return tf.zeros([], tf.float64)
         total = tf.add_n([tf.cast(tf.reduce_sum(loss), tf.float64) for loss in losses])

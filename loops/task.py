@@ -118,7 +118,7 @@ class Task:
         if not optimizer.built:
             # An exponential moving average overwrites variables in the order of building, so there the choice has to be exact.
             exact = getattr(optimizer, "inner_optimizer", optimizer).use_ema
-            with tf.init_scope():
+            with tf.init_scope(), keras.name_scope(optimizer.name, caller=optimizer):
                 optimizer.build(list(variables) if exact else trainable_superset(self.tracked.layers, list(variables)))
 
     @gradients.no_autograph

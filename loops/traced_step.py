@@ -62,6 +62,11 @@ class GlobalStep:
         self._eager = False
         self._concrete: dict[Any, Any] = {}
 
+    @property
+    def graph(self) -> tf.Graph | None:
+        """The graph of the step that was traced first."""
+        return next((function.graph for function in self._concrete.values()), None)
+
     @staticmethod
     def key(spec: Any) -> Any:
         """A hashable identity of the structure, shapes and dtypes of a batch."""

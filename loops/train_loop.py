@@ -31,7 +31,7 @@ from loops.hooks.base import Hook
 from loops.hooks.history import History
 from loops.hooks.lineup import line_up
 from loops.interrupts import Interrupts
-from loops.logs import Window
+from loops.logs import Window, to_floats
 from loops.program import Program
 from loops.progress import Progress
 from loops.schedules import LearningRates
@@ -147,6 +147,11 @@ class TrainLoop:
         self._feed = _checked_feed(feed, "feed")
         if self._execution is not None:
             self._execution.switch(feed)
+
+    @property
+    def graph(self) -> tf.Graph | None:
+        """The graph of the training step, once it was traced."""
+        return self._execution.step.graph if self._execution is not None else None
 
     @property
     def learning_rate(self) -> LearningRates:
@@ -314,7 +319,15 @@ class TrainLoop:
         if step == self.progress.step:
             return
         execution = self._execution_now
-        window = Window(execution.trace, step + 1, self.progress.step, now - begun, self._train_logs, execution.observed, execution.batch)
+        window = Window(
+            execution.trace,
+            step + 1,
+            self.progress.step,
+            now - begun,
+            lambda: to_floats(self._train_logs()),
+            execution.observed,
+            execution.batch,
+        )
         self._looked[hook.name] = (self.progress.step, now)
         self._triggers[hook.name].fired(now)
         hook.on_window_end(self, window)

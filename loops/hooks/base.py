@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loops.logs import Window
@@ -49,7 +49,7 @@ class Hook:
 
     every: Trigger | str | None = "1 epoch"
     phase: Phase = Phase.RECORD
-    observes: ClassVar[frozenset[str] | set[str]] = frozenset()
+    observes: frozenset[str] | set[str] = frozenset()
     final_window: bool = False
     watches_evaluation: bool = False
     on_nonfinite: str | None = None

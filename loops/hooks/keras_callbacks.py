@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from loops.hooks.base import Hook, Phase
+from loops.triggers import Trigger
 
 if TYPE_CHECKING:
     from loops.logs import Window
+    from loops.progress import Progress
     from loops.train_loop import TrainLoop
 
 __all__ = ["KerasCallbacks"]
@@ -31,80 +33,116 @@ class KerasCallbacks(Hook):
 
     Example:
         >>> import keras
-        >>> KerasCallbacks([keras.callbacks.EarlyStopping()]).every is None
+        >>> KerasCallbacks([keras.callbacks.EarlyStopping()]).batches.every.next_step(0) is None
         True
-        >>> KerasCallbacks([keras.callbacks.LambdaCallback(on_train_batch_end=print)]).every
-        '1 step'
+        >>> KerasCallbacks([keras.callbacks.LambdaCallback(on_train_batch_end=print)]).batches.every.next_step(0)
+        1
     """
 
     phase = Phase.DECIDE
+    every = None
 
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback], verbose: int = 0):
         self.callbacks = list(callbacks)
         self.verbose = verbose
-        self._watches_steps = _overrides(self.callbacks, _TRAIN_BATCH)
-        self.every = "1 step" if self._watches_steps else None
         self.watches_evaluation = _overrides(self.callbacks, _TEST_BATCH)
-        self._model: Any = None
+        self.batches = KerasBatchCalls(self, _overrides(self.callbacks, _TRAIN_BATCH))
+        self.model: Any = None
         self._last_logs: dict[str, Any] | None = None
 
     def on_train_begin(self, loop: TrainLoop) -> None:
-        self._model = loop.task.model
-        if not isinstance(self._model, keras.Model):
+        self.model = loop.task.model
+        if not isinstance(self.model, keras.Model):
             raise TypeError("Keras callbacks need a Keras model: set `self.model` on the task, or use loops.hooks instead.")
         params = {"verbose": self.verbose, "epochs": loop.epochs, "steps": loop.steps_per_epoch or loop.feed.steps_per_epoch}
         self._last_logs = None
         for callback in self.callbacks:
-            callback.set_model(self._model)
+            callback.set_model(self.model)
         for callback in self.callbacks:
             callback.set_params(params)
-        self._model.stop_training = False
-        self._call("on_train_begin", {})
-        if loop.progress.step == 0 and getattr(self._model, "_initial_epoch", None):
-            loop.progress.epoch = self._model._initial_epoch  # set by keras.callbacks.BackupAndRestore
+        self.model.stop_training = False
+        self.call("on_train_begin", {})
+        if loop.progress.step == 0 and getattr(self.model, "_initial_epoch", None):
+            loop.progress.epoch = self.model._initial_epoch  # set by keras.callbacks.BackupAndRestore
 
     def on_epoch_begin(self, loop: TrainLoop) -> None:
-        self._call("on_epoch_begin", loop.progress.epoch, {})
-        if self._watches_steps:
-            self._call("on_train_batch_begin", 0, {})
-
-    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
-        step = loop.progress.step_in_epoch
-        self._call("on_train_batch_end", step - 1, window.logs)
-        if self._model.stop_training:
-            loop.stop("a Keras callback set stop_training", end_epoch=True)
-        elif not loop.progress.epoch_ended:
-            self._call("on_train_batch_begin", step, {})
+        self.call("on_epoch_begin", loop.progress.epoch, {})
+        self.batches.begin_epoch(stopping=self.model.stop_training)
 
     def on_evaluate_begin(self, loop: TrainLoop, name: str) -> None:
-        self._call("on_test_begin", {})
+        self.call("on_test_begin", {})
 
     def on_evaluate_batch(self, batch: int, logs: Callable[[], dict[str, Any]], last: bool) -> None:
         if batch:
-            self._call("on_test_batch_end", batch - 1, logs())
+            self.call("on_test_batch_end", batch - 1, logs())
         if not last:
-            self._call("on_test_batch_begin", batch, {})
+            self.call("on_test_batch_begin", batch, {})
 
     def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
-        self._call("on_test_end", {key.removeprefix(f"{name}_"): value for key, value in logs.items()})
+        self.call("on_test_end", {key.removeprefix(f"{name}_"): value for key, value in logs.items()})
 
     def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
         self._last_logs = dict(logs)
         shared = dict(logs)
-        self._call("on_epoch_end", loop.progress.epoch, shared)
+        self.call("on_epoch_end", loop.progress.epoch, shared)
         for name, value in shared.items():
             if name not in self._last_logs or self._last_logs[name] is not value:
                 loop.log(name, value)
-        if self._model.stop_training:
+        if self.model.stop_training:
             loop.stop("a Keras callback set stop_training")
 
     def on_train_end(self, loop: TrainLoop) -> None:
         if loop.outcome in ("finished", "stopped"):
-            self._call("on_train_end", dict(self._last_logs or {}))
+            self.call("on_train_end", dict(self._last_logs or {}))
 
-    def _call(self, method: str, *arguments: Any) -> None:
+    def call(self, method: str, *arguments: Any) -> None:
+        """Calls `method` of all callbacks, in their order."""
         for callback in self.callbacks:
             getattr(callback, method)(*arguments)
+
+
+class KerasBatchCalls(Hook):
+    """The batch methods of Keras callbacks: at a boundary they come before evaluation, the epoch methods after it.
+
+    Args:
+        owner: the hook whose callbacks are called.
+        watches_steps: whether a callback overrides a batch method.
+    """
+
+    phase = Phase.EVALUATE
+
+    def __init__(self, owner: KerasCallbacks, watches_steps: bool):
+        self._owner, self._watches_steps = owner, watches_steps
+        self.every = self._trigger = _NextStep(watches_steps)
+
+    def begin_epoch(self, *, stopping: bool) -> None:
+        """Announces the first batch. If training is to stop already, Keras notices after that batch; so does this."""
+        self._trigger.wanted = stopping
+        if self._watches_steps:
+            self._owner.call("on_train_batch_begin", 0, {})
+
+    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+        step = loop.progress.step_in_epoch
+        self._trigger.wanted = False
+        if self._watches_steps:
+            self._owner.call("on_train_batch_end", step - 1, window.logs)
+        if self._owner.model.stop_training:
+            loop.stop("a Keras callback set stop_training", end_epoch=True)
+        elif self._watches_steps and not loop.progress.epoch_ended:
+            self._owner.call("on_train_batch_begin", step, {})
+
+
+class _NextStep(Trigger):
+    """Due at every step, or only at the next one when that is wanted."""
+
+    def __init__(self, always: bool):
+        self._always, self.wanted = always, False
+
+    def next_step(self, step: int) -> int | None:
+        return step + 1 if self._always or self.wanted else None
+
+    def due(self, progress: Progress, now: float) -> bool:
+        return self._always or self.wanted
 
 
 def _overrides(callbacks: Sequence[keras.callbacks.Callback], methods: Sequence[str]) -> bool:

@@ -50,7 +50,8 @@ def line_up(
     if len({id(hook) for hook in hooks}) < len(hooks):
         raise ValueError("The same hook object is listed twice; make one for each place.")
     if callbacks:
-        hooks.append(KerasCallbacks(callbacks))
+        adapter = KerasCallbacks(callbacks)
+        hooks = [adapter.batches, *hooks, adapter]
     hooks += [Evaluate(feed, name) for name, feed in evaluations.items()]
     if workdir is not None:
         hooks += _of_workdir(hooks, workdir, evaluations, model)
