@@ -64,7 +64,9 @@ def change(model, seed):
 
 @pytest.mark.parametrize("make", [sequential, functional, subclassed, bfloat16])
 @pytest.mark.parametrize("optimizer", ["adam", keras.optimizers.SGD, None], ids=["adam", "sgd_decay", "not_compiled"])
-def test_files_are_those_of_save_weights_at_the_time_of_the_call(make, optimizer, tmp_path):
+def test_files_are_those_of_save_weights_at_the_time_of_the_call(make, optimizer, tmp_path, monkeypatch):
+    may_write, plain = threading.Semaphore(0), weights_writer._write_copies
+    monkeypatch.setattr(weights_writer, "_write_copies", lambda *args: may_write.acquire(timeout=30) and plain(*args))
     if optimizer is None:
         model = make()
     else:
@@ -76,6 +78,8 @@ def test_files_are_those_of_save_weights_at_the_time_of_the_call(make, optimizer
         writer.save(model, tmp_path / f"{i}.weights.h5")
         model.save_weights(tmp_path / "expected.weights.h5")
         change(model, 100 + i)
+        if i > 0:  # the first one is waited for
+            may_write.release()
         writer.wait()
         assert (tmp_path / f"{i}.weights.h5").read_bytes() == (tmp_path / "expected.weights.h5").read_bytes()
     assert writer._in_thread
