@@ -313,3 +313,25 @@ def test_a_second_run_goes_on_with_counters_history_and_file(tmp_path):
         states = [hook.state_dict() for hook in loop.hooks if isinstance(hook, hooks.MonitorHook)]
         results.append((history.history, states, (tmp_path / folder).read_text(), [v.numpy().tobytes() for v in model.weights]))
     assert results[0] == results[1]
+
+
+def test_two_replicas_stop_drop_restore_and_save_as_one_device_does(two_replicas, one_device, tmp_path):
+    runs = []
+    for name, strategy in (("one", one_device), ("two", two_replicas)):
+        with strategy.scope():
+            model = make(keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 20, 0.5), momentum=0.9))
+        path = tmp_path / f"{name}.weights.h5"
+        listed = [
+            stop := hooks.EarlyStopping(patience=4, restore_best_weights=True),
+            hooks.ReduceLROnPlateau(patience=1, factor=0.5, min_delta=0.0),
+            hooks.ModelCheckpoint(path, save_best_only=True, save_weights_only=True),
+        ]
+        history = loops.fit(model, X, Y, batch_size=10, epochs=12, shuffle=False, verbose=0, validation_data=(XV, YV), hooks=listed)
+        restored = [v.numpy() for v in model.weights]
+        model.load_weights(path)
+        for v, w in zip(model.weights, restored, strict=True):
+            np.testing.assert_array_equal(v.numpy(), w)
+        runs.append((history.history["learning_rate"], (stop.stopped_epoch, stop.best_epoch), restored))
+    assert runs[0][:2] == runs[1][:2] and len(set(runs[0][0])) > 3
+    for one, two in zip(runs[0][2], runs[1][2], strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
