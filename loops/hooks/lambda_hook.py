@@ -68,5 +68,5 @@ class LambdaHook(Hook):
             self.on_window_end = on_window_end  # type: ignore[method-assign,assignment]
             self.every = triggers.parse(every)
         self.phase = Phase(phase)
-        self.observes = frozenset(observes)  # type: ignore[misc]
+        self.observes = frozenset(observes)
         self.final_window = final_window
