@@ -1,5 +1,13 @@
 """Training loops around a step that you own: `fit`, `TrainLoop`, hooks, feeds."""
 
+import keras
+
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        f"loops needs Keras on the TensorFlow backend, but it runs on {keras.config.backend()!r}: set the environment variable "
+        "KERAS_BACKEND=tensorflow before Keras is imported."
+    )
+
 from loops import hooks, triggers
 from loops.api import evaluate, fit, predict
 from loops.eval_loop import EvalLoop, PredictLoop

@@ -176,6 +176,9 @@ class PredictionTask(KerasTask):
         super(KerasTask, self).__init__()
         self.model = model
 
+    def owns(self, method: str) -> bool:
+        return True
+
     def build(self, spec: Any) -> None:
         """Nothing to build: there is no optimizer, and the model is built by its trace."""
 

@@ -104,6 +104,9 @@ class KerasTask(Task):
             rows.update({name: Last(value) for name, value in flat.items() if name != "loss" and value.shape.rank == 0})
         return rows
 
+    def owns(self, method: str) -> bool:
+        return not (self._own_train_step if method == "train_step" else self._own_test_step)
+
     def build(self, spec: Any) -> None:
         if not self._own_train_step:  # what an own step updates by which optimizer is known when it is traced
             super().build(spec)

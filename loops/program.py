@@ -14,6 +14,7 @@ hook.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -121,7 +122,10 @@ class Program:
         if guard is not None:
             finite, backup, recorded = guard.finite, list(guard.backup), list(guard.recorded or empty_recording(source, spec))
         scalars = (tf.constant(v, tf.int64) for v in (start, n, first_step))
-        out = self._compiled[key](inputs_of(source), *scalars, finite, backup, recorded)
+        try:
+            out = self._compiled[key](inputs_of(source), *scalars, finite, backup, recorded)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            raise _cannot_compile(error) if self.mode == "xla" and "ompil" in str(error) else error from error
         after = Guard(guard.variables, out["finite"], tuple(out["backup"]), tuple(out["recorded"])) if guard else None
         return Call(out["done"], out["rows"], out["observed"], out["collected"], after, capacity=capacity)
 
@@ -230,6 +234,13 @@ class _Outputs:
             return array.concat()
         stacked = array.stack()
         return tf.reshape(stacked, tf.concat([[-1], tf.shape(stacked)[2:]], 0))
+
+
+def _cannot_compile(error: Exception) -> ValueError:
+    """One sentence out of XLA's page."""
+    found = re.search(r"Detected unsupported operations[^:]*:\s*(.*)|No registered '(\w+)'|([^.\n]*not compilable[^.\n]*)", str(error))
+    reason = next((g for g in found.groups() if g), "") if found else str(error).strip().splitlines()[0]
+    return ValueError(f"compile='xla' cannot compile this step ({reason.strip()}); use compile='graph'.")
 
 
 def _choose(condition: tf.Tensor, new: Callable[[], list[Any]], old: list[Any]) -> list[Any]:

@@ -196,6 +196,14 @@ class Task:
         if len(tracked.optimizers) == 1 and variables and all(getattr(layer, "built", True) for layer in tracked.layers):
             self._build(next(iter(tracked.optimizers.values())), variables)
 
+    def constants(self) -> dict[str, Any]:
+        """Plain numbers, strings and flags among the attributes: a traced step keeps the values that they had."""
+        return {k: v for k, v in vars(self).items() if isinstance(v, (bool, int, float, str)) and not k.startswith("_")}
+
+    def owns(self, method: str) -> bool:
+        """Whether `method` is the library's code, so that an error in it is one of the model or the data."""
+        return False
+
     def reset_metrics(self) -> None:
         """Clears all metrics; called when an epoch or an evaluation begins."""
         for metric in self.tracked.metrics:

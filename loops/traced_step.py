@@ -86,10 +86,7 @@ class GlobalStep:
         key = self.key(spec)
         if key not in self._concrete:
             before = self.meta
-            function = tf.function(self.__call__, autograph=False)
-            self.build(spec)
-            with self.strategy.scope():
-                self._concrete[key] = function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
+            self._concrete[key] = self._trace(spec)
             self.traces += 1
             if before is not None and self.meta is not None and before.spec.kinds != self.meta.spec.kinds:
                 raise ValueError(
@@ -97,6 +94,19 @@ class GlobalStep:
                     "it has to return the same names for every batch (weight 0 means absent)."
                 )
         return self._concrete[key]
+
+    def _trace(self, spec: Any) -> Any:
+        function = tf.function(self.__call__, autograph=False)
+        try:
+            self.build(spec)
+            with self.strategy.scope():
+                return function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
+        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+            if not self.task.owns(self.method):  # the user's own code: its error, with a word on where it happened
+                error.add_note(f"(while {type(self.task).__name__}.{self.method} was traced for batches of {spec})")
+                raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(f"The model cannot be built on or applied to batches of {spec}: {reason}") from error
 
     def eager(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
         """Runs the step in Python, so that breakpoints work."""

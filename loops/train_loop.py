@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from loops import replicas, triggers
@@ -93,12 +92,12 @@ class TrainLoop:
         on_nonfinite: str = "raise",
         config: Mapping[str, Any] | None = None,
     ):
-        if keras.config.backend() != "tensorflow":
-            raise RuntimeError(f"tapeloops needs Keras on the TensorFlow backend; KERAS_BACKEND is {keras.config.backend()!r}.")
         if not isinstance(task, Task):
             raise TypeError(
                 f"`task` must be a loops.Task, got {type(task).__name__}; for a compiled Keras model use loops.KerasTask(model)."
             )
+        if getattr(task.train_step, "__func__", None) is Task.train_step:
+            raise TypeError(f"{type(task).__name__} defines no train_step(self, batch), so it cannot be trained.")
         if on_nonfinite not in ON_NONFINITE:
             raise ValueError(f"`on_nonfinite` must be one of {', '.join(map(repr, ON_NONFINITE))}; got {on_nonfinite!r}.")
         if steps_per_epoch is not None and (int(steps_per_epoch) != steps_per_epoch or steps_per_epoch < 1):
@@ -121,6 +120,7 @@ class TrainLoop:
         self._logs, self._end_epoch = EpochLogs(), False
         self._looked: dict[str, tuple[int, float]] = {}
         self._traced_flags: dict[str, bool] | None = None
+        self._baked: dict[str, Any] = {}
         self._by_phase = sorted(self.hooks, key=lambda hook: hook.phase)
         self._execution: Execution | None = None
         self._evaluator: EvalLoop | None = None
@@ -263,7 +263,7 @@ class TrainLoop:
             target = self._next_look()
             pass_ended = self._execution_now.advance(max(1, target - self.progress.step))
             if self._traced_flags is None:
-                self._traced_flags = self._trainable_flags()
+                self._traced_flags, self._baked = self._trainable_flags(), self.task.constants()
             self.progress.seconds = self.clock() - begun
             self._count_epoch(pass_ended)
             if self.progress.step >= target or self.progress.epoch_ended or self._execution_now.halted or self._time_is_due():
@@ -290,6 +290,7 @@ class TrainLoop:
         if self._end_epoch and not self.progress.epoch_ended:
             self.progress.end_epoch()
             self._visit()
+        self._warn_of_baked_constants()
         flags, traced = self._trainable_flags(), self._traced_flags or {}
         if flags != traced:
             changed = [path for path, flag in flags.items() if traced.get(path) != flag]
@@ -412,6 +413,17 @@ class TrainLoop:
 
     def _trainable_flags(self) -> dict[str, bool]:
         return {getattr(v, "path", v.name): bool(v.trainable) for v in self.task.tracked.model_variables()}
+
+    def _warn_of_baked_constants(self) -> None:
+        if self._mode == "eager":
+            return
+        for name, value in self.task.constants().items():
+            if name in self._baked and self._baked[name] != value:
+                print(
+                    f"Warning: {type(self.task).__name__}.{name} changed from {self._baked[name]!r} to {value!r}, but the traced step keeps "
+                    "the old value. Make it a tf.Variable and assign it, or call loop.retrace(reason)."
+                )
+                self._baked[name] = value
 
     def _average_replicas(self) -> None:
         if self.strategy.num_replicas_in_sync > 1:

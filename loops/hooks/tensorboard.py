@@ -99,7 +99,7 @@ class TensorBoard(Hook):
         self._profile = ProfiledRange(profile_batch)
         self.final_window = self.update_freq is not None
         if self.histogram_freq:
-            self.observes = frozenset({"gradients"})  # type: ignore[misc]
+            self.observes = frozenset({"gradients"})
         looks = self._profile.triggers()
         if self.histogram_freq:
             looks.append(_EpochsFromFirst(self.histogram_freq))

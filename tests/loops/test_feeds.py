@@ -43,7 +43,9 @@ def test_a_pass_visits_every_example_once_and_can_begin_anywhere(n, batch_size, 
 
 
 def test_passes_differ_and_do_not_depend_on_history():
-    orders = [np.concatenate(batches(loops.ArrayFeed(np.arange(50), 10, shuffle=True, seed=1), loops.Position(p))).tolist() for p in (0, 1, 0)]
+    orders = [
+        np.concatenate(batches(loops.ArrayFeed(np.arange(50), 10, shuffle=True, seed=1), loops.Position(p))).tolist() for p in (0, 1, 0)
+    ]
     assert orders[0] == orders[2] != orders[1]
     other = np.concatenate(batches(loops.ArrayFeed(np.arange(50), 10, shuffle=True, seed=2))).tolist()
     assert other != orders[0]
@@ -57,7 +59,9 @@ def test_the_batch_dimension_is_static_exactly_when_all_batches_are_equal():
 
 
 def test_floats_become_floatx_and_other_types_stay():
-    spec = loops.ArrayFeed({"a": np.zeros(4), "b": np.zeros(4, np.float16), "c": np.zeros(4, np.uint8), "d": np.array(list("wxyz"))}, 2).element_spec
+    spec = loops.ArrayFeed(
+        {"a": np.zeros(4), "b": np.zeros(4, np.float16), "c": np.zeros(4, np.uint8), "d": np.array(list("wxyz"))}, 2
+    ).element_spec
     assert [spec[k].dtype for k in "abcd"] == [tf.float32, tf.float32, tf.uint8, tf.string]
 
 

@@ -70,7 +70,11 @@ def test_a_compiled_model_trains_as_on_one_device(one_device, two_replicas):
     for strategy in (one_device, two_replicas):
         with strategy.scope():
             keras.utils.set_random_seed(0)
-            layers = [keras.Input([tiny.N_FEATURES]), keras.layers.Dense(5, "tanh", kernel_regularizer="l2"), keras.layers.Dense(3, "softmax")]
+            layers = [
+                keras.Input([tiny.N_FEATURES]),
+                keras.layers.Dense(5, "tanh", kernel_regularizer="l2"),
+                keras.layers.Dense(3, "softmax"),
+            ]
             model = keras.Sequential(layers)
             model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
         history = loops.fit(model, x, y, epochs=2, batch_size=BATCH, validation_split=0.2, shuffle=False, verbose=0)

@@ -90,7 +90,9 @@ def test_list_order_of_hooks_never_matters():
             "stop": hooks.EarlyStopping("val_loss", patience=1, min_delta=0.5),
             "evaluate": hooks.Evaluate(loops.ArrayFeed((x, y), 30), "test", every="2 steps"),
         }
-        loop = loops.TrainLoop(task, loops.ArrayFeed((x, y), 30), [made[name] for name in order], evaluate={"val": loops.ArrayFeed((x, y), 30)})
+        loop = loops.TrainLoop(
+            task, loops.ArrayFeed((x, y), 30), [made[name] for name in order], evaluate={"val": loops.ArrayFeed((x, y), 30)}
+        )
         return dict(loop.run(epochs=4).history), tiny.state(task)
 
     names = ["plateau", "schedule", "stop", "evaluate"]
