@@ -28,7 +28,8 @@ class Outcome:
     Attributes:
         history: key -> values, in the order of the history dict.
         epochs: the epoch numbers of the history.
-        state: name -> array of every model, optimizer and metric variable.
+        state: "model variable 3" -> array, for every model, optimizer and metric variable.
+        paths: the same names -> path of the variable. Not compared: a path says where a variable was made.
         callbacks: the callbacks that were passed, after training.
         model: the trained model.
     """
@@ -36,6 +37,7 @@ class Outcome:
     history: dict[str, list[Any]]
     epochs: list[int]
     state: dict[str, np.ndarray]
+    paths: dict[str, str]
     callbacks: list[Any]
     model: keras.Model
 
@@ -63,7 +65,9 @@ def train(
         seed: for `keras.utils.set_random_seed`, and so for initial weights, dropout and `tf.data` shuffles.
         **arguments: further arguments of `fit`. `callbacks` is a function that makes the list, as callbacks have state.
     """
-    keras.utils.clear_session()  # layer, metric and variable names are numbered per process
+    keras.utils.clear_session(
+        free_memory=False
+    )  # layer and metric names are numbered per process; collecting garbage takes longer than training
     keras.utils.set_random_seed(seed)
     model = make_model()
     arguments = {**(data() if callable(data) else data), **arguments}
@@ -71,20 +75,23 @@ def train(
     if callbacks:
         arguments["callbacks"] = list(callbacks)
     history = fit(model, **arguments)
-    return Outcome(dict(history.history), list(history.epoch), _state(model), callbacks, model)
+    variables = _variables(model)
+    state = {name: np.asarray(variable) for name, variable in variables.items()}
+    paths = {name: variable.path for name, variable in variables.items()}
+    return Outcome(dict(history.history), list(history.epoch), state, paths, callbacks, model)
 
 
-def _state(model: keras.Model) -> dict[str, np.ndarray]:
+def _variables(model: keras.Model) -> dict[str, Any]:
     optimizers = {id(o): o for o in [model.optimizer, *vars(model).values()] if isinstance(o, keras.optimizers.Optimizer)}
-    state: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
     for kind, variables in (
         ("model", model.variables),
         ("optimizer", [v for optimizer in optimizers.values() for v in optimizer.variables]),
         ("metric", [v for metric in model.metrics for v in metric.variables]),
     ):
         unique = {id(v): v for v in variables}.values()
-        state.update({f"{kind} variable {i} ({v.path})": np.asarray(v) for i, v in enumerate(unique)})
-    return state
+        found.update({f"{kind} variable {i}": v for i, v in enumerate(unique)})
+    return found
 
 
 def same_bits(a: Any, b: Any) -> bool:
@@ -137,10 +144,14 @@ def differences(expected: Outcome, found: Outcome, metrics: bool = True) -> list
         for i, (e, f) in enumerate(zip(values, found.history[key], strict=True)):
             if not same_bits(e, f):
                 found_out.append(f"history[{key!r}][{i}]: {_difference(e, f)}")
-    states = [{k: v for k, v in o.state.items() if metrics or not k.startswith("metric")} for o in (expected, found)]
-    if list(states[0]) != list(states[1]):
-        return [*found_out, f"variables: expected {list(states[0])}, found {list(states[1])}"]
-    found_out += [f"{name}: {_difference(e, states[1][name])}" for name, e in states[0].items() if not same_bits(e, states[1][name])]
+    names = [name for name in expected.state if metrics or not name.startswith("metric")]
+    others = [name for name in found.state if metrics or not name.startswith("metric")]
+    if names != others:
+        paths = [[o.paths[name] for name in n] for o, n in ((expected, names), (found, others))]
+        return [*found_out, f"variables: expected {paths[0]}, found {paths[1]}"]
+    for name in names:
+        if not same_bits(expected.state[name], found.state[name]):
+            found_out.append(f"{name} ({expected.paths[name]}): {_difference(expected.state[name], found.state[name])}")
     return found_out
 
 
