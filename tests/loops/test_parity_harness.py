@@ -55,10 +55,10 @@ def test_a_run_that_trains_differently_is_found(outcome, change):
 
 @pytest.mark.parametrize("part", ["seed_generator", "optimizer variable 0", "metric variable 0", "velocity"])
 def test_every_kind_of_state_is_compared(outcome, part):
-    name = next(name for name in outcome.state if part in name)
+    name = next(name for name in outcome.state if part in f"{name} {outcome.paths[name]}")
     other = dataclasses.replace(outcome, state={**outcome.state, name: outcome.state[name] + 1})
     assert differences(outcome, outcome) == []
-    assert [problem.split(":")[0] for problem in differences(outcome, other)] == [name]
+    assert [problem.split(" (")[0] for problem in differences(outcome, other)] == [name]
 
 
 def test_a_history_value_a_key_and_their_order_are_compared(outcome):
