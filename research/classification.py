@@ -47,7 +47,7 @@ def make_optimizer(config: Any) -> keras.optimizers.Optimizer:
         InputError: if Keras has no such optimizer, or it takes no such argument.
 
     Example:
-        >>> make_optimizer({"name": "sgd", "learning_rate": 0.01}).name
+        >>> type(make_optimizer({"name": "sgd", "learning_rate": 0.01})).__name__
         'SGD'
     """
     arguments = dict(config)
