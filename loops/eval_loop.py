@@ -45,7 +45,9 @@ class EvalLoop:
     def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: str = "auto", seed: int = 0):
         self.task = task
         strategy = strategy_of(task.tracked.model_variables(), strategy)
-        self._program = Program(GlobalStep(task, "eval_step", strategy, seed=seed), resolve_mode(compile))
+        self._training_step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        step = GlobalStep(task, "eval_step", strategy, seed=seed, training_step=self._training_step)
+        self._program = Program(step, resolve_mode(compile))
 
     def run(self, feed: Feed, *, steps: int | None = None, on_batch: OnBatch | None = None) -> dict[str, Any]:
         """One pass over `feed`.
@@ -59,6 +61,7 @@ class EvalLoop:
         Returns:
             name -> float (array for a metric with several values), sorted by name.
         """
+        self._training_step.assign(self.task.step)
         kept = self._state()
         self.task.reset_metrics()
         trace, done = TraceLog(), 0

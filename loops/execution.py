@@ -13,18 +13,19 @@ import numpy as np
 import tensorflow as tf
 
 from loops.cursor import Cursor, IteratorCursor, open_cursor
-from loops.feeds import Feed, Position
+from loops.feeds import Block, Feed, Position
 from loops.logs import LogSpec, TraceLog
 from loops.program import Call, Guard, Program
 from loops.progress import Progress
 from loops.replicas import local_variables
 from loops.sources import Recording, eager_batch
-from loops.traced_step import GlobalStep
+from loops.traced_step import GlobalStep, StepMeta
 
 __all__ = ["Execution", "NonFiniteStep"]
 
 _CALL_SECONDS = 0.5
 _MAX_CALL_STEPS = 1024
+_MAX_HELD_BLOCKS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +54,14 @@ class NonFiniteStep:
 
 @dataclasses.dataclass(frozen=True)
 class _Pending:
-    """A call whose outcome was not read."""
+    """A call whose outcome was not read, and its block if the feed could not give that again."""
 
     call: Call
     n: int
     before: Progress
     spec: LogSpec
+    block: Block | None = None
+    start: int = 0
 
 
 class Execution:
@@ -72,7 +75,7 @@ class Execution:
         continuing: whether an epoch is not a pass.
 
     Attributes:
-        halted: True if a call is known to have met a non-finite step, so that `settle` has to be called.
+        must_settle: True if `settle` has to be called before going on: a call met a non-finite step, or too many blocks are held.
     """
 
     def __init__(self, program: Program, feed: Feed, progress: Progress, *, guarded: bool, continuing: bool):
@@ -81,9 +84,10 @@ class Execution:
         self._guard: Guard | None = None
         self._pending: list[_Pending] = []
         self._last: tuple[Call, Any, int] | None = None
+        self._meta: StepMeta | None = None
         self._pace = _Pace()
         self._counted = 0
-        self.halted = False
+        self.must_settle = False
         self.trace.start(progress.step)
         self._open(feed)
 
@@ -94,6 +98,11 @@ class Execution:
     def use(self, program: Program) -> None:
         """Goes on with another program (after a retrace)."""
         self.program, self._guard = program, None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Metrics that the step returned when it was run last."""
+        return self._meta.metrics if self._meta is not None else {}
 
     def switch(self, feed: Feed) -> None:
         """Goes on with another feed, from its beginning."""
@@ -117,7 +126,10 @@ class Execution:
         begin = time.perf_counter()
         call = self._call(self._cursor.source, self._cursor.start, n)
         self._last = (call, self._cursor.source, self._cursor.start + n - 1)
-        self._pending.append(_Pending(call, n, dataclasses.replace(self.progress), self._spec()))
+        source, start = self._cursor.source, self._cursor.start
+        block = source if isinstance(source, Block) and not self.feed.seekable and self._guarded else None
+        self._pending.append(_Pending(call, n, dataclasses.replace(self.progress), self._spec(), block, start))
+        self.must_settle = len(self._pending) >= _MAX_HELD_BLOCKS and block is not None
         done = n if known is not None else int(call.done)
         self._pace.measured(time.perf_counter() - begin, done)
         self._cursor.consumed(done)
@@ -126,8 +138,8 @@ class Execution:
             ended = self._cursor.available == 0 and not self._cursor.ready()
         else:
             self._pending[-1] = dataclasses.replace(self._pending[-1], n=done)
-            self.halted = call.guard is not None and not bool(call.guard.finite)
-            ended = done < n and not self.halted
+            self.must_settle = call.guard is not None and not bool(call.guard.finite)
+            ended = done < n and not self.must_settle
             if ended:
                 assert isinstance(self._cursor, IteratorCursor)
                 self._cursor.end_pass()
@@ -137,7 +149,7 @@ class Execution:
 
     def settle(self) -> NonFiniteStep | None:
         """Reads whether all calls since the last look went well; if not, takes the state back to just before the bad step and names it."""
-        guard, pending, self._pending, self.halted = self._guard, self._pending, [], False
+        guard, pending, self._pending, self.must_settle = self._guard, self._pending, [], False
         bad = None
         if guard is not None and not bool(guard.finite):
             broken = next(i for i, p in enumerate(pending) if p.call.guard is not None and not bool(p.call.guard.finite))
@@ -175,8 +187,9 @@ class Execution:
 
     def rewind(self) -> None:
         """Releases the feed's threads; a later `advance` goes on at the first batch that was not trained on."""
-        self._cursor.close()
-        self._stale = not isinstance(self._cursor, IteratorCursor)
+        if self.feed.seekable:
+            self._cursor.close()
+            self._stale = True
 
     def _open(self, feed: Feed) -> None:
         self.feed, self._stale = feed, False
@@ -190,7 +203,7 @@ class Execution:
             self.step.build(self.feed.element_spec) if eager else self.step.concrete(self.feed.element_spec)
             self._guard = self._new_guard()
         call = self.program(source, self.feed.element_spec, start=start, n=n, first_step=self.progress.step, guard=self._guard)
-        self._guard = call.guard
+        self._guard, self._meta = call.guard, self.step.meta
         return call
 
     def _new_guard(self) -> Guard:
@@ -205,32 +218,38 @@ class Execution:
         for field in dataclasses.fields(Progress):
             setattr(self.progress, field.name, getattr(broken.before, field.name))
         spec = self.feed.element_spec
-        if isinstance(self._cursor, IteratorCursor) and self.program.mode != "eager":
+        if self.program.mode == "eager":
+            return self._taken_back(broken)
+        start = 0
+        if isinstance(self._cursor, IteratorCursor):
             source: Any = Recording(guard.recorded, spec)
-        elif self.program.mode == "eager":  # every step has its own backup there, so the state is that before the bad step already
-            done = int(broken.call.done) - 1
-            self.trace.append(broken.call.rows, done, broken.spec)
-            self.progress.advance(done, 0)
-            return NonFiniteStep(
-                self.progress.step + 1, _arrays(broken.call.last_batch), bool(np.isfinite(np.asarray(broken.call.rows)[done, 1]))
-            )
+        elif broken.block is not None:
+            source, start = broken.block, broken.start
         else:
             source = next(iter(self.feed.blocks(Position(self.progress.pass_index, self.progress.batch))))
         for i in range(broken.n):
             before = self._new_guard()
-            call = self.program(source, spec, start=i, n=1, first_step=self.progress.step, guard=before)
+            call = self.program(source, spec, start=start + i, n=1, first_step=self.progress.step, guard=before)
             assert call.guard is not None
             if not bool(call.guard.finite):
                 call.guard.restore()
                 self._guard = None
                 loss_finite = bool(np.isfinite(np.asarray(call.rows)[0, 1]))
-                return NonFiniteStep(self.progress.step + 1, _arrays(eager_batch(source, i)), loss_finite)
+                return NonFiniteStep(self.progress.step + 1, _arrays(eager_batch(source, start + i)), loss_finite)
             self.trace.append(call.rows, 1, self._spec())
             self.progress.advance(1, 0)
         raise RuntimeError(
             f"The steps up to {self.progress.step} became non-finite once and not again: the step is not deterministic. "
             "Draw random numbers with self.seed(), and make the data pipeline deterministic."
         )
+
+    def _taken_back(self, broken: _Pending) -> NonFiniteStep:
+        """In eager mode every step has a backup of its own, so the state is that before the bad step already."""
+        good = int(broken.call.done) - 1
+        self.trace.append(broken.call.rows, good, broken.spec)
+        self.progress.advance(good, 0)
+        loss_finite = bool(np.isfinite(np.asarray(broken.call.rows)[good, 1]))
+        return NonFiniteStep(self.progress.step + 1, _arrays(broken.call.last_batch), loss_finite)
 
 
 class _Pace:

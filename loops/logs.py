@@ -1,8 +1,7 @@
 """Scalars that steps report: how they are reduced, how they leave the program as rows, and what a hook sees of them as a window.
 
-A step packs its scalars into one row of float64: `[examples, check, value_1, weight_1, value_2, weight_2, ...]`. Rows stay on the
-    device, unread,
-until somebody looks.
+A step packs its scalars into one row of float64: `[examples, check, value_1, weight_1, value_2, weight_2, ...]`. Rows stay on the device,
+unread, until somebody looks.
 """
 
 from __future__ import annotations
@@ -151,8 +150,9 @@ class TraceLog:
 
     def append(self, rows: tf.Tensor, n: int, spec: LogSpec) -> None:
         """Adds the first `n` rows of a call, without reading them."""
-        self._unread.append((rows, n))
-        self._spec = spec
+        if n:
+            self._unread.append((rows, n))
+            self._spec = spec
 
     def read(self) -> None:
         """Copies what is unread to the host."""

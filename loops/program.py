@@ -89,8 +89,6 @@ class Program:
     """
 
     def __init__(self, step: GlobalStep, mode: str):
-        if mode == "xla" and step.strategy.num_replicas_in_sync > 1:
-            raise ValueError("compile='xla' compiles a window for one device; with several replicas use compile='graph'.")
         self.step, self.mode = step, mode
         self._compiled: dict[Any, Any] = {}
 
@@ -131,14 +129,14 @@ class Program:
 
     def _compile(self, source: Any, spec: Any, capacity: int | None, guard: Guard | None) -> Any:
         step = self.step.concrete(spec)
-        guarded = guard.variables if guard else ()
+        guarded, is_guarded = guard.variables if guard else (), guard is not None
 
         def run(given: Any, start: Any, n: Any, first_step: Any, finite: Any, backup: Any, recorded: Any) -> dict[str, Any]:
             was_finite = finite
-            if guarded:
+            if is_guarded:
                 backup = _choose(was_finite, lambda: [v.read_value() for v in guarded], backup)
                 n = tf.where(was_finite, n, tf.zeros_like(n))
-            reader = reader_for(source, given, spec, start, record=bool(guarded))
+            reader = reader_for(source, given, spec, start, record=is_guarded)
             outputs = _Outputs(step.structured_outputs, capacity, n)
             held = reader.first(n)
 
@@ -147,7 +145,7 @@ class Program:
 
             def body(i: Any, ok: Any, held: Any, out: Any) -> Any:
                 result = step(reader.batch(held, i), first_step + i)
-                if guarded:
+                if is_guarded:
                     ok = tf.math.is_finite(result["row"][CHECK])
                 return i + 1, ok, reader.next(held, i + 1, n), outputs.put(out, i, result)
 
@@ -155,7 +153,7 @@ class Program:
             unbound = tf.nest.map_structure(lambda t: t.shape if isinstance(t, tf.Tensor) else None, begin)
             shapes = (*unbound[:3], outputs.shapes(unbound[3]))
             done, ok, held, out = tf.while_loop(proceed, body, begin, shape_invariants=shapes if outputs.shapes_vary else None)
-            if guarded:
+            if is_guarded:
                 with tf.control_dependencies([done]):
                     finite = was_finite & ok & _stayed_finite(guarded, backup)
                 recorded = _choose(was_finite, lambda: reader.recorded(held), recorded)
@@ -163,7 +161,7 @@ class Program:
 
         signature = [signature_of(source, spec, capacity), *[tf.TensorSpec([], tf.int64)] * 3, tf.TensorSpec([], tf.bool)]
         signature.append([tf.TensorSpec(v.shape, v.dtype) for v in guarded])
-        signature.append([tf.TensorSpec([], tf.variant) for _ in empty_recording(source, spec)] if guarded else [])
+        signature.append([tf.TensorSpec([], tf.variant) for _ in empty_recording(source, spec)] if is_guarded else [])
         function = tf.function(run, autograph=False, jit_compile=True if self.mode == "xla" else None)
         with self.step.strategy.scope():
             return function.get_concrete_function(*signature)

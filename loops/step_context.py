@@ -22,21 +22,24 @@ class StepContext:
     """State of one step on one replica while it is traced (or run eagerly).
 
     Args:
-        step: int64 scalar tensor, steps completed before this one.
+        step: int64 scalar tensor, training steps completed before this one.
+        index: int64 scalar tensor that differs from step to step, in evaluation too; seeds follow it.
         examples: examples in this replica's part of the batch.
         run_seed: seed of the run.
         transforms: gradient transforms of the loop, clipping included.
         observes: names that some hook observes.
     """
 
-    def __init__(self, step: tf.Tensor, examples: Any, run_seed: int, transforms: Sequence[Transform], observes: frozenset[str]):
+    def __init__(
+        self, step: tf.Tensor, index: tf.Tensor, examples: Any, run_seed: int, transforms: Sequence[Transform], observes: frozenset[str]
+    ):
         self.step = step
         self.examples = tf.convert_to_tensor(examples)
         self.transforms = transforms
         self.observes = observes
         self.losses: list[tf.Tensor] = []
         self.observed: dict[str, Any] = {}
-        self._run_seed = run_seed
+        self._run_seed, self._index = run_seed, index
         self._sites = 0
         self._example_share: tf.Tensor | None = None
 
@@ -48,7 +51,7 @@ class StepContext:
         """The next stateless seed pair of this step."""
         replica = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group) or 0
         self._sites += 1
-        return stateless_seed(self._run_seed, self._sites, int(replica), self.step)
+        return stateless_seed(self._run_seed, self._sites, int(replica), self._index)
 
     def example_share(self) -> tf.Tensor:
         """This replica's share of the examples of the global batch, float32 scalar."""

@@ -50,7 +50,7 @@ class Task:
     model: Any = None
 
     def __init__(self) -> None:
-        self._completed_steps: Any = None
+        self._progress: Any = None
 
     # What a user overrides.
 
@@ -86,7 +86,12 @@ class Task:
         """Completed steps, int64 scalar tensor; inside a step, those before it."""
         if inside_step():
             return current("Task.step").step
-        return tf.constant(self._completed_steps() if callable(self._completed_steps) else 0, tf.int64)
+        progress = getattr(self, "_progress", None)
+        return tf.constant(progress.step if progress is not None else 0, tf.int64)
+
+    def follow(self, progress: Any) -> None:
+        """Takes the counters of the loop that trains this task, for `step` outside of steps."""
+        self._progress = progress
 
     def seed(self) -> tf.Tensor:
         """A seed pair for `tf.random.stateless_*`: another in every step, at every call, on every replica; the same after a restart."""
@@ -196,10 +201,6 @@ class Task:
         if len(tracked.optimizers) == 1 and variables and all(getattr(layer, "built", True) for layer in tracked.layers):
             self._build(next(iter(tracked.optimizers.values())), variables)
 
-    def constants(self) -> dict[str, Any]:
-        """Plain numbers, strings and flags among the attributes: a traced step keeps the values that they had."""
-        return {k: v for k, v in vars(self).items() if isinstance(v, (bool, int, float, str)) and not k.startswith("_")}
-
     def owns(self, method: str) -> bool:
         """Whether `method` is the library's code, so that an error in it is one of the model or the data."""
         return False
@@ -220,4 +221,7 @@ class Task:
         return to_floats({**reduced, **{name: metric.result() for name, metric in metrics.items()}})
 
     def finalize(self) -> None:
-        """Called once when training has ended normally, before `on_train_end`."""
+        """Called when training has ended normally: optimizers that keep an average of the weights put it into the model."""
+        for optimizer in self.optimizers.values():
+            if optimizer.built:
+                optimizer.finalize_variable_values(optimizer._trainable_variables)

@@ -43,6 +43,7 @@ class GlobalStep:
         seed: seed of the run.
         transforms: gradient transforms.
         observes: names that hooks observe.
+        training_step: holds the number of training steps where the step counts something else (evaluation batches).
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class GlobalStep:
         seed: int = 0,
         transforms: Sequence[Transform] = (),
         observes: frozenset[str] = frozenset(),
+        training_step: tf.Variable | None = None,
     ):
         self.task, self.method, self.strategy = task, method, strategy
-        self._seed, self._transforms, self._observes = seed, transforms, observes
+        self._seed, self._transforms, self._observes, self._training_step = seed, transforms, observes, training_step
         self.meta: StepMeta | None = None
         self.traces = 0
         self._eager = False
@@ -135,7 +137,8 @@ class GlobalStep:
         return self.strategy.experimental_distribute_values_from_function(lambda c: parts[int(c.replica_id_in_sync_group)])
 
     def _on_replica(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
-        with StepContext(step, self.task.batch_size(batch), self._seed, self._transforms, self._observes) as context:
+        counted = step if self._training_step is None else self._training_step.read_value()
+        with StepContext(counted, step, self.task.batch_size(batch), self._seed, self._transforms, self._observes) as context:
             keep = self._per_replica_state() if tf.distribute.get_strategy().num_replicas_in_sync > 1 else []
             returned = self._user_step()(batch)
             for variable, before in keep:

@@ -19,7 +19,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops import replicas, triggers
+from loops import replicas
 from loops import workdir as workdirs
 from loops.epoch_logs import EpochLogs
 from loops.eval_loop import EvalLoop, resolve_mode
@@ -31,10 +31,12 @@ from loops.hooks.history import History
 from loops.hooks.lineup import line_up
 from loops.interrupts import Interrupts
 from loops.logs import Window, to_floats
+from loops.looks import Looks
 from loops.program import Program
 from loops.progress import Progress
 from loops.schedules import LearningRates
 from loops.task import Task
+from loops.trace_watch import TraceWatch
 from loops.traced_step import GlobalStep
 
 __all__ = ["NonFiniteError", "TrainLoop"]
@@ -107,7 +109,9 @@ class TrainLoop:
         self.strategy = replicas.strategy_of(task.tracked.model_variables(), strategy)
         self.steps_per_epoch = steps_per_epoch
         self._mode, self._seed, self._transforms, self._on_nonfinite = resolve_mode(compile), int(seed), as_transforms(clip), on_nonfinite
-        self.workdir = workdirs.claim(workdir) if workdir is not None else None
+        if self._mode == "xla" and self.strategy.num_replicas_in_sync > 1:
+            raise ValueError("compile='xla' compiles a window for one device; with several replicas use compile='graph'.")
+        self.workdir = workdirs.check(workdir) if workdir is not None else None
         self.history = History()
         self.hooks: list[Hook] = line_up(hooks, history=self.history, evaluations=self.evaluations, workdir=self.workdir, model=task.model)
         self.progress = Progress()
@@ -118,22 +122,24 @@ class TrainLoop:
         self.stop_reason: str | None = None
         self.is_chief = True
         self._logs, self._end_epoch = EpochLogs(), False
-        self._looked: dict[str, tuple[int, float]] = {}
-        self._traced_flags: dict[str, bool] | None = None
-        self._baked: dict[str, Any] = {}
-        self._by_phase = sorted(self.hooks, key=lambda hook: hook.phase)
+        self._looks = Looks(self.hooks)
+        self._watch: TraceWatch | None = None
         self._execution: Execution | None = None
         self._evaluator: EvalLoop | None = None
         self._learning_rates: LearningRates | None = None
-        self._triggers = {hook.name: triggers.parse(hook.every) for hook in self.hooks}
-        if self.workdir is not None:
-            settings = {"compile": compile, "mode": self._mode, "seed": self._seed, "steps_per_epoch": steps_per_epoch}
-            settings |= {
+        self._rated: dict[str, Any] = {}
+        self._config = {
+            "loop": {
+                "compile": compile,
+                "mode": self._mode,
+                "seed": self._seed,
+                "steps_per_epoch": steps_per_epoch,
                 "replicas": self.strategy.num_replicas_in_sync,
                 "on_nonfinite": on_nonfinite,
-                "clip": repr(clip) if clip is not None else None,
-            }
-            workdirs.write_config(self.workdir, {"loop": settings, "config": dict(config or {})})
+                "clip": None if clip is None else repr(clip),
+            },
+            "config": dict(config or {}),
+        }
 
     # What hooks use.
 
@@ -145,6 +151,8 @@ class TrainLoop:
     @feed.setter
     def feed(self, feed: Feed) -> None:
         self._feed = _checked_feed(feed, "feed")
+        self._check_end(self.steps)
+        self.progress.steps_per_epoch = self.steps_per_epoch or feed.steps_per_epoch
         if self._execution is not None:
             self._execution.switch(feed)
 
@@ -156,8 +164,9 @@ class TrainLoop:
     @property
     def learning_rate(self) -> LearningRates:
         """The learning rates of all optimizers; `loop.learning_rate = 0.1` sets them."""
-        if self._learning_rates is None or len(self._learning_rates) != len(self.task.optimizers):
-            self._learning_rates = LearningRates(self.task.optimizers)
+        optimizers = self.task.optimizers
+        if self._learning_rates is None or list(self._rated.values()) != list(optimizers.values()):
+            self._learning_rates, self._rated = LearningRates(optimizers), optimizers
         return self._learning_rates
 
     @learning_rate.setter
@@ -194,13 +203,18 @@ class TrainLoop:
         if self._evaluator is None:
             self._evaluator = EvalLoop(self.task, strategy=self.strategy, compile=self._mode, seed=self._seed)
         self._average_replicas()
-        for hook in self.hooks:
+        for hook in self._looks:
             hook.on_evaluate_begin(self, name)
-        watcher = next((hook.on_evaluate_batch for hook in self.hooks if hook.watches_evaluation), None)
-        results = self._evaluator.run(_checked_feed(feed, name), steps=steps, on_batch=watcher)
+        watchers = [hook for hook in self._looks if hook.watches_evaluation]
+
+        def tell(batch: int, logs: Callable[[], dict[str, Any]], last: bool) -> None:
+            for hook in watchers:
+                hook.on_evaluate_batch(batch, logs, last)
+
+        results = self._evaluator.run(_checked_feed(feed, name), steps=steps, on_batch=tell if watchers else None)
         logs = {f"{name}_{key}": value for key, value in results.items()}
         self._logs.evaluation.update(logs)
-        for hook in self.hooks:
+        for hook in self._looks:
             hook.on_evaluate_end(self, name, logs)
         return logs
 
@@ -214,7 +228,7 @@ class TrainLoop:
         if self._execution is not None:
             self._execution.use(self._new_program())
         self._evaluator = None
-        self._traced_flags = None
+        self._watch = None
 
     # Running.
 
@@ -259,14 +273,14 @@ class TrainLoop:
             self.task.reset_metrics()
             for hook in self.hooks:
                 hook.on_epoch_begin(self)
+        self._check_trace()
         while not (self.progress.epoch_ended or self.stopping or interrupts.requested or self._target_reached()):
             target = self._next_look()
             pass_ended = self._execution_now.advance(max(1, target - self.progress.step))
-            if self._traced_flags is None:
-                self._traced_flags, self._baked = self._trainable_flags(), self.task.constants()
+            self._watch = self._watch or TraceWatch(self.task)
             self.progress.seconds = self.clock() - begun
             self._count_epoch(pass_ended)
-            if self.progress.step >= target or self.progress.epoch_ended or self._execution_now.halted or self._time_is_due():
+            if self.progress.step >= target or self.progress.epoch_ended or self._execution_now.must_settle or self._is_due_by_time():
                 self._boundary()
 
     def _count_epoch(self, pass_ended: bool) -> None:
@@ -290,11 +304,16 @@ class TrainLoop:
         if self._end_epoch and not self.progress.epoch_ended:
             self.progress.end_epoch()
             self._visit()
-        self._warn_of_baked_constants()
-        flags, traced = self._trainable_flags(), self._traced_flags or {}
-        if flags != traced:
-            changed = [path for path, flag in flags.items() if traced.get(path) != flag]
-            self.retrace(f"`trainable` changed for {', '.join(changed[:3])}{' and others' if len(changed) > 3 else ''}")
+        self._check_trace()
+
+    def _check_trace(self) -> None:
+        """Retraces, or warns, if something changed that the traced step cannot see."""
+        if self._watch is None or self._mode == "eager":
+            return
+        for sentence in self._watch.changed_constants():
+            print(f"Warning: {sentence}", flush=True)
+        if names := self._watch.changed_flags():
+            self.retrace(f"`trainable` changed for {names}")
 
     def _settle(self) -> None:
         bad = self._execution_now.settle()
@@ -307,50 +326,36 @@ class TrainLoop:
         if self.progress.epoch_ended:
             self._average_replicas()
             self._logs.train = self._train_logs()
-        for hook in self._by_phase:
-            if self._triggers[hook.name].due(self.progress, self.clock()):
+        for hook in self._looks:
+            if self._looks.due(hook, self.progress, self.clock()):
                 self._look(hook)
             if self.progress.epoch_ended:
                 hook.on_epoch_end(self, self._logs)
-        self._execution_now.trace.forget(min((step for step, _ in self._looked.values()), default=self.progress.step))
+        self._execution_now.trace.forget(self._looks.oldest(self.progress.step))
 
     def _look(self, hook: Hook) -> None:
-        step, begun = self._looked[hook.name]
-        now = self.clock()
-        if step == self.progress.step:
-            return
-        execution = self._execution_now
-        window = Window(
-            execution.trace,
-            step + 1,
-            self.progress.step,
-            now - begun,
-            lambda: to_floats(self._train_logs()),
-            execution.observed,
-            execution.batch,
-        )
-        self._looked[hook.name] = (self.progress.step, now)
-        self._triggers[hook.name].fired(now)
-        hook.on_window_end(self, window)
+        opened = self._looks.take(hook, self.progress.step, self.clock())
+        if opened is not None:
+            first, seconds = opened
+            run = self._execution_now
+            window = Window(run.trace, first, self.progress.step, seconds, self._logs_to_date, run.observed, run.batch)
+            hook.on_window_end(self, window)
 
     def _next_look(self) -> int:
         """The nearest step at which a hook wants to look, the epoch ends, or the run does."""
         step = self.progress.step
-        steps = [s for t in self._triggers.values() if (s := t.next_step(step)) is not None]
+        targets = [self._looks.next_step(step), self.steps]
         if self.steps_per_epoch is not None:
-            steps.append(step + self.steps_per_epoch - self.progress.step_in_epoch)
-        if self.steps is not None:
-            steps.append(self.steps)
-        return min(steps, default=1 << 62)
+            targets.append(step + self.steps_per_epoch - self.progress.step_in_epoch)
+        return min((t for t in targets if t is not None), default=1 << 62)
 
-    def _time_is_due(self) -> bool:
-        now = self.clock()
-        return any(t.may_fire_between_steps() and t.due(self.progress, now) for t in self._triggers.values())
+    def _is_due_by_time(self) -> bool:
+        return self._looks.due_by_time(self.progress, self.clock())
 
     def _flush(self) -> None:
         """Settles what was run since the last look, and gives hooks that want it their last window."""
         self._settle()
-        for hook in self._by_phase:
+        for hook in self._looks:
             if hook.final_window:
                 self._look(hook)
 
@@ -362,8 +367,10 @@ class TrainLoop:
         self.stop(message)
 
     def _train_logs(self) -> dict[str, Any]:
-        meta = self._execution_now.step.meta
-        return self.task.results("train", self._execution_now.trace.epoch_logs(), meta.metrics if meta else {})
+        return self.task.results("train", self._execution_now.trace.epoch_logs(), self._execution_now.metrics)
+
+    def _logs_to_date(self) -> dict[str, Any]:
+        return to_floats(self._train_logs())
 
     def _target_reached(self) -> bool:
         done = self.progress.epoch + 1 if self.progress.epoch_ended else self.progress.epoch
@@ -371,16 +378,16 @@ class TrainLoop:
 
     def _begin(self) -> None:
         self._end_epoch = False
+        self.task.follow(self.progress)
+        if self.workdir is not None and self._execution is None:
+            workdirs.claim(self.workdir, self._config)
         for hook in self.hooks:
             hook.on_train_begin(self)
         if self._execution is None:
             continuing = self.steps_per_epoch is not None
             guarded = self._policy() != "ignore"
             self._execution = Execution(self._new_program(), self._feed, self.progress, guarded=guarded, continuing=continuing)
-        now = self.clock()
-        self._looked = {hook.name: (self.progress.step, now) for hook in self.hooks}
-        for trigger in self._triggers.values():
-            trigger.start(now)
+        self._looks.start(self.progress.step, self.clock())
         if self.steps_per_epoch is not None or self._feed.steps_per_epoch is not None:
             self.progress.steps_per_epoch = self.steps_per_epoch or self._feed.steps_per_epoch
 
@@ -389,7 +396,7 @@ class TrainLoop:
         if self._execution is not None:
             self._execution.rewind()
         errors: list[Exception] = []
-        for hook in self._by_phase:
+        for hook in self._looks:
             try:
                 hook.on_train_end(self)
             except Exception as error:  # the others come first
@@ -409,21 +416,8 @@ class TrainLoop:
         return Program(step, self._mode)
 
     def _policy(self) -> str:
-        return next((hook.on_nonfinite for hook in self.hooks if hook.on_nonfinite), None) or self._on_nonfinite
-
-    def _trainable_flags(self) -> dict[str, bool]:
-        return {getattr(v, "path", v.name): bool(v.trainable) for v in self.task.tracked.model_variables()}
-
-    def _warn_of_baked_constants(self) -> None:
-        if self._mode == "eager":
-            return
-        for name, value in self.task.constants().items():
-            if name in self._baked and self._baked[name] != value:
-                print(
-                    f"Warning: {type(self.task).__name__}.{name} changed from {self._baked[name]!r} to {value!r}, but the traced step keeps "
-                    "the old value. Make it a tf.Variable and assign it, or call loop.retrace(reason)."
-                )
-                self._baked[name] = value
+        asked = {hook.on_nonfinite for hook in self.hooks}
+        return next((policy for policy in ON_NONFINITE if policy in asked), self._on_nonfinite)
 
     def _average_replicas(self) -> None:
         if self.strategy.num_replicas_in_sync > 1:
@@ -435,6 +429,9 @@ class TrainLoop:
                 raise ValueError(f"`{name}` must be a whole number, 0 or more; got {value!r}.")
         if epochs is None and steps is None:
             raise ValueError("Say how far to train: run(epochs=...) or run(steps=...).")
+        self._check_end(steps)
+
+    def _check_end(self, steps: int | None) -> None:
         if self._feed.endless and self.steps_per_epoch is None and steps is None:
             raise ValueError("The feed never ends, so an epoch would not either: give TrainLoop `steps_per_epoch`, or run(steps=...).")
 

@@ -51,12 +51,14 @@ class Feed(abc.ABC):
         element_spec: nested structure of `tf.TypeSpec` of one batch.
         steps_per_epoch: batches in one pass, or None if that is not known beforehand.
         endless: True if a pass never ends.
+        seekable: True if `blocks` gives the same batches again when it is asked for a position again.
         prefetch: number of blocks made ready ahead, in a background thread; 0 when the data depends on what was learnt.
     """
 
     element_spec: Any
     steps_per_epoch: int | None = None
     endless: bool = False
+    seekable: bool = True
     prefetch: int = 2
 
     @abc.abstractmethod

@@ -34,6 +34,8 @@ class DatasetFeed(Feed):
         (4, False)
     """
 
+    seekable = False  # another iterator may shuffle anew
+
     def __init__(self, dataset: tf.data.Dataset):
         if not isinstance(dataset, tf.data.Dataset):
             raise TypeError(f"DatasetFeed takes a tf.data.Dataset, got {type(dataset).__name__}; for arrays use loops.ArrayFeed.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from loops.hooks.base import Hook, Phase
-from loops.triggers import Trigger
+from loops.triggers import Never
 
 if TYPE_CHECKING:
     from loops.logs import Window
@@ -49,6 +49,7 @@ class KerasCallbacks(Hook):
         self.batches = KerasBatchCalls(self, _overrides(self.callbacks, _TRAIN_BATCH))
         self.model: Any = None
         self._last_logs: dict[str, Any] | None = None
+        self._test_batches_ended = 0
 
     def on_train_begin(self, loop: TrainLoop) -> None:
         self.model = loop.task.model
@@ -70,10 +71,12 @@ class KerasCallbacks(Hook):
         self.batches.begin_epoch(stopping=self.model.stop_training)
 
     def on_evaluate_begin(self, loop: TrainLoop, name: str) -> None:
+        self._test_batches_ended = 0
         self.call("on_test_begin", {})
 
     def on_evaluate_batch(self, batch: int, logs: Callable[[], dict[str, Any]], last: bool) -> None:
-        if batch:
+        if batch > self._test_batches_ended:
+            self._test_batches_ended = batch
             self.call("on_test_batch_end", batch - 1, logs())
         if not last:
             self.call("on_test_batch_begin", batch, {})
@@ -132,7 +135,7 @@ class KerasBatchCalls(Hook):
             self._owner.call("on_train_batch_begin", step, {})
 
 
-class _NextStep(Trigger):
+class _NextStep(Never):
     """Due at every step, or only at the next one when that is wanted."""
 
     def __init__(self, always: bool):

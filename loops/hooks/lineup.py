@@ -34,6 +34,7 @@ def line_up(
         model: the Keras model whose weights are kept, or None.
 
     Raises:
+        ValueError: if a hook or the name of an evaluation is given twice.
         TypeError: if something is neither a hook nor a Keras callback.
     """
     if isinstance(given, (Hook, keras.callbacks.Callback)):
@@ -53,6 +54,9 @@ def line_up(
         adapter = KerasCallbacks(callbacks)
         hooks = [adapter.batches, *hooks, adapter]
     hooks += [Evaluate(feed, name) for name, feed in evaluations.items()]
+    names = Counter(hook.evaluation for hook in hooks if isinstance(hook, Evaluate))
+    if doubles := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"Two evaluations are named {doubles[0]!r}; their logs would be the same. Give one of them another name.")
     if workdir is not None:
         hooks += _of_workdir(hooks, workdir, evaluations, model)
     hooks.append(history)

@@ -79,6 +79,18 @@ CASES = {
     "negative clip": (lambda: loops.TrainLoop(tiny.Classifier(), array_feed(), clip=-1.0), ValueError, "greater than 0"),
     "no target": (lambda: loops.TrainLoop(tiny.Classifier(), array_feed()).run(), ValueError, r"run\(epochs=...\)"),
     "endless": (lambda: loops.TrainLoop(tiny.Classifier(), endless()).run(epochs=1), ValueError, "`steps_per_epoch`"),
+    "endless at a look": (
+        lambda: loops.TrainLoop(
+            tiny.Classifier(), array_feed(), [hooks.LambdaHook(on_epoch_end=lambda loop, logs: setattr(loop, "feed", endless()))]
+        ).run(epochs=2),
+        ValueError,
+        "`steps_per_epoch`",
+    ),
+    "evaluation twice": (
+        lambda: loops.TrainLoop(tiny.Classifier(), array_feed(), [hooks.Evaluate(array_feed())], evaluate={"val": array_feed()}),
+        ValueError,
+        "Two evaluations are named 'val'",
+    ),
     "endless fit": (lambda: loops.fit(compiled(), endless().dataset, verbose=0), ValueError, "never ends"),
     "endless evaluate": (lambda: loops.evaluate(compiled(), endless().dataset), ValueError, "never ends"),
     "cadence": (
@@ -127,7 +139,7 @@ def test_bad_input_gets_a_sentence(case):
 
 def test_a_used_workdir_a_file_and_an_unwritable_place_are_refused(tmp_path):
     used = tmp_path / "used"
-    loops.TrainLoop(tiny.Classifier(), array_feed(), workdir=used)
+    loops.TrainLoop(tiny.Classifier(), array_feed(), workdir=used).run(steps=1)
     file = tmp_path / "file"
     file.touch()
     for path, message in ((used, "is used already .*config.json"), (file, "is a file"), (file / "below", "cannot be written")):

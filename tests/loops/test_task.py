@@ -224,3 +224,62 @@ def test_targets_are_absolute_and_a_run_goes_on_where_it_stood():
     assert whole.history.history == parts.history.history
     assert whole.progress.step == parts.progress.step == 21
     tiny.assert_same_bits(state, state_of_parts)
+
+
+def test_the_training_step_is_known_in_evaluation_and_outside_of_steps():
+    class Tells(tiny.Classifier):
+        def eval_step(self, batch):
+            return {"step": loops.Last(self.step)}
+
+    task = Tells()
+    every = hooks.Evaluate(loops.ArrayFeed(tiny.data(48), 16), every="3 steps")
+    seen = hooks.LambdaHook(on_evaluate_end=lambda loop, name, logs: steps.append((logs["val_step"], int(task.step))))
+    steps = []
+    loops.TrainLoop(task, loops.ArrayFeed(tiny.data(64), 16), [every, seen]).run(steps=6)
+    assert steps == [(3.0, 3), (6.0, 6)]
+
+
+def test_an_average_of_the_weights_is_in_the_model_at_the_end():
+    def make():
+        return tiny.Classifier(keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.5))
+
+    task = make()
+    loops.TrainLoop(task, loops.ArrayFeed(tiny.data(32), 16)).run(epochs=1)
+    averages = [v.numpy() for v in task.optimizer.variables if "average" in v.path]
+    tiny.assert_same_bits(task.model.get_weights(), averages)
+
+
+def test_an_own_feed_and_a_shuffled_dataset_under_xla_go_on_where_they_stood():
+    class Sums(loops.Task):
+        def train_step(self, batch):
+            return {"sum": loops.Sum(tf.reduce_sum(batch))}
+
+    dataset = tf.data.Dataset.range(60).shuffle(60, seed=0).batch(10)
+    loop = loops.TrainLoop(Sums(), loops.DatasetFeed(dataset), compile="xla")
+    for steps in (2, 3, 6):
+        loop.run(steps=steps)
+    assert loop.history.history["sum"] == [sum(range(60))]
+
+
+def test_rows_of_windows_that_nobody_will_open_are_dropped():
+    loop = loops.TrainLoop(tiny.Classifier(), loops.ArrayFeed(tiny.data(64), 16))
+    loop.run(epochs=5)
+    assert sum(len(rows) for _, rows, _ in loop._execution.trace._chunks) <= 4
+
+
+def test_every_watcher_of_evaluation_batches_is_told():
+    class Watcher(hooks.Hook):
+        watches_evaluation = True
+
+        def __init__(self):
+            self.batches = []
+
+        def on_evaluate_batch(self, batch, logs, last):
+            self.batches.append((batch, last, round(logs()["loss"], 3) if batch else None))
+
+    watchers = Watcher(), Watcher()
+    loops.TrainLoop(
+        tiny.Classifier(), loops.ArrayFeed(tiny.data(32), 16), watchers, evaluate={"val": loops.ArrayFeed(tiny.data(48), 16)}
+    ).run(epochs=1)
+    assert watchers[0].batches == watchers[1].batches
+    assert [b[:2] for b in watchers[0].batches] == [(0, False), (1, False), (2, False), (3, True)]
