@@ -71,22 +71,29 @@ def build(
         strategy: distribution strategy in whose scope model and optimizer are made.
 
     Raises:
-        InputError: for a data set, normalisation or optimizer that does not exist.
+        InputError: for a data set, normalisation or optimizer that does not exist, or sizes that fit no model or batch.
     """
     data = datasets.load(config.dataset, normalization=config.normalize, data_dir=data_dir)
     if not data.class_names:
         raise InputError(f"{config.dataset} has no classes: it is for regression; choose another config.dataset.")
-    with in_scope(strategy):
-        model = make_model(data.train.x.shape[1:], len(data.class_names), hidden=config.hidden, activation=config.activation)
-        task = loops.SupervisedTask(
-            model, loss="sparse_categorical_crossentropy", optimizer=make_optimizer(config.optimizer), metrics=["accuracy"]
-        )
+    try:
+        with in_scope(strategy):
+            model = make_model(data.train.x.shape[1:], len(data.class_names), hidden=config.hidden, activation=config.activation)
+            task = loops.SupervisedTask(
+                model, loss="sparse_categorical_crossentropy", optimizer=make_optimizer(config.optimizer), metrics=["accuracy"]
+            )
+        train = loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed)
+        val, test = (loops.ArrayFeed(split, batch_size=config.batch_size) for split in (data.val, data.test))
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
     return Study(
         task=task,
         model=model,
-        train=loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed),
-        evaluate={"val": loops.ArrayFeed(data.val, batch_size=config.batch_size)},
-        test=loops.ArrayFeed(data.test, batch_size=config.batch_size),
+        train=train,
+        evaluate={"val": val},
+        test=test,
         monitor="val_loss",
         mode="min",
         hooks=(),

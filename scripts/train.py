@@ -49,6 +49,8 @@ def main(args: flags.FlagValues) -> int:
 
         tf.config.list_logical_devices()
 
+    if args.config.epochs < 1:
+        raise InputError(f"config.epochs is {args.config.epochs}; train for 1 epoch or more.")
     strategy = _all_devices() if args.strategy == "mirrored" else None
     study = build(args.config, data_dir=args.data_dir, seed=args.seed, strategy=strategy)
     config = args.config

@@ -56,9 +56,12 @@ def test_the_optimizer_is_any_that_keras_knows_by_name():
         ({"dataset": "diabetes"}, "regression"),
         ({"normalize": "z-score"}, "'z-score'"),
         ({"optimizer__name": "sdg"}, "'sdg'"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"activation": "rleu"}, "rleu"),
+        ({"hidden": (0,)}, "config cannot be built"),
     ],
 )
-def test_what_does_not_exist_is_named(changes, said):
+def test_what_cannot_be_used_is_named(changes, said):
     with pytest.raises(InputError, match=said):
         study.build(config(**changes))
 

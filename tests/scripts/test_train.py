@@ -124,6 +124,11 @@ def test_a_workdir_that_cannot_be_written_is_refused_with_one_sentence(tmp_path)
     assert code == command_line.EXIT_REFUSED and errors.count("\n") == 1
 
 
+def test_a_run_of_no_epochs_is_refused():
+    code, _, errors = run(train, "--config.epochs=0")
+    assert code == command_line.EXIT_REFUSED and "config.epochs is 0" in errors
+
+
 def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, output, _ = run(train, "--config.epochs=1")
