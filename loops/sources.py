@@ -41,7 +41,8 @@ class BlockReader:
         return True
 
     def batch(self, held: list[Any], i: tf.Tensor) -> Any:
-        return _pack(self._spec, [t[self._start + i] for t in self._tensors])
+        # Not t[...]: XLA takes the bounds of a slice for compile-time constants, and would compile anew for every `start`.
+        return _pack(self._spec, [tf.gather(t, self._start + i) for t in self._tensors])
 
     def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor) -> list[Any]:
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator
@@ -57,4 +58,7 @@ class Prefetcher:
     def close(self) -> None:
         """Ends the thread; items that were made ready are dropped."""
         self._closed.set()
+        with contextlib.suppress(queue.Empty):
+            while True:  # makes room, so that a thread that waits for it wakes up
+                self._queue.get_nowait()
         self._thread.join()
