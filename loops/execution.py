@@ -267,7 +267,9 @@ class _Pace:
     def measured(self, seconds: float, steps: int) -> None:
         self._calls += 1
         if self._calls > 1 and steps:
-            self._seconds_per_step = seconds / steps
+            # A single slow call (a new block shape is compiled) slows down the next one, not all that follow.
+            limit = 4 * self._seconds_per_step if self._calls > 2 else float("inf")
+            self._seconds_per_step = min(seconds / steps, limit)
 
 
 def _arrays(structure: Any) -> Any:

@@ -110,7 +110,8 @@ class EarlyStopping(MonitorHook):
         elif self.wait >= self.patience and (epoch > 0 or self.at == "evaluation"):
             self.stopped_epoch = epoch
             looks = "epochs" if self.at == "epoch" else "evaluations"
-            loop.stop(f"EarlyStopping: {self.monitor} = {value:.6g} after {self.wait} {looks} without improvement on {self.best}.")
+            best = "a finite value" if self.best is None else f"{self.best:.6g}"
+            loop.stop(f"EarlyStopping: {self.monitor} = {value:.6g} after {self.wait} {looks} without improvement on {best}.")
 
     def on_train_end(self, loop: TrainLoop) -> None:
         super().on_train_end(loop)

@@ -76,7 +76,7 @@ class MonitorHook(Hook):
 
     def on_train_end(self, loop: TrainLoop) -> None:
         if not self._seen and not self._reported and loop.outcome == "finished" and loop.progress.epoch_ended:
-            warnings.warn(f"{type(self).__name__} never saw {self.monitor!r}: whenever it looked, no value was there.", stacklevel=2)
+            warnings.warn(f"{type(self).__name__} never saw {self.monitor!r}: whenever it looked, no finite value was there.", stacklevel=2)
 
     def fresh_value(self, loop: TrainLoop, logs: Mapping[str, Any]) -> float | None:
         """The metric's value in `logs`; None, and a warning the first time, if it is not there."""

@@ -1,7 +1,7 @@
 """Writes `.weights.h5` files while training goes on, with Keras's own writer, from copies of the weights.
 
-Keras's writer takes 12-90 ms, nearly all of it Python that walks over the model; copying the weights of a small model to the host takes
-about one. Not for whole models (`.keras`), whose configuration has to be read from the live model.
+Keras's writer spends nearly all of its time in Python that walks over the model; copying the weights of a small model to the host is quick.
+Not for whole models (`.keras`), whose configuration has to be read from the live model.
 """
 
 from __future__ import annotations
