@@ -158,7 +158,14 @@ def _calls(program: Program, feed: Feed, steps: int | None, most: int, before: C
 def _joined(calls: list[tuple[Call, int]]) -> dict[str, Any]:
     """Concatenates the collected outputs of all calls."""
     parts = [tf.nest.map_structure(lambda t, call=call, n=n: _unpadded(np.asarray(t), call, n), call.collected) for call, n in calls]
-    return dict(tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts))
+    return dict(tf.nest.map_structure(_concatenated, *parts))
+
+
+def _concatenated(*arrays: np.ndarray) -> Any:
+    """One array; a ragged tensor where outputs differ in more than their number, as Keras has it."""
+    if len({a.shape[1:] for a in arrays}) == 1:
+        return np.concatenate(arrays)
+    return tf.concat([tf.RaggedTensor.from_tensor(a) for a in arrays], 0)
 
 
 def _unpadded(outputs: np.ndarray, call: Call, n: int) -> np.ndarray:

@@ -147,7 +147,7 @@ def test_a_hook_used_again_starts_anew_and_a_run_carried_on_does_not(model):
     loop.run(logs_of([1.0, 2.0]))
     loop.run(logs_of([2.0, 2.0]))
     assert (loop.progress.epoch, hook.stopped_epoch, loop.outcome) == (2, 2, "stopped")
-    assert "val_loss = 2 after 2 epochs without improvement on 1.0" in loop.stop_reason
+    assert "val_loss = 2 after 2 epochs without improvement on 1" in loop.stop_reason
     again = FakeLoop([hook], model)
     again.run(logs_of([5.0]))
     assert (hook.best, hook.wait, hook.stopped_epoch) == (5.0, 0, 0)
