@@ -136,7 +136,7 @@ class Program:
             if is_guarded:
                 backup = _choose(was_finite, lambda: [v.read_value() for v in guarded], backup)
                 n = tf.where(was_finite, n, tf.zeros_like(n))
-            reader = reader_for(source, given, spec, start, record=is_guarded)
+            reader = reader_for(source, given, spec, start, record=is_guarded, xla=self.mode == "xla")
             outputs = _Outputs(step.structured_outputs, capacity, n)
             held = reader.first(n)
 

@@ -6,6 +6,7 @@ Every reader has the same face. `held` is a flat list of loop variables that the
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 import tensorflow as tf
@@ -31,8 +32,10 @@ class Recording:
 class BlockReader:
     """Takes batch `start + i` of a block's tensors."""
 
-    def __init__(self, tensors: list[Any], spec: Any, start: tf.Tensor):
+    def __init__(self, tensors: list[Any], spec: Any, start: tf.Tensor, xla: bool):
         self._tensors, self._spec, self._start = tensors, spec, start
+        # XLA takes the bounds of a slice for compile-time constants, and would compile anew for every `start`.
+        self._take = tf.gather if xla else operator.getitem
 
     def first(self, n: tf.Tensor) -> list[Any]:
         return []
@@ -41,8 +44,8 @@ class BlockReader:
         return True
 
     def batch(self, held: list[Any], i: tf.Tensor) -> Any:
-        # Not t[...]: XLA takes the bounds of a slice for compile-time constants, and would compile anew for every `start`.
-        return _pack(self._spec, [tf.gather(t, self._start + i) for t in self._tensors])
+        index = self._start + i
+        return _pack(self._spec, [self._take(t, index) for t in self._tensors])
 
     def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor) -> list[Any]:
         return []
@@ -104,10 +107,10 @@ class RecordingReader:
         return []
 
 
-def reader_for(source: Any, given: Any, spec: Any, start: tf.Tensor, *, record: bool) -> Any:
+def reader_for(source: Any, given: Any, spec: Any, start: tf.Tensor, *, record: bool, xla: bool) -> Any:
     """The reader for a kind of source, over the symbolic inputs `given` (see `signature_of`)."""
     if isinstance(source, Block):
-        return BlockReader(given, spec, start)
+        return BlockReader(given, spec, start, xla)
     if isinstance(source, Recording):
         return RecordingReader(given, spec, start)
     return IteratorReader(given, spec, record)
