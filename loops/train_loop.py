@@ -124,6 +124,7 @@ class TrainLoop:
         self._logs, self._end_epoch = EpochLogs(), False
         self._looks = Looks(self.hooks)
         self._watch: TraceWatch | None = None
+        self._read: tuple[int, dict[str, Any]] | None = None
         self._execution: Execution | None = None
         self._evaluator: EvalLoop | None = None
         self._learning_rates: LearningRates | None = None
@@ -367,7 +368,11 @@ class TrainLoop:
         self.stop(message)
 
     def _train_logs(self) -> dict[str, Any]:
-        return self.task.results("train", self._execution_now.trace.epoch_logs(), self._execution_now.metrics)
+        """The logs of the epoch to date, read once at a boundary however many ask."""
+        step = self.progress.step
+        if self._read is None or self._read[0] != step:
+            self._read = step, self.task.results("train", self._execution_now.trace.epoch_logs(), self._execution_now.metrics)
+        return self._read[1]
 
     def _logs_to_date(self) -> dict[str, Any]:
         return to_floats(self._train_logs())
