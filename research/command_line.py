@@ -76,7 +76,7 @@ def parse(define: Callable[[flags.FlagValues, list[str]], None], argv: Sequence[
             values.config.to_dict()
     except flags.Error as error:
         raise InputError(f"{str(error).rstrip('.')}; see --help.") from error
-    except AttributeError as error:
+    except (AttributeError, KeyError) as error:
         raise _unknown_field(define, arguments, error) from error
     except OSError as error:
         raise InputError(f"There is no config file {values['config'].config_filename!r} below {os.getcwd()}.") from error
@@ -85,7 +85,7 @@ def parse(define: Callable[[flags.FlagValues, list[str]], None], argv: Sequence[
     return values
 
 
-def _unknown_field(define: Callable[[flags.FlagValues, list[str]], None], argv: list[str], error: AttributeError) -> Exception:
+def _unknown_field(define: Callable[[flags.FlagValues, list[str]], None], argv: list[str], error: Exception) -> Exception:
     """The sentence for `--config.FIELD` with a FIELD that the config does not have; any other error as it is."""
     name = re.match(r"\W*(\w+)", str(error))
     given = [a for a in argv[1:] if name and re.match(rf"--?config\.(\w+\.)*{name[1]}\b", a)]

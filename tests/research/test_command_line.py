@@ -32,6 +32,7 @@ def test_config_fields_are_changed_from_the_command_line():
     ("argument", "said"),
     [
         ("--config.optimizer.lr=1", r"--config.optimizer.lr names a field that the config does not have; it has .*optimizer.learning_rate"),
+        ("--config.optimzer.learning_rate=1", "--config.optimzer.learning_rate names a field that the config does not have"),
         ("--config.epochz=3", "epochs"),
         ("--config.epochs=many", "epochs"),
         ("--config=no/such_config.py", "There is no config file 'no/such_config.py'"),
