@@ -123,6 +123,7 @@ class TrainLoop:
         self.is_chief = True
         self._logs, self._end_epoch = EpochLogs(), False
         self._looks = Looks(self.hooks)
+        self._running = False
         self._watch: TraceWatch | None = None
         self._read: tuple[int, dict[str, Any]] | None = None
         self._execution: Execution | None = None
@@ -245,7 +246,10 @@ class TrainLoop:
             ValueError: without a target, or if an epoch would never end.
             NonFiniteError: see `on_nonfinite`.
         """
+        if self._running:
+            raise RuntimeError("A hook called loop.run while the loop runs; a hook may call loop.evaluate and loop.stop.")
         self._check_targets(epochs, steps)
+        self._running = True
         self.epochs, self.steps, self.outcome, self.stop_reason = epochs, steps, None, None
         begun = self.clock() - self.progress.seconds
         try:
@@ -263,6 +267,7 @@ class TrainLoop:
             raise
         finally:
             self.progress.seconds = self.clock() - begun
+            self._running = False
             self._end()
         return self.history
 

@@ -86,6 +86,13 @@ CASES = {
         ValueError,
         "`steps_per_epoch`",
     ),
+    "run in a hook": (
+        lambda: loops.TrainLoop(
+            tiny.Classifier(), array_feed(), [hooks.LambdaHook(on_epoch_end=lambda loop, logs: loop.run(epochs=3))]
+        ).run(epochs=2),
+        RuntimeError,
+        "a hook may call loop.evaluate",
+    ),
     "evaluation twice": (
         lambda: loops.TrainLoop(tiny.Classifier(), array_feed(), [hooks.Evaluate(array_feed())], evaluate={"val": array_feed()}),
         ValueError,
