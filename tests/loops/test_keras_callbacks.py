@@ -99,6 +99,27 @@ def test_several_callbacks_are_called_in_list_order():
     assert found.callbacks[0].log == expected.callbacks[0].log != []
 
 
+def test_logs_are_passed_by_keyword_to_batch_methods():
+    class Keyword(kc.Callback):
+        def on_train_batch_end(self, batch, **keywords):
+            self.seen = list(keywords)
+
+        def on_test_batch_begin(self, batch, *, logs):
+            self.seen_in_test = logs
+
+    _, found = assert_parity(regression, DATA, callbacks=lambda: [Keyword()], **VALIDATION)
+    assert found.callbacks[0].seen == ["logs"]
+    assert found.callbacks[0].seen_in_test == {}
+
+
+def test_one_callback_needs_no_list():
+    def alone(model, *, callbacks, **arguments):
+        return loops_fit(model, callbacks=callbacks[0], **arguments)
+
+    expected, found = assert_parity(regression, DATA, candidate=alone, callbacks=lambda: [recorder(EPOCH_METHODS)])
+    assert_same_calls(expected.callbacks[0], found.callbacks[0])
+
+
 class Acts(kc.Callback):
     """Calls a function of (callback, number) in one method."""
 

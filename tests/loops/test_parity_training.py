@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tests.loops.parity import assert_parity, keras_fit, loops_fit
+import loops
+from tests.loops.parity import assert_parity, keras_fit, loops_fit, same_bits, train
 
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(160, 6)).astype("float32")
@@ -67,6 +68,22 @@ ARGUMENTS = {
 @pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=ARGUMENTS)
 def test_arguments_of_fit(arguments):
     assert_parity(classifier, DATA, **{"epochs": 2, **arguments})
+
+
+@pytest.mark.parametrize("arguments", [{"epochs": 0}, {"epochs": 2, "initial_epoch": 2}], ids=["no epochs", "none left"])
+def test_nothing_to_do(arguments):
+    expected, found = (train(fit, lambda: classifier("adam"), DATA, **arguments) for fit in (keras_fit, loops_fit))
+    assert found.history == expected.history == {}
+    assert found.epochs == expected.epochs == []
+    weights = [name for name in expected.state if name.startswith("model")]
+    assert all(same_bits(expected.state[name], found.state[name]) for name in weights)
+
+
+def test_a_model_compiled_to_run_eagerly():
+    def as_it_is(model, **arguments):
+        return loops.fit(model, shuffle=False, verbose=0, **arguments)
+
+    assert_parity(lambda: classifier(run_eagerly=True), DATA, candidate=as_it_is, epochs=2, validation_split=0.2)
 
 
 COMPILED = {
