@@ -78,7 +78,10 @@ def _all_devices() -> tf.distribute.Strategy:
     import tensorflow as tf
 
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
+    # On CPUs collectives gain nothing, and those of a second strategy in the same process would collide with the first's.
+    on_cpu = not tf.config.list_logical_devices("GPU")
+    joined = tf.distribute.ReductionToOneDevice() if on_cpu else None
+    return tf.distribute.MirroredStrategy([device.name for device in devices], cross_device_ops=joined)
 
 
 def _loop(
