@@ -77,9 +77,9 @@ class KerasCallbacks(Hook):
     def on_evaluate_batch(self, batch: int, logs: Callable[[], dict[str, Any]], last: bool) -> None:
         if batch > self._test_batches_ended:
             self._test_batches_ended = batch
-            self.call("on_test_batch_end", batch - 1, logs())
+            self.call("on_test_batch_end", batch - 1, logs=logs())
         if not last:
-            self.call("on_test_batch_begin", batch, {})
+            self.call("on_test_batch_begin", batch, logs={})
 
     def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
         self.call("on_test_end", {key.removeprefix(f"{name}_"): value for key, value in logs.items()})
@@ -98,10 +98,10 @@ class KerasCallbacks(Hook):
         if loop.outcome in ("finished", "stopped"):
             self.call("on_train_end", dict(self._last_logs or {}))
 
-    def call(self, method: str, *arguments: Any) -> None:
-        """Calls `method` of all callbacks, in their order."""
+    def call(self, method: str, *arguments: Any, **named: Any) -> None:
+        """Calls `method` of all callbacks, in their order. Keras passes `logs` by name to batch methods, and by position to others."""
         for callback in self.callbacks:
-            getattr(callback, method)(*arguments)
+            getattr(callback, method)(*arguments, **named)
 
 
 class KerasBatchCalls(Hook):
@@ -122,17 +122,17 @@ class KerasBatchCalls(Hook):
         """Announces the first batch. If training is to stop already, Keras notices after that batch; so does this."""
         self._trigger.wanted = stopping
         if self._watches_steps:
-            self._owner.call("on_train_batch_begin", 0, {})
+            self._owner.call("on_train_batch_begin", 0, logs={})
 
     def on_window_end(self, loop: TrainLoop, window: Window) -> None:
         step = loop.progress.step_in_epoch
         self._trigger.wanted = False
         if self._watches_steps:
-            self._owner.call("on_train_batch_end", step - 1, window.logs)
+            self._owner.call("on_train_batch_end", step - 1, logs=window.logs)
         if self._owner.model.stop_training:
             loop.stop("a Keras callback set stop_training", end_epoch=True)
         elif self._watches_steps and not loop.progress.epoch_ended:
-            self._owner.call("on_train_batch_begin", step, {})
+            self._owner.call("on_train_batch_begin", step, logs={})
 
 
 class _NextStep(Never):
