@@ -1,1 +1,7 @@
-"""Keras layers that studies share; `loops` does not need this package."""
+"""Keras layers that studies share, their base with `add_metric`, and a battery that checks them; `loops` does not need this package."""
+
+from __future__ import annotations
+
+from layers.base import Layer, Model
+
+__all__ = ["Layer", "Model"]

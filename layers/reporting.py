@@ -1,0 +1,168 @@
+"""What `layers.Layer` and `layers.Model` have in common: `add_metric`, `declare_metric`, `add_loss` and `add_coefficient`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+
+from layers.aggregation import AGGREGATIONS, Aggregate, aggregate
+from layers.replicas import replica_index
+
+__all__ = ["Reporting"]
+
+
+class Reporting:
+    """Mixin in front of a Keras class."""
+
+    def add_metric(self, value: Any, name: str, aggregation: str | None = "mean", sample_weight: Any = None) -> None:
+        """Reports a value in the logs of training and evaluation, as `"<layer name>/<name>"`.
+
+        To be called in `call`. The metric counts in float32, is reset at every epoch and evaluation, and joins all replicas.
+
+        Keras 2 had this method; `aggregation="mean"`, repeated calls under one name and nested layers mean what they meant there, and
+        `aggregation=None` ("already aggregated") is `"last"`. Different: names begin with the layer's; a mean is one over elements (Keras
+        2 took the mean of each example first); there are more aggregations, and weights; in functional models it is called in a layer's
+        `call`, not with symbolic tensors from outside. What is under `keras.remat`, or in an eager `RNN(unroll=False)`, runs twice and is
+        counted twice.
+
+        Args:
+            value: tensor of any shape and real dtype.
+            name: name of the metric, unique within the layer unless the same metric is meant.
+            aggregation: over all elements of all calls, batches and replicas: `"mean"`, `"sum"`, `"max"` or `"min"`; or `"last"`, the mean
+                over the elements of the latest call.
+            sample_weight: weights or a mask whose dimensions are the first ones of `value`. `"max"` and `"min"` leave out what weighs 0.
+
+        Raises:
+            TypeError: if `name` is no string.
+            ValueError: if the aggregation is unknown, is not that of the same metric before, or the weights do not fit.
+        """
+        metric = self._reported_metric(name, aggregation)
+        # Keras runs `call` on symbols too, to find out shapes: nothing to count.
+        if not (in_symbolic_scope() or keras.utils.is_keras_tensor(value)):
+            metric.update_state(value, sample_weight)
+
+    def declare_metric(self, name: str, aggregation: str | None = "mean") -> None:
+        """Creates a metric in `__init__` or `build` that `call` adds to later.
+
+        A metric that is not declared is created in the first call. That is too late for `tf.train.Checkpoint` to restore its state
+        into, and for a log that is to have all its columns from the start.
+
+        Args:
+            name: as in `add_metric`.
+            aggregation: as in `add_metric`, which has to be given the same.
+
+        Raises:
+            TypeError: if `name` is no string.
+            ValueError: if the aggregation is unknown, or not that of the same metric before.
+        """
+        self._reported_metric(name, aggregation)
+
+    def add_loss(self, loss: Any) -> None:
+        """Adds scalar losses to `losses`, as Keras does, as `keras.config.floatx()`, and for each replica by itself.
+
+        Keras keeps one list for all replicas, which see and clear each other's losses when a layer communicates within its call.
+
+        Args:
+            loss: scalar tensor or a structure of these, computed in float32 or float64.
+        """
+        super().add_loss(tf.nest.map_structure(lambda x: tf.cast(x, keras.config.floatx()), loss))  # type: ignore[misc]
+
+    def add_coefficient(self, name: str, value: float) -> keras.Variable:
+        """A scalar that people schedule (beta, lambda, temperature): assigning it takes effect at the next step and retraces nothing.
+
+        Args:
+            name: name of the weight.
+            value: initial value.
+
+        Returns:
+            Non-trainable weight, float32 (float64 under a float64 policy), never autocast, saved with the layer.
+        """
+        return self.add_weight(  # type: ignore[attr-defined]
+            shape=(),
+            initializer=keras.initializers.Constant(value),
+            dtype="float64" if self.variable_dtype == "float64" else "float32",  # type: ignore[attr-defined]
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+            name=name,
+        )
+
+    def _reported_metric(self, name: str, aggregation: str | None) -> Aggregate:
+        metrics: dict[str, Aggregate] = self.__dict__.setdefault("_reported_metrics", {})
+        if name not in metrics:
+            self._create_metric(name, aggregation)
+        metric = metrics[name]
+        if type(metric) is not AGGREGATIONS.get(aggregation):
+            known = next(key for key, kind in AGGREGATIONS.items() if type(metric) is kind)
+            raise ValueError(f"Metric {metric.name!r} has aggregation={known!r} and was now given {aggregation!r}; give it the same one.")
+        return metric
+
+    def _create_metric(self, name: str, aggregation: str | None) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"A metric of layer {self.name!r} needs a string as its name; got {name!r}.")
+
+        def create(strategy: Any) -> None:
+            with _where_variables_live(strategy):
+                metric = aggregate(aggregation, f"{self.name}/{name}")  # type: ignore[attr-defined]
+            self._track_metric(metric)
+            # Tracking the variables themselves would make weights of them; behind a module only `tf.train.Checkpoint` finds them.
+            if "_metric_states" not in self.__dict__:
+                self._metric_states = tf.Module()
+            holder = tf.Module()
+            for variable in metric.variables:
+                setattr(holder, variable.name, variable)
+            setattr(self._metric_states, name, holder)
+            self.__dict__["_reported_metrics"][name] = metric
+
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            context.merge_call(create)  # variables belong to all replicas: made once, outside of them
+        else:
+            create(tf.distribute.get_strategy())
+
+    def _track_metric(self, metric: Aggregate) -> None:
+        with unlocked(self):
+            self._tracker.add_to_store("metrics", metric)  # type: ignore[attr-defined]
+
+    # Keras's own code for losses works on this list; a list for each replica is all it takes to keep them apart.
+
+    @property
+    def _losses(self) -> list[Any]:
+        return self.__dict__.setdefault("_losses_of_replicas", {}).setdefault(replica_index(), [])
+
+    @_losses.setter
+    def _losses(self, losses: list[Any]) -> None:
+        self.__dict__.setdefault("_losses_of_replicas", {})[replica_index()] = losses
+
+
+@contextlib.contextmanager
+def unlocked(layer: Any) -> Iterator[None]:
+    """Lets a layer that is built take on state."""
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        if locked:
+            layer._tracker.lock()
+
+
+@contextlib.contextmanager
+def _where_variables_live(strategy: Any) -> Iterator[None]:
+    """Out of whatever is being traced, but in the strategy's scope."""
+    scope = global_state.get_global_attribute("stateless_scope")
+    global_state.set_global_attribute("stateless_scope", None)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(tf.init_scope())
+            if strategy is not tf.distribute.get_strategy() or tf.distribute.has_strategy():
+                stack.enter_context(strategy.scope())
+            yield
+    finally:
+        global_state.set_global_attribute("stateless_scope", scope)
