@@ -2,14 +2,85 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["read_events"]
+from loops import crash_points
+from loops.crash_points import InjectedCrash
+
+__all__ = ["FakeClock", "InjectedCrash", "crash_at", "read_events"]
+
+
+@contextlib.contextmanager
+def crash_at(name: str, count: int = 1, how: str = "kill") -> Iterator[None]:
+    """Within this context the run crashes at a named point.
+
+    To test that a run survives what happens to it: crash it, start it again, and compare with one that was left alone. For a program that
+    is started in a process of its own, the environment variable `TAPELOOPS_CRASH_AT="NAME:COUNT,HOW"` does the same. One point is armed at
+    a time; the one that was armed before comes back at the end.
+
+    Args:
+        name: where. While a snapshot is written: "before_write", "half_written", "before_rename" (complete, but not in its place),
+            "before_prune" (in its place, nothing older deleted yet). While the loop runs: "hook", "feed", "evaluation", "step".
+        count: at which time that the point is reached, 1 for the first.
+        how: "kill": the process ends at once, as by SIGKILL, and nothing is cleaned up. "raise": `InjectedCrash`, an error like any other.
+            "exit": as by `sys.exit`, with code 70. A snapshot is written by a thread: what it raises arrives in the training thread.
+
+    Raises:
+        ValueError: for a name, count or way that does not exist.
+
+    Example:
+        >>> from loops import crash_points
+        >>> with crash_at("hook", count=2, how="raise"):
+        ...     crash_points.reached("hook")
+        ...     crash_points.reached("hook")
+        Traceback (most recent call last):
+        loops.crash_points.InjectedCrash: Crash injected at 'hook'.
+    """
+    before = crash_points._armed
+    crash_points.arm(name, count, how)
+    try:
+        yield
+    finally:
+        crash_points._armed = before
+
+
+class FakeClock:
+    """A clock that stands still until it is told to go on: with it, tests of what happens "every 30 seconds" need no sleeping.
+
+    Args:
+        now: time at the start, in seconds.
+        tick: seconds by which the clock goes on each time that it is read.
+
+    Example:
+        >>> clock = FakeClock(tick=0.5)
+        >>> clock.advance(10)
+        >>> clock(), clock()
+        (10.0, 10.5)
+
+        In a loop: `loop.clock = FakeClock()`, before `loop.run`.
+    """
+
+    def __init__(self, now: float = 0.0, *, tick: float = 0.0):
+        self.now = float(now)
+        self.tick = tick
+
+    def __call__(self) -> float:
+        now = self.now
+        self.now += self.tick
+        return now
+
+    def advance(self, seconds: float) -> None:
+        """Lets `seconds` pass."""
+        if seconds < 0:
+            raise ValueError(f"A clock goes forward; it cannot advance by {seconds!r} seconds.")
+        self.now += seconds
 
 
 def read_events(logdir: str | os.PathLike[str]) -> dict[str, dict[str, list[tuple[int, Any]]]]:
