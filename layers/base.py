@@ -102,26 +102,27 @@ def full_precision(value: Any) -> tf.Tensor:
     return tf.cast(value, tf.float32) if value.dtype in (tf.float16, tf.bfloat16) else value
 
 
-def masked_mean(value: Any, mask: Any = None) -> tf.Tensor:
+def masked_mean(value: Any, mask: Any = None, *, keep_last: bool = False) -> tf.Tensor:
     """Mean over the elements that are not masked; 0 if there are none.
 
     Args:
         value: floating tensor of any shape.
         mask: bool (or weights) whose dimensions are the first ones of `value`; None takes all elements.
+        keep_last: whether to take a mean for each index of the last dimension, which the mask must not have.
 
     Returns:
-        Scalar in `value`'s precision, at least float32. Masked elements do not count, whatever they are.
+        Scalar, or `[D]`, in `value`'s precision, at least float32. Masked elements do not count, whatever they are.
 
     Example:
         >>> float(masked_mean(tf.constant([[1.0, 3.0], [5.0, float("nan")]]), tf.constant([[True, True], [True, False]])))
         3.0
     """
     value = full_precision(value)
-    if mask is None:
-        return tf.math.divide_no_nan(tf.reduce_sum(value), tf.cast(tf.size(value), value.dtype))
-    weight = tf.cast(mask, value.dtype)
-    weight = tf.reshape(weight, tf.concat([tf.shape(weight), tf.ones([value.shape.rank - weight.shape.rank], tf.int32)], 0))
+    weight = tf.ones_like(value) if mask is None else tf.cast(mask, value.dtype)
+    if weight.shape.rank != value.shape.rank:
+        weight = tf.reshape(weight, tf.concat([tf.shape(weight), tf.ones([value.shape.rank - weight.shape.rank], tf.int32)], 0))
     weight = tf.broadcast_to(weight, tf.shape(value))
-    # Two selections, so that a NaN under the mask reaches neither the mean nor its gradient.
+    # Selected, not multiplied by 0: a NaN under the mask would reach the mean.
     kept = tf.where(weight == 0, tf.zeros_like(value), value) * weight
-    return tf.math.divide_no_nan(tf.reduce_sum(kept), tf.reduce_sum(weight))
+    axes = list(range(value.shape.rank - 1)) if keep_last else None
+    return tf.math.divide_no_nan(tf.reduce_sum(kept, axes), tf.reduce_sum(weight, axes))

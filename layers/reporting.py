@@ -111,13 +111,7 @@ class Reporting:
             with _where_variables_live(strategy):
                 metric = aggregate(aggregation, f"{self.name}/{name}")  # type: ignore[attr-defined]
             self._track_metric(metric)
-            # Tracking the variables themselves would make weights of them; behind a module only `tf.train.Checkpoint` finds them.
-            if "_metric_states" not in self.__dict__:
-                self._metric_states = tf.Module()
-            holder = tf.Module()
-            for variable in metric.variables:
-                setattr(holder, variable.name, variable)
-            setattr(self._metric_states, name, holder)
+            self._show_to_checkpoints(f"metric_{name}", metric.variables)
             self.__dict__["_reported_metrics"][name] = metric
 
         context = tf.distribute.get_replica_context()
@@ -125,6 +119,20 @@ class Reporting:
             context.merge_call(create)  # variables belong to all replicas: made once, outside of them
         else:
             create(tf.distribute.get_strategy())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, keras.random.SeedGenerator):
+            self._show_to_checkpoints(f"seed_{name}", [value.state])
+
+    def _show_to_checkpoints(self, name: str, variables: list[keras.Variable]) -> None:
+        """Lets `tf.train.Checkpoint` find what is no weight: behind modules, which Keras does not look into."""
+        if "_beside_weights" not in self.__dict__:
+            self._beside_weights = tf.Module()
+        holder = tf.Module()
+        for variable in variables:
+            setattr(holder, variable.name, variable)
+        setattr(self._beside_weights, name, holder)
 
     def _track_metric(self, metric: Aggregate) -> None:
         with unlocked(self):

@@ -1,0 +1,105 @@
+"""Layers that draw samples as part of the model: the latent of a variational autoencoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from layers.base import Layer, full_precision, masked_mean, register
+from layers.replicas import replica_seed
+
+__all__ = ["GaussianSampling"]
+
+
+@register
+class GaussianSampling(Layer):
+    """Samples a diagonal Gaussian by the reparameterisation trick, and adds its divergence from the standard normal as a loss.
+
+        z    = mean + exp(logvar / 2) * e,  e ~ N(0, 1)                   when training; else z = mean
+        KL_d = (mean_d^2 + exp(logvar_d) - logvar_d - 1) / 2
+        loss = beta * mean over examples of sum over d of KL_d
+
+    With free bits, `KL_d` in the loss is `max(mean over examples of KL_d, free_bits)`: a dimension below it feels no pressure.
+
+    Args:
+        beta: weight of the loss, at least 0; a weight of the layer, so `layer.beta.assign(...)` schedules it.
+        free_bits: nats for each dimension that cost nothing, at least 0.
+        clip_logvar: bound of the absolute value of `logvar`, greater than 0, so that its exponential stays finite. Beyond it, `logvar`
+            has no gradient.
+        seed: seed of the noise, an integer; None draws one. Replicas draw different noise.
+
+    Call:
+        mean: `[..., D]`, floating.
+        logvar: `[..., D]`, floating.
+        mask: bool `[...]` without the last dimension of `mean`; what is masked counts neither in the loss nor in the metrics.
+        training: whether to sample.
+
+    Returns:
+        `[..., D]` in the layer's compute dtype.
+
+    Metrics:
+        kl: mean over examples of the divergence, in nats, without beta and free bits.
+        max_kl: the largest mean divergence of a single dimension in a batch (all others near 0: a collapsed posterior).
+
+    Raises:
+        ValueError: if an argument is out of its range, or the shapes differ.
+
+    Example:
+        >>> import numpy as np
+        >>> layer = GaussianSampling(beta=1.0)
+        >>> z = layer(np.ones([2, 3]), np.zeros([2, 3]))
+        >>> z.shape, float(layer.losses[0])
+        (TensorShape([2, 3]), 1.5)
+
+    References:
+        Kingma & Welling 2013, arXiv:1312.6114; beta: Higgins et al. 2017; free bits: Kingma et al. 2016, arXiv:1606.04934.
+    """
+
+    def __init__(
+        self,
+        *,
+        beta: float = 1.0,
+        free_bits: float = 0.0,
+        clip_logvar: float = 10.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if not beta >= 0:
+            raise ValueError(f"`beta` must be at least 0; got {beta!r}.")
+        if not free_bits >= 0:
+            raise ValueError(f"`free_bits` must be at least 0; got {free_bits!r}.")
+        if not 0 < clip_logvar <= 80:
+            raise ValueError(f"`clip_logvar` must be greater than 0 and at most 80, where exp overflows; got {clip_logvar!r}.")
+        self.initial_beta, self.free_bits, self.clip_logvar, self.seed = float(beta), float(free_bits), float(clip_logvar), seed
+        self.supports_masking = True
+        self.beta = self.add_coefficient("beta", beta)
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.declare_metric("kl")
+        self.declare_metric("max_kl")
+
+    def build(self, mean_shape: Any, logvar_shape: Any) -> None:
+        if mean_shape[-1] != logvar_shape[-1] or len(mean_shape) != len(logvar_shape):
+            raise ValueError(f"`mean` and `logvar` must have the same shape; got {mean_shape} and {logvar_shape}.")
+
+    def call(self, mean: Any, logvar: Any, mask: Any = None, training: bool | None = None) -> tf.Tensor:
+        wide_mean, wide_logvar = full_precision(mean), full_precision(logvar)
+        wide_logvar = tf.clip_by_value(wide_logvar, -self.clip_logvar, self.clip_logvar)
+        kl = 0.5 * (tf.square(wide_mean) + tf.exp(wide_logvar) - wide_logvar - 1)
+        by_dimension = masked_mean(kl, mask, keep_last=True)
+        self.add_loss(tf.cast(self.beta, kl.dtype) * tf.reduce_sum(tf.maximum(by_dimension, self.free_bits)))
+        self.add_metric(tf.reduce_sum(kl, -1), "kl", sample_weight=mask)
+        self.add_metric(tf.reduce_max(by_dimension), "max_kl")
+        if not training:
+            return tf.identity(mean)
+        noise = tf.random.stateless_normal(tf.shape(wide_mean), replica_seed(self.seed_generator), dtype=wide_mean.dtype)
+        return tf.cast(wide_mean + tf.exp(wide_logvar / 2) * noise, mean.dtype)
+
+    def compute_output_shape(self, mean_shape: Any, logvar_shape: Any) -> Any:
+        return mean_shape
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"beta": self.initial_beta, "free_bits": self.free_bits, "clip_logvar": self.clip_logvar, "seed": self.seed}
+        return {**super().get_config(), **config}

@@ -1,0 +1,89 @@
+"""Training and inference, noise and seeds, frozen layers, batches of none and of one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from layers.testing.case import Case, Seen, agree
+
+__all__ = ["empty_batch", "frozen", "inference", "seeds", "single_example"]
+
+
+def inference(case: Case) -> str | None:
+    """At training=False a call changes no state, and the next call gives the same."""
+    layer = case.make()
+    before = {f"state/{i} {v.name}": v.numpy() for i, v in enumerate(layer.variables)}
+    first = case.measure(layer, training=False, keep=True)
+    agree(before, first, "state before and after a call at training=False", rtol=0, atol=0, only="state/")
+    agree(first, case.measure(layer, training=False, keep=True), "two calls at training=False", rtol=0, atol=0)
+    return None
+
+
+def seeds(case: Case) -> str | None:
+    """With one seed noise repeats from the start, with another it differs, and no two calls are the same."""
+    if not case.stochastic:
+        one = case.make()
+        agree(
+            case.measure(one), case.measure(one), "two calls from the same state (say stochastic=True if they may differ)", rtol=0, atol=0
+        )
+        return None
+    one = case.make(seed=1)
+    same, other = case.make(seed=1), case.make(seed=2)
+    for layer in (same, other):
+        for mine, source in zip(layer.weights, one.weights, strict=True):
+            mine.assign(source)
+    runs = {layer: [case.measure(layer, keep=True) for _ in range(2)] for layer in (one, same, other)}
+    for mine, again in zip(runs[one], runs[same], strict=True):
+        agree(mine, again, "two layers with the same seed", rtol=0, atol=0)
+    assert _differ(runs[one][0], runs[other][0]), "two layers with different seeds draw the same noise"
+    assert _differ(*runs[one]), "two calls draw the same noise"
+    return None
+
+
+def frozen(case: Case) -> str | None:
+    """A layer with trainable=False has nothing to train, moves no state and still works."""
+    layer = case.make()
+    layer.trainable = False
+    assert not layer.trainable_weights, f"a frozen layer trains {[w.path for w in layer.trainable_weights]}"
+    before = [w.numpy() for w in layer.weights]
+    seen = case.measure(layer, keep=True)
+    for weight, value in zip(layer.weights, before, strict=True):
+        assert np.array_equal(weight, value), f"a frozen layer changed its {weight.name}"
+    assert not [name for name in seen if name.startswith("gradient/") and "input" not in name]
+    return None
+
+
+def empty_batch(case: Case) -> str | None:
+    """A batch of no examples gives no rows, and finite losses, metrics and state."""
+    layer = case.make()
+    full = case.measure(layer, gradients=False)
+    for training in (True, False):
+        seen = case.measure(layer, case.batch.take(slice(0)), training)
+        size = case.axes()[0]
+        for name, value in seen.items():
+            if name.startswith("output/") and full[name].shape[:1] == (size,):
+                assert len(value) == 0, f"{name} of an empty batch has {len(value)} rows"
+        _finite(seen, f"an empty batch at training={training}")
+    return None
+
+
+def single_example(case: Case) -> str | None:
+    """A batch of one works; at training=False it gives what the example gives in its batch, where outputs are per example."""
+    layer = case.make()
+    one = case.batch.take(slice(1))
+    for training in (True, False):
+        _finite(case.measure(layer, one, training), f"a batch of one at training={training}")
+    full, alone = (case.measure(layer, batch, False, gradients=False) for batch in (case.batch, one))
+    for name, value in full.items():
+        if name.startswith("output/") and value.shape[:1] == (case.axes()[0],):
+            agree({name: value[:1]}, {name: alone[name]}, "an example in its batch and alone")
+    return None
+
+
+def _differ(one: Seen, other: Seen) -> bool:
+    return any(not np.array_equal(value, other[name]) for name, value in one.items() if not name.startswith("state/"))
+
+
+def _finite(seen: Seen, what: str) -> None:
+    for name, value in seen.items():
+        assert value.dtype.kind != "f" or np.isfinite(value).all(), f"{name} is not finite for {what}"

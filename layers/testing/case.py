@@ -1,0 +1,248 @@
+"""What a layer under test is made and called with, and what is seen of a call: the ground that all checks stand on."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["Batch", "Case", "agree", "double_precision", "local_name"]
+
+#: What a call leaves: "output/0", "loss/0", "gradient/input 0", "gradient/kernel", "metric/kl", "state/3 centers" -> array.
+Seen = dict[str, np.ndarray]
+
+NAME = "layer_under_test"
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Arguments of one call. Arrays are batch-major; what is no array is passed on as it is."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def map(self, function: Callable[[np.ndarray], Any]) -> Batch:
+        """With `function` applied to each array."""
+
+        def visit(value: Any) -> Any:
+            return function(value) if isinstance(value, (np.ndarray, tf.Tensor, tf.TensorSpec)) else value
+
+        return Batch(tf.nest.map_structure(visit, self.args), {k: tf.nest.map_structure(visit, v) for k, v in self.kwargs.items()})
+
+    def map_floats(self, function: Callable[[np.ndarray], Any]) -> Batch:
+        """With `function` applied to each floating array."""
+        return self.map(lambda a: function(a) if a.dtype.kind == "f" else a)
+
+    def take(self, examples: slice) -> Batch:
+        """Some of the examples."""
+        return self.map(lambda a: a[examples])
+
+    @property
+    def arrays(self) -> list[Any]:
+        """All arrays, in the order of the arguments."""
+        leaves = [*tf.nest.flatten(self.args), *tf.nest.flatten(list(self.kwargs.values()))]
+        return [leaf for leaf in leaves if isinstance(leaf, (np.ndarray, tf.Tensor, tf.TensorSpec))]
+
+    def replace(self, arrays: Sequence[Any]) -> Batch:
+        """With other arrays in the same places."""
+        rest = iter(arrays)
+        return self.map(lambda _: next(rest))
+
+    def tensors(self) -> Batch:
+        """As tensors."""
+        return self.map(tf.convert_to_tensor)
+
+    def symbols(self) -> tuple[Batch, list[Any]]:
+        """As inputs of a functional model, with an unknown batch size; and the list of these inputs."""
+        inputs: list[Any] = []
+
+        def symbol(array: np.ndarray) -> Any:
+            inputs.append(keras.Input(array.shape[1:], dtype=array.dtype.name))
+            return inputs[-1]
+
+        return self.map(symbol), inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A layer under test; see `check_layer` for the fields."""
+
+    factory: Callable[..., keras.layers.Layer]
+    batch: Batch
+    oracle: Callable[..., Any] | None = None
+    loss_oracle: Callable[..., Any] | None = None
+    metric_oracle: Callable[..., Mapping[str, Any]] | None = None
+    gradient_oracle: Callable[..., Any] | None = None
+    differentiable: Sequence[str] = ("output", "losses")
+    stop_gradient: Sequence[tuple[str, int | str]] = ()
+    degenerate: Mapping[str, tuple[Any, Callable[..., Any]]] = dataclasses.field(default_factory=dict)
+    losses: int = 0
+    metrics: Sequence[str] = ()
+    coefficients: Sequence[str] = ()
+    stochastic: bool = False
+    invalid: Sequence[Mapping[str, Any]] = ()
+    extremes: Sequence[Any] = ()
+    time_axis: int | None = None
+    strategy: Any = None
+    fit: Callable[..., Any] | None = None
+
+    # Making layers.
+
+    def make(self, **overrides: Any) -> keras.layers.Layer:
+        """A new layer, built, not called."""
+        layer = self.factory(**{"name": NAME, **overrides})
+        symbols, _ = self.batch.symbols()
+        self.call(layer, symbols, False)
+        return layer
+
+    def twin(self, layer: keras.layers.Layer, **overrides: Any) -> keras.layers.Layer:
+        """Another layer with the weights and seed states of `layer`."""
+        other = self.make(**overrides)
+        copy_state(layer, other)
+        return other
+
+    # Calling them.
+
+    def call(self, layer: keras.layers.Layer, batch: Batch, training: bool) -> Any:
+        """The layer's output."""
+        takes_training = "training" in inspect.signature(layer.call).parameters
+        return layer(*batch.args, **batch.kwargs, **({"training": training} if takes_training else {}))
+
+    def seen(self, layer: keras.layers.Layer, batch: Batch, training: bool, *, gradients: bool = True) -> dict[str, tf.Tensor]:
+        """Outputs, losses and gradients of one call, by name; in whatever mode this runs."""
+        batch = batch.tensors()
+        inputs = [a for a in batch.arrays if a.dtype.is_floating]
+        weights = list(layer.trainable_weights)
+        with tf.GradientTape(watch_accessed_variables=gradients) as tape:
+            if gradients:
+                tape.watch(inputs)
+            outputs = tf.nest.flatten(self.call(layer, batch, training))
+            losses = list(layer.losses)
+            total = weighted_total(outputs, losses)
+        seen = {f"output/{i}": tf.convert_to_tensor(o) for i, o in enumerate(outputs)}
+        seen |= {f"loss/{i}": loss for i, loss in enumerate(losses)}
+        if gradients:
+            names = [f"input {i}" for i in range(len(inputs))] + [f"{i} {w.name}" for i, w in enumerate(weights)]
+            for name, gradient in zip(names, tape.gradient(total, [*inputs, *(w.value for w in weights)]), strict=True):
+                if gradient is not None:
+                    seen[f"gradient/{name}"] = tf.convert_to_tensor(gradient)
+        return seen
+
+    def measure(
+        self,
+        layer: keras.layers.Layer,
+        batch: Batch | None = None,
+        training: bool = True,
+        how: Callable[[Batch], dict[str, tf.Tensor]] | None = None,
+        *,
+        gradients: bool = True,
+        keep: bool = False,
+    ) -> Seen:
+        """One call, and what it leaves in metrics and state; unless `keep`, the state is put back."""
+        before = [v.numpy() for v in layer.variables]
+        for metric in layer.metrics:
+            metric.reset_state()
+        batch = batch or self.batch
+        found = how(batch) if how is not None else self.seen(layer, batch, training, gradients=gradients)
+        seen = {name: np.asarray(value) for name, value in found.items()}
+        seen |= {f"metric/{local_name(m)}": np.asarray(m.result()) for m in layer.metrics}
+        seen |= {f"state/{i} {v.name}": v.numpy() for i, v in enumerate(layer.variables)}
+        if not keep:
+            for variable, value in zip(layer.variables, before, strict=True):
+                variable.assign(value)
+        return seen
+
+    def modes(self) -> tuple[bool, ...]:
+        """Values of `training` at which calls can be predicted."""
+        return (False,) if self.stochastic else (True, False)
+
+    def second_batch(self) -> Batch:
+        """Another batch of the same shapes: examples in another order, numbers halved."""
+        return self.batch.map(lambda a: np.roll(a, 1, 0)).map_floats(lambda a: a / 2)
+
+    def axes(self) -> dict[int, int]:
+        """Axis -> size of the dimensions that vary: batch, and time if there is one."""
+        first = self.batch.arrays[0]
+        axes = {0: first.shape[0]}
+        if self.time_axis is not None:
+            axes[self.time_axis] = first.shape[self.time_axis]
+        return axes
+
+
+def weighted_total(outputs: Sequence[Any], losses: Sequence[Any]) -> tf.Tensor:
+    """A scalar in which no element of the outputs can hide behind another, plus the losses."""
+    terms = []
+    for output in outputs:
+        output = tf.convert_to_tensor(output)
+        if output.dtype.is_floating:
+            size = tf.cast(tf.range(tf.size(output)), tf.float64)
+            wave = tf.reshape(tf.cos(size), tf.shape(output))
+            terms.append(tf.reduce_sum(tf.cast(output, tf.float64) * wave))
+    return tf.add_n([*terms, *(tf.reduce_sum(tf.cast(loss, tf.float64)) for loss in losses), tf.zeros([], tf.float64)])
+
+
+def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Weights and seed states, in order."""
+    ours, theirs = source.variables, target.variables
+    assert [v.shape for v in ours] == [v.shape for v in theirs], (
+        f"two layers from one factory have other variables: {[v.path for v in ours]} and {[v.path for v in theirs]}"
+    )
+    for mine, other in zip(theirs, ours, strict=True):
+        mine.assign(other.numpy())
+
+
+def local_name(metric: keras.metrics.Metric) -> str:
+    """The name that the layer gave to `add_metric`."""
+    return metric.name.rpartition("/")[2]
+
+
+def agree(one: Mapping[str, Any], other: Mapping[str, Any], what: str, *, rtol: float = 1e-4, atol: float = 1e-5, only: str = "") -> None:
+    """Asserts that two calls left the same; `only` restricts it to what begins so."""
+    one = {k: v for k, v in one.items() if k.startswith(only)}
+    other = {k: v for k, v in other.items() if k.startswith(only)}
+    missing = sorted({*one} ^ {*other})
+    assert not missing, f"{what}: {', '.join(missing)} in one of the two only"
+    for name, value in one.items():
+        close(value, other[name], f"{what}: {name}", rtol=rtol, atol=atol)
+
+
+def close(value: Any, expected: Any, what: str, *, rtol: float = 1e-4, atol: float = 1e-5) -> None:
+    """Asserts equal shapes and close values; NaN equals nothing."""
+    value, expected = np.asarray(value), np.asarray(expected)
+    assert value.shape == expected.shape, f"{what} has shape {value.shape}, expected {expected.shape}"
+    if value.dtype.kind not in "fc" and expected.dtype.kind not in "fc":
+        assert np.array_equal(value, expected), f"{what} is {_brief(value)}, expected {_brief(expected)}"
+        return
+    value, expected = value.astype("float64"), expected.astype("float64")
+    fits = np.isclose(value, expected, rtol=rtol, atol=atol)
+    if not fits.all():
+        at = tuple(int(i) for i in np.argwhere(~fits)[0])
+        where = f" at {list(at)}" if at else ""
+        raise AssertionError(f"{what} is {value[at]:.8g}{where}, expected {expected[at]:.8g} ({np.sum(~fits)} of {fits.size} differ)")
+
+
+def _brief(value: np.ndarray) -> str:
+    return np.array2string(value, threshold=8)
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """Everything in float64, losses too, so that formulas and derivatives can be compared closely."""
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before)
+
+
+def ask(oracle: Callable[..., Any], layer: keras.layers.Layer, batch: Batch, training: bool) -> Any:
+    """What an oracle expects, told about `training` if it wants to know."""
+    wants = "training" in inspect.signature(oracle).parameters
+    return oracle(layer, *batch.args, **batch.kwargs, **({"training": training} if wants else {}))

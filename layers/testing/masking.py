@@ -1,0 +1,87 @@
+"""Masks: what is padded does not count, and the mask goes on to the next layer, or it is said that masks are not supported."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+
+from layers.testing.case import Batch, Case, Seen, close
+
+__all__ = ["masking"]
+
+
+def masking(case: Case) -> str | None:
+    """A padded batch with a mask gives what the trimmed batch gives, in outputs, losses, metrics and moving state."""
+    layer = case.make()
+    takes_mask = "mask" in inspect.signature(layer.call).parameters
+    if not layer.supports_masking:
+        assert not takes_mask, "call takes a mask, but supports_masking is False"
+        return "the layer does not support masks"
+    rank = case.batch.arrays[0].ndim
+    axis = 1 if case.time_axis is None and rank >= 3 else case.time_axis
+    if not takes_mask:
+        _assert_goes_on(case, layer)
+        if axis is None:
+            return None
+    assert axis is not None, "call takes a mask: give inputs with a time axis [B, T, ...], or time_axis, or skip masking"
+    length = case.batch.arrays[0].shape[axis]
+    kept = max(1, length // 2)
+    trimmed, padded = _pair(case, axis, length, kept)
+    if not takes_mask:  # then what it counts must not depend on what is masked
+        for batch in (trimmed, padded):
+            del batch.kwargs["mask"]
+    training = case.modes()[0]
+    short = case.measure(layer, trimmed, training, gradients=False)
+    long = case.measure(layer, padded, training, gradients=False)
+    _compare(short, long, axis, length, kept)
+    return None
+
+
+def _pair(case: Case, axis: int, length: int, kept: int) -> tuple[Batch, Batch]:
+    random = np.random.default_rng(0)
+
+    def along(array: np.ndarray) -> bool:
+        return array.ndim > axis and array.shape[axis] == length
+
+    def trim(array: np.ndarray) -> np.ndarray:
+        return np.take(array, np.arange(kept), axis) if along(array) else array
+
+    def spoil(array: np.ndarray) -> np.ndarray:
+        if not along(array) or array.dtype.kind != "f":
+            return array
+        garbage = 100 * random.standard_normal(array.shape)
+        shape = [length if i == axis else 1 for i in range(array.ndim)]
+        return np.where(np.reshape(np.arange(length) < kept, shape), array, garbage).astype(array.dtype)
+
+    shape = case.batch.arrays[0].shape[: axis + 1]
+    mask = case.batch.kwargs.get("mask")
+    mask = np.ones(shape, bool) if mask is None else np.asarray(mask, bool)
+    trimmed, padded = case.batch.map(trim), case.batch.map(spoil)
+    trimmed.kwargs["mask"] = trim(mask)
+    padded.kwargs["mask"] = mask & (np.arange(length) < kept)
+    return trimmed, padded
+
+
+def _compare(short: Seen, long: Seen, axis: int, length: int, kept: int) -> None:
+    for name, value in short.items():
+        other = long[name]
+        if name.startswith("output/") and other.ndim > axis and other.shape[axis] == length:
+            other = np.take(other, np.arange(kept), axis)
+        close(other, value, f"{name} of the padded batch, against the trimmed one", rtol=1e-4, atol=1e-4)
+
+
+def _assert_goes_on(case: Case, layer: Any) -> None:
+    """The mask on the inputs arrives at the outputs."""
+    first = case.batch.arrays[0]
+    mask = tf.constant(np.arange(first.shape[0]) % 2 == 0)[:, None]
+    tensors = case.batch.tensors()
+    for tensor in tensors.arrays:
+        set_keras_mask(tensor, mask)
+    for i, output in enumerate(tf.nest.flatten(case.call(layer, tensors, False))):
+        found = get_keras_mask(output)
+        assert found is not None, f"supports_masking is True, but the mask does not arrive at output/{i}"
+        close(found, mask, f"the mask on output/{i}")

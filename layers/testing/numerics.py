@@ -1,0 +1,178 @@
+"""Values: the formula at float64, the case in which it becomes something simpler, derivatives, paths without a gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from layers.testing.case import Batch, Case, ask, close, double_precision, weighted_total
+
+__all__ = ["degenerate", "gradient", "loss_oracle", "oracle", "stop_gradient"]
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-10}
+DIRECTIONS = 2
+
+
+def oracle(case: Case) -> str | None:
+    """The output is what the formula gives."""
+    if case.oracle is None:
+        return "no oracle was given"
+    with double_precision():
+        layer = case.make(dtype="float64")
+        for training in case.modes():
+            batch = _double(case.batch)
+            expected = tf.nest.flatten(ask(case.oracle, layer, batch, training))
+            outputs = tf.nest.flatten(case.call(layer, batch.tensors(), training))
+            assert len(outputs) == len(expected), f"{len(outputs)} outputs, the oracle has {len(expected)}"
+            for i, (output, value) in enumerate(zip(outputs, expected, strict=True)):
+                close(output, value, f"output/{i} at training={training}", **CLOSE)
+    return None
+
+
+def loss_oracle(case: Case) -> str | None:
+    """The losses are what the formula gives."""
+    if case.loss_oracle is None:
+        assert not case.losses, "the layer adds losses: give a loss_oracle"
+        return "the layer adds no losses"
+    with double_precision():
+        layer = case.make(dtype="float64")
+        for training in case.modes():
+            batch = _double(case.batch)
+            expected = np.ravel(np.asarray(ask(case.loss_oracle, layer, batch, training), "float64"))
+            case.call(layer, batch.tensors(), training)
+            losses = list(layer.losses)
+            assert len(losses) == len(expected), f"{len(losses)} losses at training={training}, the oracle has {len(expected)}"
+            for i, (loss, value) in enumerate(zip(losses, expected, strict=True)):
+                close(loss, value, f"loss/{i} at training={training}", **CLOSE)
+    return None
+
+
+def degenerate(case: Case) -> str | None:
+    """With special arguments or weights the layer becomes something simpler."""
+    if not case.degenerate:
+        return "no degenerate case was given"
+    with double_precision():
+        for name, (preparation, expected_of) in case.degenerate.items():
+            layer = case.make(dtype="float64", **({} if callable(preparation) else preparation))
+            if callable(preparation):
+                preparation(layer)
+            batch = _double(case.batch)
+            expected = tf.nest.flatten(ask(expected_of, layer, batch, True))
+            outputs = tf.nest.flatten(case.call(layer, batch.tensors(), True))
+            for i, (output, value) in enumerate(zip(outputs, expected, strict=True)):
+                close(output, value, f"output/{i} of the case {name!r}", **CLOSE)
+    return None
+
+
+def gradient(case: Case) -> str | None:
+    """Gradients are the derivatives, by finite differences at float64 with the noise held fixed; or what `gradient_oracle` says."""
+    with double_precision():
+        layer = case.make(dtype="float64")
+        batch = _double(case.batch)
+        if case.gradient_oracle is not None:
+            _compare_with_oracle(case, layer, batch)
+        parts = [part for part in case.differentiable if not (part == "output" and case.gradient_oracle is not None)]
+        for part in parts:
+            _compare_with_differences(case, layer, batch, part)
+    return None
+
+
+def stop_gradient(case: Case) -> str | None:
+    """What was declared to have no gradient has none, or zero."""
+    if not case.stop_gradient:
+        return "no path without a gradient was declared"
+    layer = case.make()
+    for part, source in case.stop_gradient:
+        _, gradients, names = _gradients(case, layer, case.batch, part)
+        wanted = f"input {source}" if isinstance(source, int) else source
+        assert wanted in names, f"stop_gradient names {source!r}, but there are {names}"
+        found = gradients[names.index(wanted)]
+        largest = 0.0 if found is None else float(np.max(np.abs(np.asarray(found)), initial=0.0))
+        assert largest == 0, f"the gradient of {part} with respect to {wanted} must be zero; its largest element is {largest:.6g}"
+    return None
+
+
+def _double(batch: Batch) -> Batch:
+    return batch.map_floats(lambda a: a.astype("float64"))
+
+
+def _total(case: Case, layer: keras.layers.Layer, batch: Batch, part: str) -> tf.Tensor:
+    outputs = tf.nest.flatten(case.call(layer, batch, True))
+    losses = list(layer.losses)
+    if part == "output":
+        return weighted_total(outputs, [])
+    if part == "losses":
+        return weighted_total([], losses)
+    kind, _, index = part.partition("/")
+    return weighted_total([outputs[int(index)]], []) if kind == "output" else weighted_total([], [losses[int(index)]])
+
+
+def _gradients(case: Case, layer: keras.layers.Layer, batch: Batch, part: str) -> tuple[list[Any], list[Any], list[str]]:
+    before = [v.numpy() for v in layer.variables]
+    batch = batch.tensors()
+    inputs = [a for a in batch.arrays if a.dtype.is_floating]
+    weights = list(layer.trainable_weights)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        total = _total(case, layer, batch, part)
+    found = tape.gradient(total, [*inputs, *(w.value for w in weights)])
+    gradients = [None if g is None else np.asarray(tf.convert_to_tensor(g)) for g in found]
+    _restore(layer, before)
+    return [*inputs, *weights], gradients, [*(f"input {i}" for i in range(len(inputs))), *(w.name for w in weights)]
+
+
+def _compare_with_differences(case: Case, layer: keras.layers.Layer, batch: Batch, part: str) -> None:
+    sources, gradients, names = _gradients(case, layer, batch, part)
+    declared = {f"input {s}" if isinstance(s, int) else s for p, s in case.stop_gradient if p.startswith(part.rstrip("es"))}
+    before = [v.numpy() for v in layer.variables]
+    random = np.random.default_rng(0)
+    step = 1e-5
+
+    def value(index: int, moved: np.ndarray) -> float:
+        _restore(layer, before)
+        moving = batch.tensors()
+        if index < len(sources) - len(layer.trainable_weights):
+            floats = iter(range(len(sources)))
+            moving = moving.replace([tf.constant(moved) if _floats(a) and next(floats) == index else a for a in moving.arrays])
+        else:
+            sources[index].assign(moved)
+        return float(_total(case, layer, moving, part))
+
+    for index, (source, gradient, name) in enumerate(zip(sources, gradients, names, strict=True)):
+        if name in declared:
+            continue
+        here = source.numpy()
+        for _ in range(DIRECTIONS):
+            direction = random.standard_normal(here.shape)
+            difference = (value(index, here + step * direction) - value(index, here - step * direction)) / (2 * step)
+            slope = 0.0 if gradient is None else float(np.sum(gradient * direction))
+            close(slope, difference, f"slope of {part} along {name} by the gradient, against finite differences", rtol=1e-5, atol=1e-6)
+        _restore(layer, before)
+
+
+def _compare_with_oracle(case: Case, layer: keras.layers.Layer, batch: Batch) -> None:
+    tensors = batch.tensors()
+    inputs = [a for a in tensors.arrays if a.dtype.is_floating]
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        output = tf.nest.flatten(case.call(layer, tensors, True))[0]
+    upstream = np.cos(np.arange(np.size(output))).reshape(output.shape)
+    found = tape.gradient(output, inputs, output_gradients=tf.constant(upstream, output.dtype))
+    assert case.gradient_oracle is not None
+    expected = case.gradient_oracle(layer, *batch.args, **batch.kwargs, upstream=upstream)
+    expected = expected if isinstance(expected, (tuple, list)) else (expected,)
+    for i, (gradient, value) in enumerate(zip(found, expected, strict=True)):
+        assert gradient is not None, f"the output has no gradient with respect to input {i}"
+        close(gradient, value, f"gradient of the output with respect to input {i}", **CLOSE)
+
+
+def _floats(tensor: tf.Tensor) -> bool:
+    return bool(tensor.dtype.is_floating)
+
+
+def _restore(layer: keras.layers.Layer, values: list[np.ndarray]) -> None:
+    for variable, value in zip(layer.variables, values, strict=True):
+        variable.assign(value)

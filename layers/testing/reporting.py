@@ -1,0 +1,118 @@
+"""Metrics: values over several batches against NumPy, reset, names, and the same numbers from every way of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from layers.aggregation import Aggregate, Max, Mean, Min, Sum
+from layers.testing.case import Case, ask, close, copy_state, local_name
+
+__all__ = ["metric_names", "metric_values", "training"]
+
+
+def metric_values(case: Case) -> str | None:
+    """After several batches a metric is what NumPy makes of them all; after a reset, of what came since."""
+    if not case.metrics:
+        return "the layer reports no metrics"
+    assert case.metric_oracle is not None, "the layer reports metrics: give a metric_oracle"
+    for mode in case.modes():
+        layer = case.make()
+        batches = [case.batch, case.second_batch()]
+        for metric in layer.metrics:
+            metric.reset_state()
+        expected: list[dict[str, Any]] = []
+        for batch in batches:
+            expected.append(dict(ask(case.metric_oracle, layer, batch, mode)))
+            case.call(layer, batch.tensors(), mode)
+        assert {*expected[0]} == {*case.metrics}, f"metric_oracle names {sorted(expected[0])}, expected {sorted(case.metrics)}"
+        _compare(layer, expected, mode)
+        for metric in layer.metrics:
+            metric.reset_state()
+        last = dict(ask(case.metric_oracle, layer, batches[0], mode))
+        case.call(layer, batches[0].tensors(), mode)
+        _compare(layer, [last], mode)
+    return None
+
+
+def _compare(layer: Any, expected: list[dict[str, Any]], mode: bool) -> None:
+    for metric in layer.metrics:
+        name = local_name(metric)
+        values = [np.mean(e[name]) for e in expected]
+        # `second_batch` has as many elements as the first, so means of means are means.
+        join: Callable[[list[Any]], Any] = {Mean: np.mean, Sum: np.sum, Max: np.max, Min: np.min}.get(type(metric), _latest)
+        joined = join(values)
+        what = f"metric {name!r} after {len(values)} batches at training={mode}"
+        if isinstance(metric, Aggregate) or len(values) == 1:
+            close(metric.result(), joined, what, rtol=1e-4, atol=1e-5)
+
+
+def _latest(values: list[Any]) -> Any:
+    return values[-1]
+
+
+def metric_names(case: Case) -> str | None:
+    """Two layers in one model report under different names, that begin with the layer's."""
+    if not case.metrics:
+        return "the layer reports no metrics"
+    one, other = case.make(name="one"), case.make(name="other")
+    for layer in (one, other):
+        stray = [m.name for m in layer.metrics if not m.name.startswith(layer.name)]
+        assert not stray, f"metrics {stray} do not begin with the layer's name: name sublayers after their parent"
+    both = {m.name for m in one.metrics} & {m.name for m in other.metrics}
+    assert not both, f"two layers both report {sorted(both)}"
+    return None
+
+
+def training(case: Case) -> str | None:
+    """`model.fit` reports the layer's metrics, for training and validation; the trainer given as `fit` reports the same history."""
+    layer = case.make()
+    histories = []
+    for train in [keras.Model.fit, *([case.fit] if case.fit is not None else [])]:
+        model = _model(case, case.twin(layer))
+        x = [np.asarray(a) for a in case.batch.arrays]
+        y = np.zeros([len(x[0]), 1], "float32")
+        size = max(1, len(y) // 2)
+        history = train(model, x, y, batch_size=size, epochs=2, shuffle=False, verbose=0, validation_data=(x, y)).history
+        histories.append({k: np.asarray(v) for k, v in history.items()})
+    missing = [n for n in case.metrics for k in ("", "val_") if not any(h.startswith(k) and h.endswith(f"/{n}") for h in histories[0])]
+    assert not missing, f"model.fit does not report {sorted({*missing})}; it reports {sorted(histories[0])}"
+    for name, values in histories[0].items():
+        assert np.isfinite(values).all(), f"{name} is not finite in model.fit: {values}"
+        for other in histories[1:]:
+            assert name in other, f"{name} is reported by model.fit only"
+            close(other[name], values, f"{name} of the other trainer, against model.fit")
+    return None
+
+
+def _model(case: Case, layer: Any) -> keras.Model:
+    symbols, inputs = case.batch.symbols()
+    fresh = case.factory(**{"name": layer.name})
+    outputs = tf.nest.flatten(case.call(fresh, symbols, None))  # type: ignore[arg-type]
+    copy_state(layer, fresh)
+    model = keras.Model(inputs, Readout()(outputs))
+    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
+    return model
+
+
+class Readout(keras.layers.Layer):
+    """All floating outputs as one number for each example, so that any layer can be trained on a target."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.supports_masking = True
+
+    def call(self, inputs: Any) -> Any:
+        floats = [x for x in tf.nest.flatten(inputs) if tf.as_dtype(x.dtype).is_floating]
+        rows = [tf.reduce_mean(tf.reshape(x, [tf.shape(x)[0], -1]), axis=1, keepdims=True) for x in floats if x.shape.rank]
+        return tf.add_n(rows)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        return (None, 1)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+        return None

@@ -1,0 +1,120 @@
+"""Layers that sample: GaussianSampling passes the battery against the closed-form divergence."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import loops
+from layers.stochastic import GaussianSampling
+from layers.testing import check_layer
+
+RANDOM = np.random.default_rng(0)
+MEAN, LOGVAR = RANDOM.standard_normal((6, 4)), RANDOM.standard_normal((6, 4))
+SEQUENCES = RANDOM.standard_normal((4, 6, 3)), RANDOM.standard_normal((4, 6, 3))
+
+
+def divergence(mean, logvar):
+    """KL(N(mean, exp(logvar)) || N(0, 1)), as log of the ratio of standard deviations and second moments."""
+    sigma = np.exp(logvar / 2)
+    return -np.log(sigma) + (sigma**2 + mean**2) / 2 - 0.5
+
+
+def mean_kl(mean, logvar, mask=None):
+    """Mean over unmasked examples, for each dimension."""
+    kl = divergence(mean, logvar)
+    return kl.reshape(-1, kl.shape[-1]).mean(0) if mask is None else kl[np.asarray(mask, bool)].mean(0)
+
+
+def loss(layer, mean, logvar, mask=None):
+    return float(layer.beta.numpy()) * np.maximum(mean_kl(mean, logvar, mask), layer.free_bits).sum()
+
+
+def metrics(layer, mean, logvar, mask=None):
+    return {"kl": mean_kl(mean, logvar, mask).sum(), "max_kl": mean_kl(mean, logvar, mask).max()}
+
+
+SETTINGS = {
+    "oracle": lambda layer, mean, logvar, mask=None: mean,
+    "losses": 1,
+    "loss_oracle": loss,
+    "metrics": ["kl", "max_kl"],
+    "metric_oracle": metrics,
+    "coefficients": ["beta"],
+    "stochastic": True,
+    "invalid": [{"beta": -1.0}, {"free_bits": -0.1}, {"clip_logvar": 0.0}, {"clip_logvar": 1000.0}, {"beta": float("nan")}],
+    "extremes": [(MEAN, np.full_like(LOGVAR, 1e6)), (MEAN, np.full_like(LOGVAR, -1e6))],
+    "fit": loops.fit,
+}
+
+
+def test_gaussian_sampling_keeps_its_promises(two_replicas):
+    check_layer(
+        functools.partial(GaussianSampling, beta=0.7, seed=1),
+        (MEAN, LOGVAR),
+        strategy=two_replicas,
+        skip={
+            "masking": "checked with sequences below",
+            "replica_metrics": "max_kl is a maximum over the examples of one replica; kl is compared below",
+        },
+        **SETTINGS,
+    )
+
+
+def test_it_does_so_with_sequences_and_free_bits():
+    mask = np.arange(6) < np.array([[6], [4], [3], [6]])
+    check_layer(
+        functools.partial(GaussianSampling, beta=2.0, free_bits=0.3, seed=1),
+        SEQUENCES,
+        call_kwargs={"mask": mask},
+        only=["oracle", "loss_oracle", "metric_values", "gradient", "masking", "xla", "unknown_dimensions", "keras_file", "training"],
+        **SETTINGS,
+    )
+
+
+def test_at_mean_and_sigma_one_the_divergence_is_half_for_each_dimension():
+    layer = GaussianSampling()
+    layer(np.ones([5, 3], "float32"), np.zeros([5, 3], "float32"))
+    assert float(layer.losses[0]) == 1.5
+    assert {m.name.rpartition("/")[2]: float(m.result()) for m in layer.metrics} == {"kl": 1.5, "max_kl": 0.5}
+
+
+def test_samples_have_the_given_mean_and_deviation():
+    layer = GaussianSampling(seed=3)
+    mean, logvar = np.float32([2.0, -1.0]), np.log(np.float32([0.25, 9.0]))
+    samples = layer(np.tile(mean, [20_000, 1]), np.tile(logvar, [20_000, 1]), training=True).numpy()
+    np.testing.assert_allclose(samples.mean(0), mean, atol=0.07)  # 3 standard errors of the wider one
+    np.testing.assert_allclose(samples.std(0), [0.5, 3.0], rtol=0.02)
+
+
+def test_below_the_free_bits_nothing_presses():
+    mean, logvar = tf.constant([[0.1, 2.0]]), tf.zeros([1, 2])
+    layer = GaussianSampling(free_bits=0.5)
+    with tf.GradientTape() as tape:
+        tape.watch(mean)
+        layer(mean, logvar)
+        total = layer.losses[0]
+    np.testing.assert_allclose(tape.gradient(total, mean), [[0.0, 2.0]])
+    np.testing.assert_allclose(total, 0.5 + 2.0)
+
+
+def test_kl_of_two_replicas_is_that_of_one_device(two_replicas):
+    with two_replicas.scope():
+        layer = GaussianSampling(name="latent")
+    parts = [slice(0, 4), slice(4, 6)]
+
+    def part(array):
+        return two_replicas.experimental_distribute_values_from_function(
+            lambda c: tf.constant(array[parts[c.replica_id_in_sync_group]], tf.float32)
+        )
+
+    two_replicas.run(tf.function(layer), args=(part(MEAN), part(LOGVAR)))
+    np.testing.assert_allclose(layer.metrics[0].result(), mean_kl(MEAN, LOGVAR).sum(), rtol=1e-5)
+
+
+def test_shapes_that_differ_are_refused():
+    with pytest.raises(ValueError, match="same shape; got"):
+        GaussianSampling()(np.ones([2, 3]), np.ones([2, 4]))
