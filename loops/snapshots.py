@@ -19,6 +19,7 @@ import pathlib
 import re
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -63,7 +64,8 @@ class SnapshotStore:
         self.retention = Retention(keep_last, keep_best)
         self._values: dict[int, float | None] = {}
         self._renaming = threading.Lock()
-        self._drafts: set[pathlib.Path] = set()
+        # A draft that its owner dropped, because of an error, say, is cleared away like those of killed processes.
+        self._drafts: weakref.WeakValueDictionary[pathlib.Path, Draft] = weakref.WeakValueDictionary()
 
     def begin(self, step: int) -> Draft:
         """Makes the temporary folder for a snapshot, and clears away what killed processes left.
@@ -81,8 +83,8 @@ class SnapshotStore:
         self._clear()
         path = _free(self.directory / f".writing-{step}-{os.getpid()}")
         path.mkdir()
-        self._drafts.add(path)
-        return Draft(self, step, path)
+        draft = self._drafts[path] = Draft(self, step, path)
+        return draft
 
     def steps(self) -> list[int]:
         """The steps of which there are snapshots, whole or not, ascending."""
@@ -303,7 +305,7 @@ class Draft:
     def discard(self) -> None:
         """Deletes what was written; does nothing after `commit`."""
         _remove(self._path)
-        self._store._drafts.discard(self._path)
+        self._store._drafts.pop(self._path, None)
 
     def _commit(self, arrays: Mapping[str, np.ndarray[Any, Any]], state: bytes, info: bytes) -> pathlib.Path:
         try:
