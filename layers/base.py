@@ -61,9 +61,12 @@ class Model(Reporting, keras.Model):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        if cls is Model and (len(args) == 2 or {"inputs", "outputs"} <= {*kwargs} or (len(args) == 1 and "outputs" in kwargs)):
-            return super().__new__(FunctionalModel)
-        return super().__new__(cls)
+        return super().__new__(FunctionalModel if cls is Model and _is_functional(args, kwargs) else cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        if _is_functional(args, kwargs) and not isinstance(self, FunctionalModel):
+            _make_functional(type(self))
+        super().__init__(*args, **kwargs)
 
     @property
     def layers(self) -> list[Any]:
@@ -87,13 +90,22 @@ class Model(Reporting, keras.Model):
 
 @register
 class FunctionalModel(Model, Functional):
-    """What `Model(inputs, outputs)` makes.
-
-    Keras would give the class `Model` itself another base the first time, and so change all subclasses.
-    """
+    """What `Model(inputs, outputs)` makes, and what subclasses are that call `super().__init__(inputs, outputs)`."""
 
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any):
         super().__init__(inputs, outputs, name=name, **kwargs)
+
+
+def _is_functional(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return len(args) == 2 or {"inputs", "outputs"} <= {*kwargs} or (len(args) == 1 and "outputs" in kwargs)
+
+
+def _make_functional(kind: type) -> None:
+    """Puts `FunctionalModel` in the place of `Model` below a class. Keras would change `Model` itself, and with it all other subclasses."""
+    kind.__bases__ = tuple(FunctionalModel if base is Model else base for base in kind.__bases__)
+    for base in kind.__bases__:
+        if issubclass(base, Model) and not issubclass(base, FunctionalModel):
+            _make_functional(base)
 
 
 def full_precision(value: Any) -> tf.Tensor:

@@ -102,9 +102,10 @@ def check_layer(
 
     Args:
         factory: makes a new layer from constructor arguments, which override what it sets by itself: the class, or a `functools.partial`
-            of it. It is given `name`, `dtype`, for stochastic layers `seed`, and what `invalid` and `degenerate` hold.
+            of it. It is given `name`, `dtype` (for layers inside of it, too), for stochastic layers `seed`, and what `invalid` and
+            `degenerate` hold.
         inputs: an array `[B, ...]`; a tuple of arrays for several positional arguments; a list or dict as one nested argument. Four or
-            more examples; `[B, T, ...]` if the layer takes a mask.
+            more examples; `[B, T, ...]` if the layer takes a mask. Sizes of B, T and the others had better differ.
         call_kwargs: further arguments of each call. Arrays in it are batch-major too.
         oracle: the expected output; compared at float64.
         losses: how many losses a call adds.

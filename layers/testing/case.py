@@ -109,9 +109,9 @@ class Case:
 
     # Calling them.
 
-    def call(self, layer: keras.layers.Layer, batch: Batch, training: bool) -> Any:
-        """The layer's output."""
-        takes_training = "training" in inspect.signature(layer.call).parameters
+    def call(self, layer: keras.layers.Layer, batch: Batch, training: bool | None) -> Any:
+        """The layer's output; of `training` the layer is told if it wants to know and it is not None."""
+        takes_training = training is not None and "training" in inspect.signature(layer.call).parameters
         return layer(*batch.args, **batch.kwargs, **({"training": training} if takes_training else {}))
 
     def seen(self, layer: keras.layers.Layer, batch: Batch, training: bool, *, gradients: bool = True) -> dict[str, tf.Tensor]:
@@ -145,7 +145,7 @@ class Case:
         keep: bool = False,
     ) -> Seen:
         """One call, and what it leaves in metrics and state; unless `keep`, the state is put back."""
-        before = [v.numpy() for v in layer.variables]
+        before = state_of(layer)
         for metric in layer.metrics:
             metric.reset_state()
         batch = batch or self.batch
@@ -154,8 +154,7 @@ class Case:
         seen |= {f"metric/{local_name(m)}": np.asarray(m.result()) for m in layer.metrics}
         seen |= {f"state/{i} {v.name}": v.numpy() for i, v in enumerate(layer.variables)}
         if not keep:
-            for variable, value in zip(layer.variables, before, strict=True):
-                variable.assign(value)
+            restore(layer, before)
         return seen
 
     def modes(self) -> tuple[bool, ...]:
@@ -174,6 +173,15 @@ class Case:
             axes[self.time_axis] = first.shape[self.time_axis]
         return axes
 
+    def shorter(self) -> Batch:
+        """One example less, and one time step if there is time."""
+        sizes = self.axes()
+
+        def cut(array: np.ndarray) -> np.ndarray:
+            return array[tuple(slice(sizes[i] - 1) if sizes.get(i) == n else slice(None) for i, n in enumerate(array.shape))]
+
+        return self.batch.map(cut)
+
 
 def weighted_total(outputs: Sequence[Any], losses: Sequence[Any]) -> tf.Tensor:
     """A scalar in which no element of the outputs can hide behind another, plus the losses."""
@@ -187,14 +195,24 @@ def weighted_total(outputs: Sequence[Any], losses: Sequence[Any]) -> tf.Tensor:
     return tf.add_n([*terms, *(tf.reduce_sum(tf.cast(loss, tf.float64)) for loss in losses), tf.zeros([], tf.float64)])
 
 
+def state_of(layer: keras.layers.Layer) -> list[np.ndarray]:
+    """Weights and seed states."""
+    return [variable.numpy() for variable in layer.variables]
+
+
+def restore(layer: keras.layers.Layer, state: list[np.ndarray]) -> None:
+    """Puts back what `state_of` gave."""
+    for variable, value in zip(layer.variables, state, strict=True):
+        variable.assign(value)
+
+
 def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
     """Weights and seed states, in order."""
     ours, theirs = source.variables, target.variables
     assert [v.shape for v in ours] == [v.shape for v in theirs], (
         f"two layers from one factory have other variables: {[v.path for v in ours]} and {[v.path for v in theirs]}"
     )
-    for mine, other in zip(theirs, ours, strict=True):
-        mine.assign(other.numpy())
+    restore(target, state_of(source))
 
 
 def local_name(metric: keras.metrics.Metric) -> str:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from layers.testing.case import Batch, Case, ask, close, double_precision, weighted_total
+from layers.testing.case import Batch, Case, ask, close, double_precision, restore, state_of, weighted_total
 
 __all__ = ["degenerate", "gradient", "loss_oracle", "oracle", "stop_gradient"]
 
@@ -111,7 +111,7 @@ def _total(case: Case, layer: keras.layers.Layer, batch: Batch, part: str) -> tf
 
 
 def _gradients(case: Case, layer: keras.layers.Layer, batch: Batch, part: str) -> tuple[list[Any], list[Any], list[str]]:
-    before = [v.numpy() for v in layer.variables]
+    before = state_of(layer)
     batch = batch.tensors()
     inputs = [a for a in batch.arrays if a.dtype.is_floating]
     weights = list(layer.trainable_weights)
@@ -120,19 +120,19 @@ def _gradients(case: Case, layer: keras.layers.Layer, batch: Batch, part: str) -
         total = _total(case, layer, batch, part)
     found = tape.gradient(total, [*inputs, *(w.value for w in weights)])
     gradients = [None if g is None else np.asarray(tf.convert_to_tensor(g)) for g in found]
-    _restore(layer, before)
+    restore(layer, before)
     return [*inputs, *weights], gradients, [*(f"input {i}" for i in range(len(inputs))), *(w.name for w in weights)]
 
 
 def _compare_with_differences(case: Case, layer: keras.layers.Layer, batch: Batch, part: str) -> None:
     sources, gradients, names = _gradients(case, layer, batch, part)
-    declared = {f"input {s}" if isinstance(s, int) else s for p, s in case.stop_gradient if p.startswith(part.rstrip("es"))}
-    before = [v.numpy() for v in layer.variables]
+    declared = {f"input {s}" if isinstance(s, int) else s for p, s in case.stop_gradient if _kind(p) == _kind(part)}
+    before = state_of(layer)
     random = np.random.default_rng(0)
     step = 1e-5
 
     def value(index: int, moved: np.ndarray) -> float:
-        _restore(layer, before)
+        restore(layer, before)
         moving = batch.tensors()
         if index < len(sources) - len(layer.trainable_weights):
             floats = iter(range(len(sources)))
@@ -150,7 +150,7 @@ def _compare_with_differences(case: Case, layer: keras.layers.Layer, batch: Batc
             difference = (value(index, here + step * direction) - value(index, here - step * direction)) / (2 * step)
             slope = 0.0 if gradient is None else float(np.sum(gradient * direction))
             close(slope, difference, f"slope of {part} along {name} by the gradient, against finite differences", rtol=1e-5, atol=1e-6)
-        _restore(layer, before)
+        restore(layer, before)
 
 
 def _compare_with_oracle(case: Case, layer: keras.layers.Layer, batch: Batch) -> None:
@@ -169,10 +169,9 @@ def _compare_with_oracle(case: Case, layer: keras.layers.Layer, batch: Batch) ->
         close(gradient, value, f"gradient of the output with respect to input {i}", **CLOSE)
 
 
+def _kind(part: str) -> str:
+    return part.partition("/")[0].replace("losses", "loss")
+
+
 def _floats(tensor: tf.Tensor) -> bool:
     return bool(tensor.dtype.is_floating)
-
-
-def _restore(layer: keras.layers.Layer, values: list[np.ndarray]) -> None:
-    for variable, value in zip(layer.variables, values, strict=True):
-        variable.assign(value)

@@ -26,6 +26,8 @@ def policies(case: Case) -> str | None:
         handed: list[Any] = []
         _listen(other, handed)
         seen = case.measure(other, batch, training, gradients=False)
+        if case.stochastic:
+            case.measure(other, batch, True)
         half = [dtype.name for dtype in handed if dtype in (tf.float16, tf.bfloat16)]
         assert not half, f"a loss was computed in {half[0]} under {policy}: compute it from full_precision(...)"
         for name, value in seen.items():

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from layers.testing.case import Batch, Case, Seen, agree, close, copy_state, local_name
+from layers.testing.case import Batch, Case, Seen, agree, close, copy_state, local_name, restore, state_of
 
 __all__ = ["replica_losses", "replica_metrics", "replica_noise", "replica_state"]
 
@@ -63,10 +63,9 @@ def replica_metrics(case: Case) -> str | None:
     training = case.modes()[0]
     parts = _parts(case)
     _run(case, mirrored, parts, training)
-    state = [v.numpy() for v in single.variables]
+    state = state_of(single)
     for part in parts:
-        for variable, value in zip(single.variables, state, strict=True):
-            variable.assign(value)
+        restore(single, state)
         case.call(single, part.tensors(), training)
     for ours, theirs in zip(mirrored.metrics, single.metrics, strict=True):
         if type(ours).__name__ != "Last":  # the latest call is another one on one device

@@ -15,6 +15,14 @@ from layers.testing.case import Case, ask, close, copy_state, local_name
 __all__ = ["metric_names", "metric_values", "training"]
 
 
+def _latest(values: list[Any]) -> Any:
+    return values[-1]
+
+
+#: How values of batches with equally many elements become that of all; of `second_batch` and the first, means of means are means.
+JOIN: dict[Any, Callable[[list[Any]], Any]] = {Mean: np.mean, Sum: np.sum, Max: np.max, Min: np.min}
+
+
 def metric_values(case: Case) -> str | None:
     """After several batches a metric is what NumPy makes of them all; after a reset, of what came since."""
     if not case.metrics:
@@ -43,16 +51,10 @@ def _compare(layer: Any, expected: list[dict[str, Any]], mode: bool) -> None:
     for metric in layer.metrics:
         name = local_name(metric)
         values = [np.mean(e[name]) for e in expected]
-        # `second_batch` has as many elements as the first, so means of means are means.
-        join: Callable[[list[Any]], Any] = {Mean: np.mean, Sum: np.sum, Max: np.max, Min: np.min}.get(type(metric), _latest)
-        joined = join(values)
+        joined = JOIN.get(type(metric), _latest)(values)
         what = f"metric {name!r} after {len(values)} batches at training={mode}"
         if isinstance(metric, Aggregate) or len(values) == 1:
             close(metric.result(), joined, what, rtol=1e-4, atol=1e-5)
-
-
-def _latest(values: list[Any]) -> Any:
-    return values[-1]
 
 
 def metric_names(case: Case) -> str | None:
@@ -92,7 +94,7 @@ def training(case: Case) -> str | None:
 def _model(case: Case, layer: Any) -> keras.Model:
     symbols, inputs = case.batch.symbols()
     fresh = case.factory(**{"name": layer.name})
-    outputs = tf.nest.flatten(case.call(fresh, symbols, None))  # type: ignore[arg-type]
+    outputs = tf.nest.flatten(case.call(fresh, symbols, None))
     copy_state(layer, fresh)
     model = keras.Model(inputs, Readout()(outputs))
     model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
