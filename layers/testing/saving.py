@@ -32,7 +32,7 @@ def keras_file(case: Case) -> str | None:
 def weights_file(case: Case) -> str | None:
     """`.weights.h5` holds all weights."""
     model, inputs = _model(case)
-    other, _ = _model(case)
+    other, _ = _model(case, used=False)
     with _folder() as folder:
         model.save_weights(f"{folder}/model.weights.h5")
         other.load_weights(f"{folder}/model.weights.h5")
@@ -66,6 +66,7 @@ def checkpoint(case: Case) -> str | None:
     """`tf.train.Checkpoint` restores weights, seeds and metrics into a layer that is built, and into one that is built later."""
     layer = case.make()
     case.call(layer, case.batch.tensors(), True)
+    saved = _variables(layer)
     with _folder() as folder:
         tf.train.Checkpoint(layer=layer).write(f"{folder}/checkpoint")
         for when in ("before", "after"):
@@ -74,15 +75,17 @@ def checkpoint(case: Case) -> str | None:
             if when == "before":
                 symbols, _ = case.batch.symbols()
                 case.call(other, symbols, False)
-            found = {**_variables(layer)}, {**_variables(other)}
-            agree(*found, f"a layer and its checkpoint, read {when} building", rtol=0, atol=0)
+            agree(saved, _variables(other), f"a layer and its checkpoint, read {when} building", rtol=0, atol=0)
+            calls = [case.measure(each, training=False) for each in (layer, other)]
+            agree(*calls, f"calls of a layer and its checkpoint, read {when} building")
             status.expect_partial()
     return None
 
 
-def _model(case: Case) -> tuple[keras.Model, list[np.ndarray]]:
+def _model(case: Case, *, used: bool = True) -> tuple[keras.Model, list[np.ndarray]]:
     layer = case.make()
-    case.call(layer, case.batch.tensors(), True)  # so that moving state is not what it began as
+    if used:
+        case.call(layer, case.batch.tensors(), True)  # so that moving state is not what it began as
     symbols, inputs = case.batch.symbols()
     model = keras.Model(inputs, tf.nest.flatten(case.call(layer, symbols, False)))
     return model, [np.asarray(a) for a in case.batch.arrays]

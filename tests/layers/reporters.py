@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import layers
@@ -28,7 +29,8 @@ class Reporter(layers.Layer):
     def call(self, inputs):
         for kind in ("mean", "sum", "max", "min", "last"):
             self.add_metric(inputs, kind, kind)
-        self.add_loss(tf.cast(self.rate, tf.float32) * masked_mean(inputs))
+        mean = masked_mean(inputs)
+        self.add_loss(tf.cast(self.rate, mean.dtype) * mean)
         return inputs @ tf.cast(self.kernel, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
@@ -82,8 +84,6 @@ def results(layer):
 
 def expected(name, *batches):
     """What NumPy makes of the inputs of several calls."""
-    import numpy as np
-
     elements = np.concatenate([np.ravel(b) for b in batches])
     values = {"mean": elements.mean(), "sum": elements.sum(), "max": elements.max(), "min": elements.min(), "last": batches[-1].mean()}
     return {f"{name}/{kind}": float(value) for kind, value in values.items()}
