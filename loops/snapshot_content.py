@@ -92,7 +92,7 @@ def to_json(value: Mapping[str, Any], what: str) -> bytes:
         TypeError: if there is something else in it; the message says where.
     """
     _check_json(value, what)
-    return json.dumps(value, indent=1).encode()
+    return json.dumps(value).encode()
 
 
 def from_json(text: bytes) -> dict[str, Any]:
