@@ -13,13 +13,16 @@ from loops.api import evaluate, fit, predict
 from loops.eval_loop import EvalLoop, PredictLoop
 from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, NoFeed, Position
 from loops.gradients import ClipByGlobalNorm, ClipByNorm, ClipByValue
+from loops.interrupts import Preempted
 from loops.keras_task import KerasTask
 from loops.logs import Collect, Last, Mean, Sum, Window
+from loops.nonfinite import NonFiniteError, OnNonFinite
 from loops.progress import Progress
+from loops.run_folder import SnapshotError
 from loops.schedules import LearningRates
 from loops.supervised import SupervisedTask
 from loops.task import Task
-from loops.train_loop import NonFiniteError, TrainLoop
+from loops.train_loop import TrainLoop
 
 __all__ = [
     "ArrayFeed",
@@ -37,9 +40,12 @@ __all__ = [
     "Mean",
     "NoFeed",
     "NonFiniteError",
+    "OnNonFinite",
     "Position",
     "PredictLoop",
+    "Preempted",
     "Progress",
+    "SnapshotError",
     "Sum",
     "SupervisedTask",
     "Task",

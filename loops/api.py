@@ -17,6 +17,7 @@ from loops.hooks.history import History
 from loops.hooks.keras_callbacks import KerasCallbacks
 from loops.hooks.progress_bar import ProgressBar
 from loops.keras_task import KerasTask
+from loops.nonfinite import OnNonFinite
 from loops.train_loop import TrainLoop
 from loops.triggers import At, EveryEpochs
 
@@ -44,11 +45,12 @@ def fit(
     validation_freq: int | Sequence[int] = 1,
     hooks: Sequence[Any] = (),
     workdir: str | os.PathLike[str] | None = None,
+    resume: str = "auto",
     seed: int = 0,
     compile: str = "auto",
     strategy: tf.distribute.Strategy | None = None,
     clip: Any = None,
-    on_nonfinite: str = "ignore",
+    on_nonfinite: str | OnNonFinite = "ignore",
 ) -> History:
     """Trains a compiled model as `model.fit` does: with `shuffle=False, compile="graph"` the same bits, faster.
 
@@ -60,8 +62,8 @@ def fit(
         shuffle, class_weight, sample_weight, initial_epoch, steps_per_epoch: as there.
         callbacks: Keras callbacks and hooks.
         hooks: further hooks.
-        workdir, seed, compile, strategy, clip: see `TrainLoop`; `seed` also decides the order of shuffled arrays.
-        on_nonfinite: "ignore", as Keras does, "raise" or "stop".
+        workdir, resume, seed, compile, strategy, clip: see `TrainLoop`; `seed` also decides the order of shuffled arrays.
+        on_nonfinite: "ignore", as Keras does, or what `TrainLoop` takes.
 
     Returns:
         An object with `history` (name -> values by epoch), `epoch` and `params`.
@@ -100,6 +102,7 @@ def fit(
         given,
         steps_per_epoch=steps_per_epoch,
         workdir=workdir,
+        resume=resume,
         strategy=strategy or _strategy(model),
         compile=_mode(model, compile),
         seed=seed,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 from loops.feeds import Block, DatasetFeed, Feed, Position
 from loops.feeds.prefetch import Prefetcher
 
-__all__ = ["Cursor", "open_cursor"]
+__all__ = ["Cursor", "IteratorCursor", "LeftoverCursor", "open_cursor"]
 
 
 class Cursor:
@@ -31,6 +32,10 @@ class Cursor:
 
     def consumed(self, n: int) -> None:
         """Moves on by `n` batches."""
+
+    def save(self, directory: pathlib.Path) -> bool:
+        """Writes where the cursor stands in its feed, if that takes more than the position; True if it wrote something."""
+        return False
 
     def close(self) -> None:
         """Releases threads."""
@@ -67,14 +72,15 @@ class BlockCursor(Cursor):
 class IteratorCursor(Cursor):
     """Hands out the `tf.data` iterator of the pass in progress."""
 
-    def __init__(self, feed: DatasetFeed, position: Position, continuing: bool):
-        self._feed, self._continuing = feed, continuing
+    def __init__(self, feed: DatasetFeed, position: Position, continuing: bool, saved: pathlib.Path | None = None, resuming: bool = False):
+        self._feed, self._continuing, self._saved, self._resuming = feed, continuing, saved, resuming
         self._position: Position | None = position
+        self._pass_index = position.pass_index
         self._left: int | None = None
 
     def ready(self) -> bool:
         if self._position is not None:
-            self.source = self._feed.iterator(self._position, continuing=self._continuing)
+            self.source = self._open(self._position)
             total = self._feed.steps_per_epoch
             self._left = total - self._position.batch if total is not None else None
             self._position = None
@@ -88,13 +94,80 @@ class IteratorCursor(Cursor):
         if self._left is not None:
             self._left -= n
 
+    def put_back(self, n: int) -> None:
+        """`n` batches that were counted as consumed are still in the iterator."""
+        if self._left is not None:
+            self._left += n
+
     def end_pass(self) -> None:
         """The program found the iterator at its end."""
         self._feed.end_pass()
-        self._position = Position()
+        self._pass_index += 1
+        self._position = Position(self._pass_index)
+
+    def save(self, directory: pathlib.Path) -> bool:
+        if self._resuming:
+            self.ready()  # what was saved is not lost if it is saved again before anything was read
+        return self._feed.save_iterator(self.source if self._position is None else None, directory)
+
+    def _open(self, position: Position) -> Any:
+        if not self._resuming:
+            return self._feed.iterator(position, continuing=self._continuing)
+        self._resuming = False
+        return self._feed.restored_iterator(position, self._saved, continuing=self._continuing)
 
 
-def open_cursor(feed: Feed, position: Position, mode: str, *, continuing: bool = False, passes: int | None = None) -> Cursor:
+class LeftoverCursor(Cursor):
+    """Reads what was taken out of a source that cannot give it again, before it goes on with the source.
+
+    Args:
+        parts: (source, first batch, number of batches), in order.
+        then: the cursor that goes on from there.
+        pass_ended: whether the pass ends with the last part, which `then` will not tell any more.
+    """
+
+    def __init__(self, parts: list[tuple[Any, int, int]], then: Cursor, pass_ended: bool):
+        self._parts = [part for part in parts if part[2]]
+        self.then, self._pass_ended = then, pass_ended
+        self.available = 0
+
+    @property
+    def remaining(self) -> list[tuple[Any, int, int]]:
+        """What was not consumed yet, as `parts`."""
+        return [*([(self.source, self.start, self.available)] if self.available else []), *self._parts]
+
+    @property
+    def exhausted(self) -> bool:
+        """True when there is nothing left but `then`."""
+        return not (self.available or self._parts or self._pass_ended)
+
+    def ready(self) -> bool:
+        if not self.available:
+            if not self._parts:
+                self._pass_ended = False
+                return False
+            self.source, self.start, self.available = self._parts.pop(0)
+        return True
+
+    def consumed(self, n: int) -> None:
+        assert self.available is not None
+        self.start += n
+        self.available -= n
+
+    def close(self) -> None:
+        self.then.close()
+
+
+def open_cursor(
+    feed: Feed,
+    position: Position,
+    mode: str,
+    *,
+    continuing: bool = False,
+    passes: int | None = None,
+    saved: pathlib.Path | None = None,
+    resuming: bool = False,
+) -> Cursor:
     """The cursor for a feed.
 
     Args:
@@ -103,9 +176,11 @@ def open_cursor(feed: Feed, position: Position, mode: str, *, continuing: bool =
         mode: the program's mode; XLA cannot hold an iterator.
         continuing: whether an epoch is not a pass (`steps_per_epoch`).
         passes: how many passes are wanted, None for any number.
+        saved: where `Cursor.save` wrote at this position; None if it returned False.
+        resuming: whether the position is that of a saved run, which has to be gone on with exactly; given `saved`, it is.
     """
     if isinstance(feed, DatasetFeed) and mode != "xla":
-        return IteratorCursor(feed, position, continuing)
+        return IteratorCursor(feed, position, continuing, saved, resuming or saved is not None)
     return BlockCursor(feed, position, passes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loops.logs import to_floats
+from loops.logs import from_json, to_floats, to_json
 
 __all__ = ["EpochLogs"]
 
@@ -32,6 +32,18 @@ class EpochLogs(Mapping[str, Any]):
 
     def _merged(self) -> dict[str, Any]:
         return {**to_floats({**self.train, **self.evaluation}), **self.extra}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was logged besides the training steps, JSON-able."""
+        return {
+            "evaluation": {name: to_json(value) for name, value in to_floats(self.evaluation).items()},
+            "extra": {name: to_json(value) for name, value in self.extra.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        self.evaluation = {name: from_json(value) for name, value in state["evaluation"].items()}
+        self.extra = {name: from_json(value) for name, value in state["extra"].items()}
 
     def __getitem__(self, name: str) -> Any:
         return self._merged()[name]

@@ -6,22 +6,26 @@ Knows neither epochs nor hooks. Between two `settle`s nothing is read from the d
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from loops.cursor import Cursor, IteratorCursor, open_cursor
-from loops.feeds import Block, Feed, Position
+from loops import crash_points
+from loops.cursor import Cursor, IteratorCursor, LeftoverCursor, open_cursor
+from loops.feeds import Block, Feed
 from loops.logs import LogSpec, TraceLog
+from loops.nonfinite import NonFiniteStep
 from loops.program import Call, Guard, Program
 from loops.progress import Progress
 from loops.replicas import local_variables
 from loops.sources import Recording, eager_batch
 from loops.traced_step import GlobalStep, StepMeta
 
-__all__ = ["Execution", "NonFiniteStep"]
+__all__ = ["Execution"]
 
 _CALL_SECONDS = 0.5
 _MAX_CALL_STEPS = 1024
@@ -29,38 +33,14 @@ _MAX_HELD_BLOCKS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class NonFiniteStep:
-    """A step that would have made loss or state non-finite; it was taken back.
-
-    Attributes:
-        step: its 1-based number.
-        batch: what it was trained on, as arrays.
-        loss_finite: whether its loss was finite (then a gradient was not).
-    """
-
-    step: int
-    batch: Any
-    loss_finite: bool
-
-    def describe(self) -> str:
-        found = []
-        for i, leaf in enumerate(tf.nest.flatten(self.batch, expand_composites=True)):
-            if leaf is not None and np.asarray(leaf).dtype.kind == "f" and (count := int(np.sum(~np.isfinite(leaf)))):
-                found.append(f"{count} of {np.size(leaf)} values in part {i} of the batch (shape {np.shape(leaf)})")
-        cause = f"not finite are {', '.join(found)}" if found else "every number in the batch is finite"
-        what = "a gradient or a variable" if self.loss_finite else "the loss"
-        return f"At step {self.step} {what} became non-finite; {cause}. The state is that from before this step."
-
-
-@dataclasses.dataclass(frozen=True)
 class _Pending:
-    """A call whose outcome was not read, and its block if the feed could not give that again."""
+    """A call whose outcome was not read, and its source if the feed could not give that again."""
 
     call: Call
     n: int
     before: Progress
     spec: LogSpec
-    block: Block | None = None
+    source: Any = None
     start: int = 0
 
 
@@ -73,12 +53,22 @@ class Execution:
         progress: the counters to advance.
         guarded: whether non-finite steps are to be found and taken back.
         continuing: whether an epoch is not a pass.
+        resume: for a run that goes on from a snapshot: where `save_feed` wrote (None if it returned False), as a tuple.
 
     Attributes:
         must_settle: True if `settle` has to be called before going on: a call met a non-finite step, or too many blocks are held.
     """
 
-    def __init__(self, program: Program, feed: Feed, progress: Progress, *, guarded: bool, continuing: bool):
+    def __init__(
+        self,
+        program: Program,
+        feed: Feed,
+        progress: Progress,
+        *,
+        guarded: bool,
+        continuing: bool,
+        resume: tuple[pathlib.Path | None] | None = None,
+    ):
         self.program, self.progress, self.trace = program, progress, TraceLog()
         self._guarded, self._continuing = guarded, continuing
         self._guard: Guard | None = None
@@ -87,9 +77,10 @@ class Execution:
         self._meta: StepMeta | None = None
         self._pace = _Pace()
         self._counted = 0
+        self._bad_is_held = False
         self.must_settle = False
         self.trace.start(progress.step)
-        self._open(feed)
+        self._open(feed, resume)
 
     @property
     def step(self) -> GlobalStep:
@@ -118,24 +109,25 @@ class Execution:
         """
         if self._stale:
             self._open(self.feed)
-        if not self._cursor.ready():
+        if self._pass_is_over():
             self.progress.end_pass()
             return True
         known = self._cursor.available
         n = min(limit, self._pace.limit(), _MAX_CALL_STEPS if known is None else known)
         begin = time.perf_counter()
-        call = self._call(self._cursor.source, self._cursor.start, n)
-        self._last = (call, self._cursor.source, self._cursor.start + n - 1)
         source, start = self._cursor.source, self._cursor.start
-        block = source if isinstance(source, Block) and not self.feed.seekable and self._guarded else None
-        self._pending.append(_Pending(call, n, dataclasses.replace(self.progress), self._spec(), block, start))
-        self.must_settle = len(self._pending) >= _MAX_HELD_BLOCKS and block is not None
+        call = self._call(source, start, n)
+        self._last = (call, source, start + n - 1)
+        held = source if self._guarded and not self.feed.seekable else None
+        self._pending.append(_Pending(call, n, dataclasses.replace(self.progress), self._spec(), held, start))
+        self.must_settle = len(self._pending) >= _MAX_HELD_BLOCKS and isinstance(held, Block)
         done = n if known is not None else int(call.done)
         self._pace.measured(time.perf_counter() - begin, done)
         self._cursor.consumed(done)
         self.progress.advance(done, 0)
+        crash_points.reached(crash_points.STEP, done)
         if known is not None:
-            ended = self._cursor.available == 0 and not self._cursor.ready()
+            ended = self._cursor.available == 0 and self._pass_is_over()
         else:
             self._pending[-1] = dataclasses.replace(self._pending[-1], n=done)
             self.must_settle = call.guard is not None and not bool(call.guard.finite)
@@ -155,7 +147,7 @@ class Execution:
             broken = next(i for i, p in enumerate(pending) if p.call.guard is not None and not bool(p.call.guard.finite))
             for p in pending[:broken]:
                 self.trace.append(p.call.rows, p.n, p.spec)
-            bad = self._replay(pending[broken], guard)
+            bad = self._take_back(pending[broken:], guard)
         else:
             for p in pending:
                 self.trace.append(p.call.rows, p.n, p.spec)
@@ -163,6 +155,25 @@ class Execution:
         self.progress.examples += self.trace.examples - self._counted
         self._counted = self.trace.examples
         return bad
+
+    def skip_batch(self) -> None:
+        """Drops the batch of the bad step that `settle` has just taken back."""
+        self.progress.batch += 1
+        if self._bad_is_held and isinstance(self._cursor, LeftoverCursor) and self._cursor.ready():
+            self._cursor.consumed(1)
+
+    def load_trace(self, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:
+        """Takes up the trace of a restored run; whatever was pending is forgotten."""
+        self.trace.load_state(arrays, described)
+        self._pending, self._guard, self._last, self._counted, self.must_settle = [], None, None, 0, False
+
+    def build(self) -> None:
+        """Traces the step for the feed's batches, so that every variable exists."""
+        self.step.concrete(self.feed.element_spec)
+
+    def save_feed(self, directory: pathlib.Path) -> bool:
+        """Writes where the source stands into `directory`; False if its position is known by counting only."""
+        return self._cursor.save(directory)
 
     def observed(self) -> dict[str, Any]:
         """What hooks observe, of the last step, as arrays."""
@@ -186,15 +197,17 @@ class Execution:
         return _arrays(eager_batch(source, index))
 
     def rewind(self) -> None:
-        """Releases the feed's threads; a later `advance` goes on at the first batch that was not trained on."""
+        """Releases the feed's threads; a later `advance` goes on where `progress` stands then, if the feed can be read from anywhere."""
         if self.feed.seekable:
             self._cursor.close()
             self._stale = True
 
-    def _open(self, feed: Feed) -> None:
+    def _open(self, feed: Feed, resume: tuple[pathlib.Path | None] | None = None) -> None:
         self.feed, self._stale = feed, False
-        position = Position(self.progress.pass_index, self.progress.batch)
-        self._cursor: Cursor = open_cursor(feed, position, self.program.mode, continuing=self._continuing)
+        saved, resuming = (resume[0], True) if resume is not None else (None, False)
+        self._cursor: Cursor = open_cursor(
+            feed, self.progress.position, self.program.mode, continuing=self._continuing, saved=saved, resuming=resuming
+        )
 
     def _call(self, source: Any, start: int, n: int) -> Call:
         eager = self.program.mode == "eager"
@@ -213,27 +226,41 @@ class Execution:
         assert self.step.meta is not None
         return self.step.meta.spec
 
-    def _replay(self, broken: _Pending, guard: Guard) -> NonFiniteStep:
+    def _pass_is_over(self) -> bool:
+        if isinstance(self._cursor, LeftoverCursor) and self._cursor.exhausted:
+            self._cursor = self._cursor.then
+        return not self._cursor.ready()
+
+    def _take_back(self, pending: list[_Pending], guard: Guard) -> NonFiniteStep:
+        """Restores the state from before the first of `pending`, does its good steps again, and stands before the bad one."""
+        broken, pass_ended = pending[0], self.progress.pass_index > pending[0].before.pass_index
         guard.restore()
         for field in dataclasses.fields(Progress):
             setattr(self.progress, field.name, getattr(broken.before, field.name))
-        spec = self.feed.element_spec
         if self.program.mode == "eager":
-            return self._taken_back(broken)
-        start = 0
-        if isinstance(self._cursor, IteratorCursor):
-            source: Any = Recording(guard.recorded, spec)
-        elif broken.block is not None:
-            source, start = broken.block, broken.start
+            source, start, bad = broken.source, broken.start, self._taken_back(broken)
         else:
-            source = next(iter(self.feed.blocks(Position(self.progress.pass_index, self.progress.batch))))
-        for i in range(broken.n):
+            source, start = self._source_again(broken, guard)
+            bad = self._replay(source, start, broken.n)
+        self._leave_rest(pending, source, start, pass_ended)
+        self._guard = None
+        return bad
+
+    def _source_again(self, broken: _Pending, guard: Guard) -> tuple[Any, int]:
+        if self.feed.seekable:
+            return next(iter(self.feed.blocks(self.progress.position))), 0
+        if isinstance(broken.source, Block | Recording):
+            return broken.source, broken.start
+        return Recording(guard.recorded, self.feed.element_spec), 0
+
+    def _replay(self, source: Any, start: int, n: int) -> NonFiniteStep:
+        spec = self.feed.element_spec
+        for i in range(n):
             before = self._new_guard()
             call = self.program(source, spec, start=start + i, n=1, first_step=self.progress.step, guard=before)
             assert call.guard is not None
             if not bool(call.guard.finite):
                 call.guard.restore()
-                self._guard = None
                 loss_finite = bool(np.isfinite(np.asarray(call.rows)[0, 1]))
                 return NonFiniteStep(self.progress.step + 1, _arrays(eager_batch(source, start + i)), loss_finite)
             self.trace.append(call.rows, 1, self._spec())
@@ -242,6 +269,29 @@ class Execution:
             f"The steps up to {self.progress.step} became non-finite once and not again: the step is not deterministic. "
             "Draw random numbers with self.seed(), and make the data pipeline deterministic."
         )
+
+    def _leave_rest(self, pending: list[_Pending], source: Any, start: int, pass_ended: bool) -> None:
+        """Has the cursor go on with the bad batch, and then with all that later calls were to train on."""
+        good = self.progress.step - pending[0].before.step
+        eager = self.program.mode == "eager"
+        self._bad_is_held = not self.feed.seekable and (not eager or isinstance(source, Block))
+        if self.feed.seekable:
+            self.rewind()
+            return
+        then = self._cursor.then if isinstance(self._cursor, LeftoverCursor) else self._cursor
+        rest = self._cursor.remaining if isinstance(self._cursor, LeftoverCursor) else []
+        if isinstance(pending[0].source, Block | Recording):
+            parts = [(source, start + good, pending[0].n - good), *((p.source, p.start, p.n) for p in pending[1:])]
+        else:
+            # Calls after the bad one pulled nothing. In eager mode the bad batch itself is gone from the iterator.
+            pulled = good + 1 if eager else source.length
+            parts = [] if eager else [(source, good, pulled - good)]
+            left = sum(p.n for p in pending) - pulled
+            if pass_ended:
+                parts.append((pending[0].source, 0, left))
+            elif isinstance(then, IteratorCursor):
+                then.put_back(left)
+        self._cursor = LeftoverCursor([*parts, *rest], then, pass_ended)
 
     def _taken_back(self, broken: _Pending) -> NonFiniteStep:
         """In eager mode every step has a backup of its own, so the state is that before the bad step already."""

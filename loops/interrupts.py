@@ -1,39 +1,76 @@
-"""Ctrl-C as a request: the first one is noted, so that the loop can end between two calls; the second one interrupts at once."""
+"""Ctrl-C and SIGTERM as requests: noted, so that the loop can end between two calls and save; a second Ctrl-C interrupts at once."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any
 
-__all__ = ["Interrupts"]
+__all__ = ["EXIT_PREEMPTED", "Interrupts", "Preempted"]
+
+EXIT_PREEMPTED = 75  # sysexits' EX_TEMPFAIL: to be run again
+
+
+class Preempted(SystemExit):
+    """The run got SIGTERM, saved its state, and ends the process with exit code 75, so that a scheduler can queue it again."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_PREEMPTED)
 
 
 class Interrupts:
-    """Context in which SIGINT sets `requested` instead of raising. Outside of the main thread it does nothing.
+    """Context in which SIGINT, and SIGTERM if there is something to save, set `requested`. Outside of the main thread it does nothing.
+
+    Args:
+        grace: seconds in which a requested end has to come about; then the process is ended. None waits for ever and leaves SIGTERM as
+            it is.
 
     Attributes:
-        requested: True after the first Ctrl-C.
+        requested: True after the first signal.
+        preempted: True if that was SIGTERM.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: Any = None
+    def __init__(self, grace: float | None = None) -> None:
+        self.requested = self.preempted = False
+        self._grace = grace
+        self._timer: threading.Timer | None = None
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
         # A handler of the user's own stays in place.
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._previous = signal.signal(signal.SIGINT, self._note)
+        if threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
+            if self._grace is not None and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        if self._timer is not None:
+            self._timer.cancel()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if signum == signal.SIGTERM:
+            self.preempted = True
+        elif self.requested:
             raise KeyboardInterrupt
+        if self.requested:
+            return
         self.requested = True
-        print("\nInterrupted: ending after the steps in progress (press Ctrl-C again to end at once).", flush=True)
+        again = "" if self.preempted else " (press Ctrl-C again to end at once)"
+        print(f"\nInterrupted: ending after the steps in progress{again}.", flush=True)
+        if self._grace is not None:
+            self._timer = threading.Timer(self._grace, _give_up, [self._grace, self.preempted])
+            self._timer.daemon = True
+            self._timer.start()
+
+
+def _give_up(grace: float, preempted: bool) -> None:
+    print(f"The run did not come to an end within {grace:g} seconds; the last snapshot stands.", file=sys.stderr, flush=True)
+    os._exit(EXIT_PREEMPTED if preempted else 128 + signal.SIGINT)

@@ -7,14 +7,14 @@ unread, until somebody looks.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Collect", "Last", "LogSpec", "Mean", "Reduction", "Sum", "TraceLog", "Window", "to_floats"]
+__all__ = ["Collect", "Last", "LogSpec", "Mean", "Reduction", "Sum", "TraceLog", "Window", "from_json", "to_floats", "to_json"]
 
 EXAMPLES, CHECK, FIRST = 0, 1, 2
 
@@ -55,6 +55,16 @@ class LogSpec:
     @property
     def width(self) -> int:
         return FIRST + 2 * len(self.kinds)
+
+    def names(self) -> list[list[str]]:
+        """Pairs of name and kind of reduction, JSON-able."""
+        return [[name, kind.__name__] for name, kind in self.kinds.items()]
+
+    @classmethod
+    def named(cls, names: Iterable[Sequence[str]]) -> LogSpec:
+        """The spec that `names` described."""
+        kinds = {kind.__name__: kind for kind in (Mean, Sum, Last)}
+        return cls({name: kinds[kind] for name, kind in names})
 
     def reduce(self, rows: np.ndarray) -> dict[str, float]:
         """Joins rows `[steps, width]` into one float for each name; a name that was absent in all of them is left out."""
@@ -110,8 +120,8 @@ class Totals:
 
     def __init__(self, spec: LogSpec):
         self.spec = spec
-        self._numerators = np.zeros(len(spec.kinds))
-        self._weights = np.zeros(len(spec.kinds))
+        self.array = np.zeros([2, len(spec.kinds)])
+        self._numerators, self._weights = self.array
 
     def add(self, rows: np.ndarray) -> None:
         values, weights = rows[:, FIRST::2], rows[:, FIRST + 1 :: 2]
@@ -123,8 +133,8 @@ class Totals:
             if kind is Last:
                 self._numerators[i], self._weights[i] = value[-1], 1.0
             else:
-                self._numerators[i] += (value * weight if kind is Mean else value).sum()
-                self._weights[i] += weight.sum()
+                self._numerators[i] = _running_sum(self._numerators[i], value * weight if kind is Mean else value)
+                self._weights[i] = _running_sum(self._weights[i], weight)
 
     def values(self) -> dict[str, float]:
         out = {}
@@ -132,6 +142,11 @@ class Totals:
             if self._weights[i] > 0:
                 out[name] = float(self._numerators[i] / self._weights[i] if kind is Mean else self._numerators[i])
         return out
+
+
+def _running_sum(total: float, values: np.ndarray) -> float:
+    # One after the other, so that the bits do not depend on how many steps were read at once, that is, on the times of looks.
+    return float(np.add.accumulate(np.concatenate([[total], values]))[-1])
 
 
 class TraceLog:
@@ -184,6 +199,25 @@ class TraceLog:
             part = rows[max(0, first - begin) : max(0, last - begin)]
             if len(part):
                 yield part, spec
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What is held, as arrays and JSON."""
+        self.read()
+        arrays = {f"rows/{i}": rows for i, (_, rows, _) in enumerate(self._chunks)}
+        described: dict[str, Any] = {"end": self._end, "chunks": [[begin, spec.names()] for begin, _, spec in self._chunks], "totals": None}
+        if self._totals is not None:
+            described["totals"] = self._totals.spec.names()
+            arrays["totals"] = self._totals.array
+        return arrays, described
+
+    def load_state(self, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:
+        """Restores what `state` gave."""
+        self.start(described["end"])
+        for i, (begin, names) in enumerate(described["chunks"]):
+            self._chunks.append((begin, arrays[f"rows/{i}"], LogSpec.named(names)))
+        if described["totals"] is not None:
+            self._totals = Totals(LogSpec.named(described["totals"]))
+            self._totals.array[...] = arrays["totals"]
 
     def forget(self, step: int) -> None:
         """Drops the rows of steps up to `step`."""
@@ -267,3 +301,16 @@ def to_floats(logs: Mapping[str, Any]) -> dict[str, Any]:
         array = keras.ops.convert_to_numpy(value) if not isinstance(value, (float, int)) else np.asarray(value)
         out[name] = float(array) if array.size == 1 and array.ndim == 0 else array
     return out
+
+
+def to_json(value: Any) -> Any:
+    """A log as JSON: numbers and texts as they are, arrays with their type."""
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    array = np.asarray(value)
+    return float(array) if array.ndim == 0 else {"array": array.tolist(), "dtype": array.dtype.name}
+
+
+def from_json(value: Any) -> Any:
+    """What `to_json` turned into JSON."""
+    return np.asarray(value["array"], value["dtype"]) if isinstance(value, dict) else value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from loops import triggers
 from loops.hooks.base import Hook
@@ -58,6 +59,14 @@ class Looks:
         self._looked[hook.name] = (step, now)
         self._triggers[hook.name].fired(now)
         return last + 1, now - begun
+
+    def state_dict(self, now: float) -> dict[str, Any]:
+        """When each hook looked last, JSON-able; times as ages in seconds."""
+        return {name: {"step": step, "age": now - at} for name, (step, at) in self._looked.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], now: float) -> None:
+        """Restores what `state_dict` gave, for hooks that are still there; others look from here on."""
+        self._looked.update((name, (look["step"], now - look["age"])) for name, look in state.items() if name in self._triggers)
 
     def oldest(self, step: int) -> int:
         """The last step that has been seen by every hook that will look again; `step` if there is none."""

@@ -145,9 +145,11 @@ class Program:
 
             def body(i: Any, ok: Any, held: Any, out: Any) -> Any:
                 result = step(reader.batch(held, i), first_step + i)
+                last = n
                 if is_guarded:
                     ok = tf.math.is_finite(result["row"][CHECK])
-                return i + 1, ok, reader.next(held, i + 1, n), outputs.put(out, i, result)
+                    last = tf.where(ok, n, tf.zeros_like(n))
+                return i + 1, ok, reader.next(held, i + 1, last), outputs.put(out, i, result)
 
             begin = (tf.zeros([], tf.int64), tf.constant(True), held, outputs.begin())
             unbound = tf.nest.map_structure(lambda t: t.shape if isinstance(t, tf.Tensor) else None, begin)

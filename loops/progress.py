@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from loops.feeds.base import Position
+
 __all__ = ["Progress"]
 
 
@@ -33,6 +35,11 @@ class Progress:
     seconds: float = 0.0
     steps_per_epoch: int | None = None
     epoch_ended: bool = False
+
+    @property
+    def position(self) -> Position:
+        """The next batch of the feed that was not consumed."""
+        return Position(self.pass_index, self.batch)
 
     def advance(self, steps: int, examples: int) -> None:
         """Counts `steps` completed steps over `examples` examples."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["average_moving_statistics", "local_variables", "shard", "strategy_of"]
+__all__ = ["average_moving_statistics", "is_chief", "local_variables", "shard", "strategy_of"]
 
 
 def strategy_of(variables: Iterable[Any], given: tf.distribute.Strategy | None) -> tf.distribute.Strategy:
@@ -28,6 +28,15 @@ def strategy_of(variables: Iterable[Any], given: tf.distribute.Strategy | None) 
             "`with strategy.scope():`."
         )
     return given
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes what only one of several may write."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    if resolver is None or not resolver.task_type:
+        return True
+    has_chief = "chief" in resolver.cluster_spec().as_dict()
+    return bool(resolver.task_type == "chief" or (not has_chief and resolver.task_type == "worker" and resolver.task_id == 0))
 
 
 def batch_size_of(batch: Any) -> tf.Tensor | int:

@@ -28,6 +28,11 @@ class Recording:
     handles: tuple[Any, ...]
     spec: Any
 
+    @property
+    def length(self) -> int:
+        """Number of batches."""
+        return int(tf.raw_ops.TensorListLength(input_handle=self.handles[0]))
+
 
 class BlockReader:
     """Takes batch `start + i` of a block's tensors."""

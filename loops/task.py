@@ -79,6 +79,22 @@ class Task:
         """Examples in a batch, an integer scalar tensor: the first dimension of its first tensor, unless overridden."""
         return tf.convert_to_tensor(replicas.batch_size_of(batch))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Plain Python state of your own that decides how a run goes on, JSON-able; variables need not be in it.
+
+        Example:
+            >>> class Curriculum(Task):
+            ...     level = 0
+            ...     def state_dict(self):
+            ...         return {"level": self.level}
+            ...     def load_state_dict(self, state):
+            ...         self.level = state["level"]
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` gave, when a run is resumed."""
+
     # What a user calls inside a step.
 
     @property

@@ -173,11 +173,11 @@ class AnyOf(Trigger):
         return f"AnyOf({', '.join(map(repr, self.triggers))})"
 
 
-_UNITS: dict[str, type[Trigger]] = {"step": EverySteps, "epoch": EveryEpochs, "second": EverySeconds}
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 
 
 def parse(spec: Any) -> Trigger:
-    """Turns "100 steps", "1 epoch", "30 seconds", a `Trigger` or None (never) into a `Trigger`.
+    """Turns "100 steps", "1 epoch", "30 seconds", "1 epoch | 5 minutes", a `Trigger` or None (never) into a `Trigger`.
 
     Raises:
         ValueError: if `spec` is none of these.
@@ -190,11 +190,15 @@ def parse(spec: Any) -> Trigger:
         return Never()
     if isinstance(spec, Trigger):
         return spec
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(step|epoch|second)s?\s*", spec) if isinstance(spec, str) else None
+    if isinstance(spec, str) and "|" in spec:
+        return AnyOf(*spec.split("|"))
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(step|epoch|second|minute|hour)s?\s*", spec) if isinstance(spec, str) else None
     if match is None:
         raise ValueError(f"`every` must look like '100 steps', '1 epoch' or '30 seconds', or be a loops.triggers.Trigger; got {spec!r}.")
     number, unit = match.groups()
-    return _UNITS[unit](float(number) if unit == "second" else _whole(number, spec))  # type: ignore[call-arg]
+    if unit in _SECONDS:
+        return EverySeconds(float(number) * _SECONDS[unit])
+    return (EverySteps if unit == "step" else EveryEpochs)(_whole(number, spec))
 
 
 def _whole(number: str, spec: str) -> int:

@@ -5,49 +5,54 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import platform
 from typing import Any
 
-import keras
-import numpy as np
-import tensorflow as tf
+from loops.resume import versions
+from loops.workdir_lock import LOCK
 
-__all__ = ["check", "claim"]
+__all__ = ["SNAPSHOTS", "check", "write_config"]
 
 CONFIG = "config.json"
+SNAPSHOTS = "snapshots"
+RESUME = ("auto", "never", "must")
 
 
-def check(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Whether a new run may use the folder; makes nothing.
+def check(path: str | os.PathLike[str], resume: str = "auto") -> pathlib.Path:
+    """Whether a run may use the folder; makes nothing.
 
     Args:
-        path: folder that does not exist or is empty.
+        path: a folder that does not exist or is empty, or that an earlier run made.
+        resume: "auto" carries an earlier run on, "never" takes a new folder only, "must" an earlier run only.
 
     Raises:
-        ValueError: if it holds something, is no folder, or cannot be written.
+        ValueError: if it does not fit `resume`, holds something else, is no folder, or cannot be written.
     """
+    if resume not in RESUME:
+        raise ValueError(f"`resume` must be one of {', '.join(map(repr, RESUME))}; got {resume!r}.")
     workdir = pathlib.Path(path)
     if workdir.is_file():
         raise ValueError(f"The workdir {str(workdir)!r} is a file; give the name of a folder.")
-    if workdir.is_dir() and (used := sorted(p.name for p in workdir.iterdir())):
-        raise ValueError(f"The workdir {str(workdir)!r} is used already (it holds {', '.join(used[:4])}); give a new one, or delete it.")
+    used = sorted(p.name for p in workdir.iterdir() if p.name != LOCK) if workdir.is_dir() else []
+    ours = CONFIG in used or SNAPSHOTS in used
+    if used and (resume == "never" or not ours):
+        ways = "give a new one, delete it, or carry its run on with resume='auto'" if ours else "give a new one, or delete it"
+        raise ValueError(f"The workdir {str(workdir)!r} is used already (it holds {', '.join(used[:4])}); {ways}.")
+    if resume == "must" and not ours:
+        raise ValueError(f"There is no run in {str(workdir)!r} to carry on; resume='auto' begins one.")
     existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"The workdir {str(workdir)!r} cannot be written: {str(existing)!r} is no folder that you may write into.")
     return workdir
 
 
-def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-    """Makes the folder and writes `config.json`: the settings of the run, and the versions it was made with.
+def write_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+    """Writes `config.json`: the settings of the run, and the versions it was made with.
 
     Raises:
-        ValueError: see `check`.
+        ValueError: if that is not possible.
     """
-    check(workdir)
-    versions = {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
-    text = json.dumps({**config, "versions": versions}, indent=2, default=str)
+    text = json.dumps({**config, "versions": versions()}, indent=2, default=str)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         temporary = workdir / f".{CONFIG}"
         temporary.write_text(text + "\n", encoding="utf-8")
         os.replace(temporary, workdir / CONFIG)

@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["WorkdirInUse", "WorkdirLock"]
+__all__ = ["LOCK", "WorkdirInUse", "WorkdirLock"]
 
 LOCK = ".lock"
 

@@ -79,6 +79,10 @@ class ArrayFeed(Feed):
         batch_bytes = sum(s.dtype.size * self.batch_size * int(np.prod(s.shape[1:])) for s in specs)
         self.block_steps = max(1, min(_BLOCK_BYTES // max(1, batch_bytes), _MAX_BLOCK_STEPS, max(1, full)))
 
+    def describe(self) -> dict[str, Any]:
+        order = {"shuffle": self.shuffle, "seed": self.seed if self.shuffle else None}
+        return {**super().describe(), "examples": self.n_examples, "batch_size": self.batch_size, **order}
+
     def blocks(self, position: Position) -> Iterator[Block]:
         order = self._permutation(position.pass_index)
         first = position.batch

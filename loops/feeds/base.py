@@ -65,6 +65,14 @@ class Feed(abc.ABC):
     def blocks(self, position: Position) -> Iterator[Block]:
         """Yields the blocks of pass `position.pass_index`, beginning with batch `position.batch`."""
 
+    def describe(self) -> dict[str, Any]:
+        """What has to be the same for a run to be carried on, JSON-able."""
+        return {"feed": type(self).__name__, "batch": str(self.element_spec), "batches": self.steps_per_epoch}
+
+    def findings(self) -> list[str]:
+        """Sentences on what would make a resumed run see other data, or slow; said before training."""
+        return []
+
     def state_dict(self, position: Position) -> dict[str, Any]:
         """What is needed to read on from `position` in another process, JSON-able."""
         return dataclasses.asdict(position)

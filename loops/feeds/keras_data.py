@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras.src.trainers import data_adapters
 
 from loops.feeds.arrays import ArrayFeed
-from loops.feeds.base import Feed, Position
+from loops.feeds.base import Feed
 from loops.feeds.dataset import DatasetFeed
 
 __all__ = ["feed_for", "split"]
@@ -27,11 +27,20 @@ class AdapterFeed(DatasetFeed):
         self.steps_per_epoch = adapter.num_batches
         adapter.on_epoch_end()  # Keras calls it once before the first epoch
 
-    def iterator(self, position: Position, *, continuing: bool) -> Any:
-        self._adapter.on_epoch_begin()
-        return iter(self.dataset.skip(position.batch) if position.batch else self.dataset)
-
     def end_pass(self) -> None:
+        self._adapter.on_epoch_end()
+
+    def _begin_pass(self, *, continuing: bool) -> Any:
+        self._passes_begun += 1
+        self._adapter.on_epoch_begin()
+        return iter(self.dataset)
+
+    def _iterator_of_next_pass(self) -> Any:
+        return None  # its epoch has not begun
+
+    def _tell_of_pass(self) -> None:
+        self._passes_begun += 1
+        self._adapter.on_epoch_begin()
         self._adapter.on_epoch_end()
 
 

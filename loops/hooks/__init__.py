@@ -15,6 +15,7 @@ from loops.hooks.monitor import MonitorHook
 from loops.hooks.progress_bar import ProgressBar
 from loops.hooks.reduce_lr_on_plateau import ReduceLROnPlateau
 from loops.hooks.remote_monitor import RemoteMonitor
+from loops.hooks.snapshot import Snapshot
 from loops.hooks.tensorboard import TensorBoard
 from loops.hooks.terminate_on_nan import TerminateOnNaN
 
@@ -33,6 +34,7 @@ __all__ = [
     "ProgressBar",
     "ReduceLROnPlateau",
     "RemoteMonitor",
+    "Snapshot",
     "TensorBoard",
     "TerminateOnNaN",
 ]

@@ -6,6 +6,8 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from loops.logs import Window
     from loops.train_loop import TrainLoop
@@ -29,6 +31,11 @@ class Hook:
     At a boundary the loop passes once over its hooks, phase by phase: `on_window_end` if the hook's trigger is due, then
     `on_epoch_end` if the epoch ended. Hooks of the phases RECORD and SAVE act on the chief only.
 
+    A snapshot of the run holds what `state_dict` and `state_arrays` give after all hooks have acted at a boundary. When a run is resumed, a
+    hook gets `on_train_begin` (with `loop.progress` where the run stood), then, when all variables are restored, `load_state_dict` and
+    `load_state_arrays`. Then it goes on as if nothing had been in between: in the middle of an epoch no `on_epoch_begin` comes. What it had
+    done since the snapshot (files, say) will be done again, so `load_state_dict` takes it back if that matters.
+
     Attributes:
         every: when `on_window_end` is due: "100 steps", "1 epoch", "30 seconds", a `loops.triggers.Trigger`, or None.
         phase: the `Phase` in which the hook acts.
@@ -38,6 +45,7 @@ class Hook:
         final_window: True to get `on_window_end` once more when training ends, for the steps since the last look.
         watches_evaluation: True to have `on_evaluate_batch` called, which costs a call for each batch.
         on_nonfinite: what the hook asks of the loop at a non-finite loss or weight ("raise" or "stop"), or None.
+        rolls_back: True if the hook may call `loop.rollback`; the loop then keeps a good state in memory.
         name: unique name under which the hook's state is saved; the loop numbers doubles.
 
     Example:
@@ -53,6 +61,7 @@ class Hook:
     final_window: bool = False
     watches_evaluation: bool = False
     on_nonfinite: str | None = None
+    rolls_back: bool = False
 
     @property
     def name(self) -> str:
@@ -87,8 +96,15 @@ class Hook:
         """Always called, whatever ended the run; `loop.outcome` says what did."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What decides the hook's future, JSON-able."""
+        """What decides the hook's future, JSON-able. Called at every snapshot, so it should be quick."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
+        """Restores what `state_dict` gave; nothing that the hook knew before stays."""
+
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        """Arrays that belong to the state, by name. They are written after the call: give copies of what will change."""
+        return {}
+
+    def load_state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Restores what `state_arrays` gave; called after `load_state_dict`, if there are any."""

@@ -16,6 +16,7 @@ from loops.hooks.evaluate import Evaluate
 from loops.hooks.history import History
 from loops.hooks.keras_callbacks import KerasCallbacks
 from loops.hooks.model_checkpoint import ModelCheckpoint
+from loops.hooks.snapshot import Snapshot
 from loops.hooks.tensorboard import TensorBoard
 
 __all__ = ["line_up"]
@@ -30,7 +31,7 @@ def line_up(
         given: hooks and Keras callbacks, as the user listed them; Keras callbacks run together, in their order, as one hook.
         history: the loop's own record.
         evaluations: name -> feed to evaluate at every epoch's end.
-        workdir: folder of the run; brings TensorBoard, CSVLogger and best and last weights where the user gave none.
+        workdir: folder of the run; brings snapshots, TensorBoard, CSVLogger and best and last weights where the user gave none.
         model: the Keras model whose weights are kept, or None.
 
     Raises:
@@ -70,6 +71,8 @@ def _of_workdir(given: list[Hook], workdir: pathlib.Path, evaluations: Mapping[s
         hooks.append(TensorBoard(workdir))
     if not any(isinstance(hook, CSVLogger) for hook in given):
         hooks.append(CSVLogger(workdir / "history.csv"))
+    if not any(isinstance(hook, Snapshot) for hook in given):
+        hooks.append(Snapshot())
     if isinstance(model, keras.Model) and not any(isinstance(hook, ModelCheckpoint) for hook in given):
         monitor = f"{next(iter(evaluations))}_loss" if evaluations else "loss"
         folder = workdir / "checkpoints"

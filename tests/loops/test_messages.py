@@ -74,7 +74,11 @@ CASES = {
         ValueError,
         "'auto', 'graph', 'xla', 'eager'; got 'jit'",
     ),
-    "policy": (lambda: loops.TrainLoop(tiny.Classifier(), array_feed(), on_nonfinite="skip"), ValueError, "'raise', 'stop', 'ignore'"),
+    "policy": (
+        lambda: loops.TrainLoop(tiny.Classifier(), array_feed(), on_nonfinite="jump"),
+        ValueError,
+        "'raise', 'stop', 'skip', 'rollback', 'ignore'",
+    ),
     "clip": (lambda: loops.TrainLoop(tiny.Classifier(), array_feed(), clip="norm"), TypeError, "gradient transform"),
     "negative clip": (lambda: loops.TrainLoop(tiny.Classifier(), array_feed(), clip=-1.0), ValueError, "greater than 0"),
     "no target": (lambda: loops.TrainLoop(tiny.Classifier(), array_feed()).run(), ValueError, r"run\(epochs=...\)"),
@@ -151,7 +155,7 @@ def test_a_used_workdir_a_file_and_an_unwritable_place_are_refused(tmp_path):
     file.touch()
     for path, message in ((used, "is used already .*config.json"), (file, "is a file"), (file / "below", "cannot be written")):
         with pytest.raises(ValueError, match=message):
-            loops.TrainLoop(tiny.Classifier(), array_feed(), workdir=path)
+            loops.TrainLoop(tiny.Classifier(), array_feed(), workdir=path, resume="never")
 
 
 def test_a_number_that_changes_after_tracing_is_pointed_out_once(capsys):

@@ -1,0 +1,62 @@
+"""Decides when the whole state of a run is saved to its workdir."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loops.hooks.base import Hook, Phase
+from loops.snapshots import Best
+
+if TYPE_CHECKING:
+    from loops.logs import Window
+    from loops.train_loop import TrainLoop
+    from loops.triggers import Trigger
+
+__all__ = ["Snapshot"]
+
+
+class Snapshot(Hook):
+    """Saves the run state, from which a run that was killed goes on as if nothing had happened.
+
+    A loop with a `workdir` has one of these. What is saved is the state after all hooks acted; it is copied to the host at once and written
+    by a thread. Besides, the state is saved when a run ends and when it is interrupted.
+
+    Args:
+        every: when to save: by steps, epochs or time.
+        keep_last: how many of the newest snapshots stay.
+        keep_best: metric, such as "val_loss", by which further snapshots are kept; None keeps the newest only.
+        mode: "min" or "max": which values of `keep_best` are good.
+        best: how many of the best to keep.
+        grace: seconds that an interrupted run (SIGTERM, Ctrl-C) has to reach the end of its call, or of an evaluation, and to save. Then
+            the process ends, and the snapshot before stands.
+
+    Example:
+        >>> from loops import hooks
+        >>> hook = hooks.Snapshot("500 steps", keep_last=2, keep_best="val_loss")
+    """
+
+    phase = Phase.SAVE
+
+    def __init__(
+        self,
+        every: Trigger | str = "1 epoch | 3 minutes",
+        *,
+        keep_last: int = 3,
+        keep_best: str | None = None,
+        mode: str = "min",
+        best: int = 1,
+        grace: float = 25.0,
+    ):
+        if not grace > 0:
+            raise ValueError(f"`grace` of Snapshot is a number of seconds, more than 0; got {grace!r}.")
+        self.every = every
+        self.keep_last = keep_last
+        self.keep_best = Best(keep_best, mode, best) if keep_best is not None else None
+        self.grace = float(grace)
+
+    def on_train_begin(self, loop: TrainLoop) -> None:
+        if loop.workdir is None:
+            raise ValueError("hooks.Snapshot has nowhere to save to: give TrainLoop or fit a `workdir`.")
+
+    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+        loop.save()
