@@ -50,12 +50,21 @@ class Mean(Aggregate):
         self.count = self.state("count", 0.0, "sum")
 
     def update_state(self, value: Any, sample_weight: Any = None) -> None:
-        value, weight = _elements(value, sample_weight)
-        self.total.assign(self.total + tf.reduce_sum(tf.math.multiply_no_nan(value, weight)))
-        self.count.assign(self.count + tf.reduce_sum(weight))
+        total, count = _sums(value, sample_weight)
+        self.total.assign(self.total + total)
+        self.count.assign(self.count + count)
 
     def result(self) -> tf.Tensor:
         return tf.math.divide_no_nan(tf.convert_to_tensor(self.total), tf.convert_to_tensor(self.count))
+
+
+class Last(Mean):
+    """sum w*v / sum w over the elements of the latest call; under replicas, of the latest call on each."""
+
+    def update_state(self, value: Any, sample_weight: Any = None) -> None:
+        total, count = _sums(value, sample_weight)
+        self.total.assign(total)
+        self.count.assign(count)
 
 
 class Sum(Aggregate):
@@ -66,28 +75,10 @@ class Sum(Aggregate):
         self.total = self.state("total", 0.0, "sum")
 
     def update_state(self, value: Any, sample_weight: Any = None) -> None:
-        value, weight = _elements(value, sample_weight)
-        self.total.assign(self.total + tf.reduce_sum(tf.math.multiply_no_nan(value, weight)))
+        self.total.assign(self.total + _sums(value, sample_weight)[0])
 
     def result(self) -> tf.Tensor:
         return tf.convert_to_tensor(self.total)
-
-
-class Last(Aggregate):
-    """sum w*v / sum w over the elements of the latest call; under replicas, of the latest call on each."""
-
-    def __init__(self, name: str):
-        super().__init__(name)
-        self.total = self.state("total", 0.0, "sum")
-        self.count = self.state("count", 0.0, "sum")
-
-    def update_state(self, value: Any, sample_weight: Any = None) -> None:
-        value, weight = _elements(value, sample_weight)
-        self.total.assign(tf.reduce_sum(tf.math.multiply_no_nan(value, weight)))
-        self.count.assign(tf.reduce_sum(weight))
-
-    def result(self) -> tf.Tensor:
-        return tf.math.divide_no_nan(tf.convert_to_tensor(self.total), tf.convert_to_tensor(self.count))
 
 
 class Max(Aggregate):
@@ -101,8 +92,9 @@ class Max(Aggregate):
         self.extreme = self.state("extreme", -float("inf"), "only_first_replica")
 
     def update_state(self, value: Any, sample_weight: Any = None) -> None:
-        value, weight = _elements(value, sample_weight)
-        counted = tf.where(weight > 0, self.sign * value, -float("inf"))
+        counted = self.sign * tf.cast(value, tf.float32)
+        if sample_weight is not None:
+            counted = tf.where(_weights(counted, sample_weight) > 0, counted, -float("inf"))
         self.extreme.assign(tf.maximum(tf.convert_to_tensor(self.extreme), tf.reduce_max(counted)))
 
     def reset_state(self) -> None:
@@ -139,18 +131,24 @@ def aggregate(aggregation: str | None, name: str) -> Aggregate:
     return AGGREGATIONS[aggregation](name=name)
 
 
-def _elements(value: Any, sample_weight: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Values and weights as float32 of one shape; weights are broadcast along the trailing dimensions, as Keras does."""
+def _sums(value: Any, sample_weight: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sum of the weighted values and sum of the weights."""
     value = tf.cast(value, tf.float32)
     if sample_weight is None:
-        return value, tf.ones_like(value)
+        return tf.reduce_sum(value), tf.cast(tf.size(value), tf.float32)
+    weight = _weights(value, sample_weight)
+    return tf.reduce_sum(tf.math.multiply_no_nan(value, weight)), tf.reduce_sum(weight)
+
+
+def _weights(value: tf.Tensor, sample_weight: Any) -> tf.Tensor:
+    """Weights of the values' shape; they are broadcast along the trailing dimensions, as Keras does."""
     weight = tf.cast(sample_weight, tf.float32)
     missing = value.shape.rank - weight.shape.rank
     if missing < 0:
         raise ValueError(f"add_metric: `sample_weight` has shape {weight.shape}, which does not fit to a value of shape {value.shape}.")
     if missing and weight.shape.rank:
         weight = tf.reshape(weight, tf.concat([tf.shape(weight), tf.ones([missing], tf.int32)], 0))
-    return value, tf.broadcast_to(weight, tf.shape(value))
+    return tf.broadcast_to(weight, tf.shape(value))
 
 
 def _replica_values(variable: keras.Variable) -> tf.Tensor:

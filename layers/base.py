@@ -130,11 +130,14 @@ def masked_mean(value: Any, mask: Any = None, *, keep_last: bool = False) -> tf.
         3.0
     """
     value = full_precision(value)
-    weight = tf.ones_like(value) if mask is None else tf.cast(mask, value.dtype)
+    axes = list(range(value.shape.rank - 1)) if keep_last else None
+    if mask is None:
+        count = tf.reduce_prod(tf.shape(value)[:-1]) if keep_last else tf.size(value)
+        return tf.math.divide_no_nan(tf.reduce_sum(value, axes), tf.cast(count, value.dtype))
+    weight = tf.cast(mask, value.dtype)
     if weight.shape.rank != value.shape.rank:
         weight = tf.reshape(weight, tf.concat([tf.shape(weight), tf.ones([value.shape.rank - weight.shape.rank], tf.int32)], 0))
     weight = tf.broadcast_to(weight, tf.shape(value))
     # Selected, not multiplied by 0: a NaN under the mask would reach the mean.
     kept = tf.where(weight == 0, tf.zeros_like(value), value) * weight
-    axes = list(range(value.shape.rank - 1)) if keep_last else None
     return tf.math.divide_no_nan(tf.reduce_sum(kept, axes), tf.reduce_sum(weight, axes))

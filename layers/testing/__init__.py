@@ -121,7 +121,8 @@ def check_layer(
         stop_gradient: pairs (part as above, index of a floating input or name of a weight) without a gradient.
         invalid: constructor arguments that have to be refused, each dict by itself.
         extremes: further inputs for which everything has to stay finite.
-        time_axis: axis of the inputs, and of all arrays of the same size there, that is time.
+        time_axis: axis of the inputs, and of all arrays of the same size there, that is time; None takes axis 1 of `[B, T, ...]` inputs
+            if the layer takes a mask.
         strategy: a `tf.distribute.MirroredStrategy` to run on; without it the replicas' properties are not checked.
         fit: another trainer, called as `fit(model, x, y, batch_size=..., epochs=..., shuffle=..., verbose=..., validation_data=...)`.
         skip: property -> why it does not hold for this layer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -167,11 +168,14 @@ class Case:
 
     def axes(self) -> dict[int, int]:
         """Axis -> size of the dimensions that vary: batch, and time if there is one."""
-        first = self.batch.arrays[0]
-        axes = {0: first.shape[0]}
-        if self.time_axis is not None:
-            axes[self.time_axis] = first.shape[self.time_axis]
-        return axes
+        shape = self.batch.arrays[0].shape
+        return {axis: shape[axis] for axis in (0, self.time) if axis is not None}
+
+    @functools.cached_property
+    def time(self) -> int | None:
+        """The axis that is time: the one that was given, or the second one of `[B, T, ...]` inputs of a layer that takes a mask."""
+        takes_mask = "mask" in inspect.signature(self.factory().call).parameters
+        return 1 if self.time_axis is None and takes_mask and self.batch.arrays[0].ndim >= 3 else self.time_axis
 
     def shorter(self) -> Batch:
         """One example less, and one time step if there is time."""

@@ -21,8 +21,7 @@ def masking(case: Case) -> str | None:
     if not layer.supports_masking:
         assert not takes_mask, "call takes a mask, but supports_masking is False"
         return "the layer does not support masks"
-    rank = case.batch.arrays[0].ndim
-    axis = 1 if case.time_axis is None and rank >= 3 else case.time_axis
+    axis = case.time
     if not takes_mask:
         _assert_goes_on(case, layer)
         if axis is None:

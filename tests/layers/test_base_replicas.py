@@ -40,7 +40,7 @@ def test_metrics_are_those_of_one_device_and_losses_those_of_the_replica(two_rep
 
     losses = run(two_replicas, step, distributed(two_replicas), graph=graph)
     np.testing.assert_allclose([float(v) for v in losses], [0.5 * part.mean() for part in PARTS], rtol=1e-5)
-    wanted = {k: v for k, v in expected("layer", X).items()}  # the latest call of all replicas is the whole batch
+    wanted = expected("layer", X)  # the latest call of all replicas is the whole batch
     found = results(layer)
     with two_replicas.scope():
         assert results(layer) == found
@@ -109,6 +109,22 @@ def test_training_on_two_replicas_reports_what_one_device_reports(two_replicas, 
     for key, values in alone.items():
         if trainer == "loops" or key != "loss":  # Keras sums the layers' losses over replicas
             np.testing.assert_allclose(history[key], values, rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+def test_a_coefficient_may_be_assigned_between_steps_and_within_one(two_replicas):
+    with two_replicas.scope():
+        layer = Reporter(name="layer")
+        layer.build(X.shape)
+
+    def step(x, rate):
+        layer.rate.assign(rate)
+        layer(x)
+        return layer.losses[0]
+
+    losses = run(two_replicas, step, distributed(two_replicas), tf.constant(2.0))
+    np.testing.assert_allclose([float(v) for v in losses], [2.0 * part.mean() for part in PARTS], rtol=1e-5)
+    layer.rate.assign(3.0)
+    assert [float(v) for v in two_replicas.experimental_local_results(layer.rate.value)] == [3.0, 3.0]
 
 
 def test_replicas_are_numbered_and_draw_different_noise(two_replicas):
