@@ -10,24 +10,47 @@ import tensorflow as tf
 
 import loops
 from layers.adversarial import GradientReversal
-from layers.testing import check_layer
+from layers.testing import BrokenLayer, check_layer
+from tests.layers.mutations import mutant
 
 INPUTS = np.random.default_rng(0).standard_normal((6, 4))
 
 
-def test_gradient_reversal_keeps_its_promises(two_replicas):
-    check_layer(
-        functools.partial(GradientReversal, strength=0.3),
-        INPUTS,
-        oracle=lambda layer, x: x,
-        gradient_oracle=lambda layer, x, upstream: -float(layer.strength.numpy()) * upstream,
-        metrics=["strength"],
-        metric_oracle=lambda layer, x: {"strength": float(layer.strength.numpy())},
-        coefficients=["strength"],
-        invalid=[{"strength": -1.0}],
-        strategy=two_replicas,
-        fit=loops.fit,
-    )
+SETTINGS = {
+    "oracle": lambda layer, x: x,
+    "gradient_oracle": lambda layer, x, upstream: -float(layer.strength.numpy()) * upstream,
+    "metrics": ["strength"],
+    "metric_oracle": lambda layer, x: {"strength": float(layer.strength.numpy())},
+    "coefficients": ["strength"],
+    "invalid": [{"strength": -1.0}],
+}
+
+
+@pytest.mark.parametrize("inputs", [INPUTS, INPUTS.reshape(4, 3, 2)], ids=["BD", "BTD"])
+def test_gradient_reversal_keeps_its_promises(inputs, two_replicas):
+    only = None if inputs.ndim == 2 else ["oracle", "gradient", "masking", "output_spec", "unknown_dimensions"]
+    check_layer(functools.partial(GradientReversal, strength=0.3), inputs, strategy=two_replicas, fit=loops.fit, only=only, **SETTINGS)
+
+
+MUTATIONS = {
+    "sign": ("tf.cast(-strength *", "tf.cast(strength *", "gradient"),
+    "no strength": ("-strength * tf.cast(upstream, strength.dtype)", "-upstream", "gradient"),
+    "gradient stopped": ("return turn(inputs)", "return tf.stop_gradient(inputs)", "gradient"),
+    "not the identity": ("return tf.identity(x), lambda", "return -x, lambda", "oracle"),
+    "baked in": ("strength = tf.convert_to_tensor(self.strength)", "strength = tf.constant(self.initial_strength)", "coefficients"),
+    "not a weight": ('self.add_coefficient("strength", strength)', "tf.constant(strength)", "coefficients"),
+    "mask lost": ("self.supports_masking = True", "self._supports_masking, self.compute_mask = True, lambda *_: None", "masking"),
+    "config": ('return {**super().get_config(), "strength": self.initial_strength}', "return super().get_config()", "config"),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_battery_notices(name):
+    old, new, found_by = MUTATIONS[name]
+    factory = functools.partial(mutant(GradientReversal, old, new), strength=0.3)
+    with pytest.raises(BrokenLayer) as caught:
+        check_layer(factory, INPUTS, only=[found_by], **SETTINGS)
+    assert [*caught.value.broken] == [found_by]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

@@ -10,11 +10,13 @@ import tensorflow as tf
 
 import loops
 from layers.stochastic import GaussianSampling
-from layers.testing import check_layer
+from layers.testing import BrokenLayer, check_layer
+from tests.layers.mutations import mutant
 
 RANDOM = np.random.default_rng(0)
 MEAN, LOGVAR = RANDOM.standard_normal((6, 4)), RANDOM.standard_normal((6, 4))
 SEQUENCES = RANDOM.standard_normal((4, 6, 3)), RANDOM.standard_normal((4, 6, 3))
+MASK = np.arange(6) < np.array([[6], [4], [3], [6]])
 
 
 def divergence(mean, logvar):
@@ -62,14 +64,37 @@ def test_gaussian_sampling_keeps_its_promises(two_replicas):
 
 
 def test_it_does_so_with_sequences_and_free_bits():
-    mask = np.arange(6) < np.array([[6], [4], [3], [6]])
     check_layer(
         functools.partial(GaussianSampling, beta=2.0, free_bits=0.3, seed=1),
         SEQUENCES,
-        call_kwargs={"mask": mask},
+        call_kwargs={"mask": MASK},
         only=["oracle", "loss_oracle", "metric_values", "gradient", "masking", "xla", "unknown_dimensions", "keras_file", "training"],
         **SETTINGS,
     )
+
+
+MUTATIONS = {
+    "sign": ("- wide_logvar - 1", "+ wide_logvar - 1", "loss_oracle"),
+    "reduction axis": ("tf.reduce_sum(tf.maximum(", "tf.reduce_mean(tf.maximum(", "loss_oracle"),
+    "gradient stopped": ("mean + tf.exp(wide_logvar / 2)", "mean + tf.stop_gradient(tf.exp(wide_logvar / 2))", "gradient"),
+    "metric over dimensions": ("tf.reduce_sum(kl, -1)", "tf.reduce_mean(kl, -1)", "metric_values"),
+    "loss counts padding": ("masked_mean(kl, mask,", "masked_mean(kl, None,", "masking"),
+    "metric counts padding": ("sample_weight=mask", "sample_weight=None", "masking"),
+    "no clipping": ("-self.clip_logvar, self.clip_logvar", "-1e9, 1e9", "extremes"),
+    "half precision": ("= full_precision(mean), full_precision(logvar)", "= tf.identity(mean), tf.identity(logvar)", "policies"),
+    "beta is baked in": ("tf.cast(self.beta, kl.dtype)", "self.initial_beta", "coefficients"),
+    "same noise": ("replica_seed(self.seed_generator)", "self.seed_generator.next()", "replica_noise"),
+    "config": ('"free_bits": self.free_bits, ', "", "config"),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_battery_notices(name, two_replicas):
+    old, new, found_by = MUTATIONS[name]
+    factory = functools.partial(mutant(GaussianSampling, old, new), beta=2.0, free_bits=0.3, seed=1)
+    with pytest.raises(BrokenLayer) as caught:
+        check_layer(factory, SEQUENCES, call_kwargs={"mask": MASK}, strategy=two_replicas, only=[found_by], **SETTINGS)
+    assert [*caught.value.broken] == [found_by]
 
 
 def test_at_mean_and_sigma_one_the_divergence_is_half_for_each_dimension():
@@ -80,11 +105,17 @@ def test_at_mean_and_sigma_one_the_divergence_is_half_for_each_dimension():
 
 
 def test_samples_have_the_given_mean_and_deviation():
-    layer = GaussianSampling(seed=3)
-    mean, logvar = np.float32([2.0, -1.0]), np.log(np.float32([0.25, 9.0]))
-    samples = layer(np.tile(mean, [20_000, 1]), np.tile(logvar, [20_000, 1]), training=True).numpy()
-    np.testing.assert_allclose(samples.mean(0), mean, atol=0.07)  # 3 standard errors of the wider one
-    np.testing.assert_allclose(samples.std(0), [0.5, 3.0], rtol=0.02)
+    mean, sigma = np.float32([2.0, -1.0]), np.float32([0.5, 3.0])
+    found_mean, found_sigma = moments(GaussianSampling, mean, sigma)
+    np.testing.assert_allclose(found_mean, mean, atol=0.07)  # 3 standard errors of the wider one
+    np.testing.assert_allclose(found_sigma, sigma, rtol=0.02)
+    _, wrong = moments(mutant(GaussianSampling, "tf.exp(wide_logvar / 2)", "tf.exp(wide_logvar)"), mean, sigma)
+    np.testing.assert_allclose(wrong, sigma**2, rtol=0.02)
+
+
+def moments(kind, mean, sigma):
+    samples = kind(seed=3)(np.tile(mean, [20_000, 1]), np.tile(2 * np.log(sigma), [20_000, 1]), training=True).numpy()
+    return samples.mean(0), samples.std(0)
 
 
 def test_below_the_free_bits_nothing_presses():
