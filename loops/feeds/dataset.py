@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import pathlib
@@ -58,6 +59,8 @@ class DatasetFeed(Feed):
             raise ValueError("The dataset is empty: its cardinality is 0 batches.")
         self._next_iterator: Any = None
         self._passes_begun = 0
+        self._current: Any = None
+        self._repeats = _repeats(dataset)
 
     @functools.cached_property
     def pipeline(self) -> Pipeline:
@@ -88,8 +91,14 @@ class DatasetFeed(Feed):
 
     def end_pass(self) -> None:
         """Tells the feed that the pass over its iterator is complete."""
-        if self.steps_per_epoch is not None:
-            self._next_iterator = iter(self.dataset)
+        if self.steps_per_epoch is None:
+            return
+        if self._repeats:
+            # A finite `repeat` draws once more from the shuffle below it when it finds its end, which threads that read ahead would do
+            # before or after the next iterator draws, as it happens.
+            with contextlib.suppress(tf.errors.OpError):
+                next(self._current, None)
+        self._next_iterator = iter(self.dataset)
 
     def save_iterator(self, iterator: Any, directory: pathlib.Path) -> bool:
         """Writes where the feed stands in its dataset.
@@ -148,9 +157,9 @@ class DatasetFeed(Feed):
         self._passes_begun += 1
         ready, self._next_iterator = self._next_iterator, None
         # For an unknown length there is one ahead of its time only if it was saved.
-        if ready is not None and (continuing or self.steps_per_epoch is None):
-            return ready
-        return iter(self.dataset)
+        use_ready = ready is not None and (continuing or self.steps_per_epoch is None)
+        self._current = ready if use_ready else iter(self.dataset)
+        return self._current
 
     def _iterator_of_next_pass(self) -> Any:
         if self._next_iterator is None and self._passes_begun and (self.steps_per_epoch is None or self.pipeline.replay is Replay.NOTHING):
@@ -202,6 +211,10 @@ class DatasetFeed(Feed):
         if run:
             yield _stacked(run)
         self.end_pass()
+
+
+def _repeats(dataset: Any) -> bool:
+    return "Repeat" in type(dataset).__name__ or any(_repeats(part) for part in dataset._inputs())
 
 
 def _drop(iterator: Any, count: int | None) -> int:

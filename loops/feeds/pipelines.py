@@ -214,11 +214,13 @@ def _replay(graph: Any) -> Replay:
 
 def _redraws(node: Any) -> bool:
     """Whether each iterator of it begins with another seed."""
-    return _has_generator(node) and not ("reshuffle_each_iteration" in node.attr and not node.attr["reshuffle_each_iteration"].b)
+    if node.op.startswith("Shuffle"):
+        return "reshuffle_each_iteration" not in node.attr or node.attr["reshuffle_each_iteration"].b
+    return node.op == "RandomDatasetV2"
 
 
 def _has_generator(node: Any) -> bool:
-    return node.op.startswith("Shuffle") or node.op == "RandomDatasetV2"
+    return node.op.startswith("Shuffle") or node.op in ("RandomDataset", "RandomDatasetV2")
 
 
 def _constant(name: str, beside: dict[str, Any]) -> Any:
