@@ -191,16 +191,11 @@ class SnapshotStore:
         target, replaced = self.directory / str(step), None
         with self._renaming:
             if os.path.lexists(target):
-                # A folder cannot be renamed onto another. Between the two renames, the old one is found under its other name.
+                # A folder cannot be renamed onto another. If the second rename fails, the old one is found under its other name.
                 replaced = _free(self.directory / f".replaced-{step}-{os.getpid()}")
                 os.rename(target, replaced)
-            try:
-                crash_points.reached(crash_points.BEFORE_RENAME)
-                os.rename(path, target)
-            except BaseException:
-                if replaced is not None:
-                    os.rename(replaced, target)
-                raise
+            crash_points.reached(crash_points.BEFORE_RENAME)
+            os.rename(path, target)
             self._values[step] = self._value(info)
             snapshot_files.sync_directory(self.directory)
         if replaced is not None:

@@ -537,6 +537,32 @@ def test_whichever_call_of_the_system_fails_the_old_snapshots_stay(tmp_path, mon
     assert names(store) == ["2", "3"]
 
 
+def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """What a power cut would show and a kill does not: the order of syncs and renames."""
+    done, fsync, rename = [], os.fsync, os.rename
+
+    def record_sync(descriptor):
+        done.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def record_rename(source, target):
+        done.append(("rename", str(target)))
+        rename(source, target)
+
+    store = SnapshotStore(tmp_path, keep_last=1)
+    save(store, 1)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "rename", record_rename)
+    save(store, 2)
+    at = done.index(("rename", str(tmp_path / "2")))
+    draft = tmp_path / f".writing-2-{os.getpid()}"
+    synced = [path for _, path in done[:at]]
+    assert set(synced) == {str(draft), *(str(draft / name) for name in FILES), str(draft / "files"), str(draft / "files" / "data")}
+    assert synced[-1] == str(draft)
+    assert done[at + 1] == ("sync", str(tmp_path))
+    assert [kind for kind, _ in done[at + 2 :]] == ["rename"]  # the one that is deleted
+
+
 def test_a_vanished_folder_fails_one_write_and_not_the_next(tmp_path):
     store = SnapshotStore(tmp_path / "snapshots")
     save(store, 1)
