@@ -78,7 +78,7 @@ def restore(iterator: tf.data.Iterator, directory: pathlib.Path, *, name: str = 
         raise ValueError(f"There is no saved position of a tf.data iterator named {name!r} in {directory}.")
     try:
         tf.train.Checkpoint(iterator=iterator).read(str(directory / name)).assert_consumed()
-    except (tf.errors.OpError, AssertionError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, AssertionError, IndexError, RuntimeError, ValueError) as error:
         text = str(error).strip()
         raise ValueError(
             f"The position of the tf.data iterator saved in {directory} does not fit this pipeline, or is damaged; "

@@ -44,6 +44,8 @@ _EAGER = frozenset(
         "WindowDataset",
     }
 )
+# The graph of a dataset holds the arrays that it was made from, and is copied several times until it can be read here.
+_INSPECTED_AT_MOST_MB = 128
 _PYTHON = {"PyFunc": "numpy_function", "PyFuncStateless": "numpy_function", "EagerPyFunc": "py_function"}
 
 
@@ -78,12 +80,13 @@ class Pipeline:
     @classmethod
     def of(cls, dataset: tf.data.Dataset) -> Pipeline:
         """Looks into a dataset."""
+        megabytes = _source_bytes(dataset) >> 20
+        if megabytes > _INSPECTED_AT_MOST_MB:
+            return cls._unknown(f"it holds {megabytes} MB of arrays, which would be copied; loops.ArrayFeed takes arrays of any size")
         try:
             graph = tf.compat.v1.GraphDef.FromString(_serialized(dataset, _IGNORE).numpy())
         except (tf.errors.OpError, ValueError) as error:  # what cannot be written, or is larger than a message may be
-            reason = _first_line(error)
-            sentence = f"The pipeline could not be inspected ({reason}), so nobody knows whether a resumed run sees the same batches."
-            return cls(Replay.WHOLE, 0, "it could not be inspected", (sentence,))
+            return cls._unknown(_first_line(error))
         replay = _replay(graph)
         generators = sum(_has_generator(node) for node in graph.node) if replay is not Replay.NOTHING else 0
         unsaveable = _unsaveable(dataset, graph)
@@ -99,6 +102,14 @@ class Pipeline:
                 "where TensorFlow does not save the shuffle's seeds (close to the end of a pass), resuming reads all earlier passes again."
             )
         return cls(replay, generators, unsaveable, tuple(found))
+
+    @classmethod
+    def _unknown(cls, reason: str) -> Pipeline:
+        sentence = (
+            f"The pipeline could not be inspected ({reason}): nobody knows whether a resumed run sees the same batches, "
+            "and it reads all earlier passes again and drops them."
+        )
+        return cls(Replay.WHOLE, 0, "it could not be inspected", (sentence,))
 
 
 def findings(dataset: tf.data.Dataset) -> list[str]:
@@ -121,6 +132,11 @@ def findings(dataset: tf.data.Dataset) -> list[str]:
 
 def _serialized(dataset: tf.data.Dataset, policy: int) -> tf.Tensor:
     return tf.raw_ops.DatasetToGraphV2(input_dataset=dataset._variant_tensor, external_state_policy=policy)
+
+
+def _source_bytes(dataset: Any) -> int:
+    own = sum(int(t.shape.num_elements() or 0) * t.dtype.size for t in getattr(dataset, "_tensors", ()) if isinstance(t, tf.Tensor))
+    return own + sum(_source_bytes(part) for part in dataset._inputs())
 
 
 def _all_nodes(graph: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
