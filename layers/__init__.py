@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from layers.base import Layer, Model
+from layers.quantization import VectorQuantizer
 
-__all__ = ["Layer", "Model"]
+__all__ = ["Layer", "Model", "VectorQuantizer"]
