@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from layers.base import Layer, Model
+from layers.noisy import NoisyDense
+from layers.normalization import SpectralNorm, WeightNormalization
 from layers.quantization import VectorQuantizer
 
-__all__ = ["Layer", "Model", "VectorQuantizer"]
+__all__ = ["Layer", "Model", "NoisyDense", "SpectralNorm", "VectorQuantizer", "WeightNormalization"]

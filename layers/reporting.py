@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common import global_state
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from layers.aggregation import AGGREGATIONS, Aggregate, aggregate
 from layers.replicas import replica_index
 
 __all__ = ["Reporting"]
 
+no_autograph: Callable[..., Any] = tf.autograph.experimental.do_not_convert
+
 
 class Reporting:
     """Mixin in front of a Keras class."""
 
+    @no_autograph
     def add_metric(self, value: Any, name: str, aggregation: str | None = "mean", sample_weight: Any = None) -> None:
         """Reports a value in the logs of training and evaluation, as `"<layer name>/<name>"`.
 
@@ -39,13 +41,15 @@ class Reporting:
             sample_weight: weights or a mask whose dimensions are the first ones of `value`. `"max"` and `"min"` leave out what weighs 0.
 
         Raises:
-            TypeError: if `name` is no string.
+            TypeError: if `name` is no string, or `value` a symbolic tensor.
             ValueError: if the aggregation is unknown, is not that of the same metric before, or the weights do not fit.
         """
-        metric = self._reported_metric(name, aggregation)
-        # Keras runs `call` on symbols too, to find out shapes: nothing to count.
-        if not (in_symbolic_scope() or keras.utils.is_keras_tensor(value)):
-            metric.update_state(value, sample_weight)
+        if keras.utils.is_keras_tensor(value):
+            raise TypeError(
+                f"add_metric({name!r}) of {self.name!r} was given a symbolic tensor of a functional model; call it in a layer's `call`."  # type: ignore[attr-defined]
+            )
+        # Where Keras runs `call` on placeholders to find out shapes, it drops all assignments: nothing is counted there.
+        self._reported_metric(name, aggregation).update_state(value, sample_weight)
 
     def declare_metric(self, name: str, aggregation: str | None = "mean") -> None:
         """Creates a metric in `__init__` or `build` that `call` adds to later.
@@ -85,11 +89,10 @@ class Reporting:
         """
         return self.add_weight(  # type: ignore[attr-defined]
             shape=(),
-            initializer=keras.initializers.Constant(value),
+            initializer=lambda shape, dtype: tf.constant(value, dtype),  # Keras's Constant rounds to float32
             dtype="float64" if self.variable_dtype == "float64" else "float32",  # type: ignore[attr-defined]
             trainable=False,
             autocast=False,
-            aggregation="only_first_replica",
             name=name,
         )
 
@@ -107,18 +110,13 @@ class Reporting:
         if not isinstance(name, str):
             raise TypeError(f"A metric of layer {self.name!r} needs a string as its name; got {name!r}.")
 
-        def create(strategy: Any) -> None:
-            with _where_variables_live(strategy):
-                metric = aggregate(aggregation, f"{self.name}/{name}")  # type: ignore[attr-defined]
+        def create() -> None:
+            metric = aggregate(aggregation, f"{self.name}/{name}")  # type: ignore[attr-defined]
             self._track_metric(metric)
             self._show_to_checkpoints(f"metric_{name}", metric.variables)
             self.__dict__["_reported_metrics"][name] = metric
 
-        context = tf.distribute.get_replica_context()
-        if context is not None and context.num_replicas_in_sync > 1:
-            context.merge_call(create)  # variables belong to all replicas: made once, outside of them
-        else:
-            create(tf.distribute.get_strategy())
+        _apart(create)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -161,16 +159,18 @@ def unlocked(layer: Any) -> Iterator[None]:
             layer._tracker.lock()
 
 
-@contextlib.contextmanager
-def _where_variables_live(strategy: Any) -> Iterator[None]:
-    """Out of whatever is being traced, but in the strategy's scope."""
-    scope = global_state.get_global_attribute("stateless_scope")
-    global_state.set_global_attribute("stateless_scope", None)
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(tf.init_scope())
-            if strategy is not tf.distribute.get_strategy() or tf.distribute.has_strategy():
-                stack.enter_context(strategy.scope())
-            yield
-    finally:
-        global_state.set_global_attribute("stateless_scope", scope)
+def _apart(create: Callable[[], None]) -> None:
+    """Calls `create` where nothing is being traced and no replica runs, but in the strategy's scope.
+
+    That is in a thread of its own. `tf.init_scope` alone would leave it to the `tf.function` that is being traced (which allows new
+    variables in its first trace only, and traces again) and to Keras's stateless scope (which puts off making them).
+    """
+
+    scope = tf.distribute.get_strategy().scope if tf.distribute.has_strategy() else contextlib.nullcontext
+
+    def call() -> None:
+        with scope():
+            create()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        thread.submit(call).result()

@@ -33,8 +33,11 @@ def test_weighted_values_of_several_batches(kind):
     np.testing.assert_allclose(metric.result(), by_numpy(kind, BATCHES), rtol=1e-5)
     metric.reset_state()
     assert float(metric.result()) == 0.0
-    metric.update_state(*BATCHES[1])
-    np.testing.assert_allclose(metric.result(), by_numpy(kind, BATCHES[1:2]), rtol=1e-5)
+    one_sign = [(sign * np.abs(value) - sign * 9, weight) for sign, (value, weight) in zip((1, -1), BATCHES[1:], strict=True)]
+    for batch in one_sign:  # all on one side of 0, which a reset must not leave behind
+        metric.reset_state()
+        metric.update_state(*batch)
+        np.testing.assert_allclose(metric.result(), by_numpy(kind, [batch]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mean", "sum", "max", "min", "last"])

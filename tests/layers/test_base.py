@@ -49,6 +49,25 @@ def test_metrics_of_a_loop_in_the_graph_count_every_step():
     assert_reports(layer, "reporter", 0 * X, X, 2 * X)
 
 
+def test_a_metric_may_appear_in_a_later_trace():
+    class OnlyTraining(layers.Layer):
+        def call(self, inputs, training=None):
+            if training:
+                self.add_metric(inputs, "size", "sum")
+            return inputs
+
+    layer, traces = OnlyTraining(name="layer"), []
+
+    @tf.function
+    def call(x, training):
+        traces.append(training)
+        return layer(x, training=training)
+
+    call(X, False), call(X, True), call(X, True)
+    np.testing.assert_allclose(results(layer)["layer/size"], 2 * X.sum(), rtol=1e-5)
+    assert traces == [False, True]  # making it costs no trace
+
+
 def test_before_the_first_value_results_are_0_as_of_a_keras_mean():
     layer = Reporter()
     assert {float(m.result()) for m in layer.metrics} == {0.0} == {float(keras.metrics.Mean().result())}
@@ -137,6 +156,8 @@ def test_a_metric_keeps_its_aggregation():
         layer.add_metric(X, "median", "median")
     with pytest.raises(TypeError, match="needs a string as its name; got 3"):
         layer.declare_metric(3)
+    with pytest.raises(TypeError, match="given a symbolic tensor of a functional model; call it in a layer's `call`"):
+        layer.add_metric(keras.Input([4]), "mean")
     assert len(layer.metrics) == len(KINDS)
 
 
@@ -154,6 +175,17 @@ def test_assigning_a_coefficient_takes_effect_without_a_retrace():
     layer.rate.assign(2.0)
     np.testing.assert_allclose(float(loss(X)), 4 * first, rtol=1e-6)
     assert len(traces) == 1
+
+
+def test_a_coefficient_keeps_its_digits_in_half_precision():
+    class Show(layers.Layer):
+        def call(self, inputs):
+            return tf.cast(self.rate, tf.float64)
+
+    for policy, digits in (("mixed_float16", np.float32(0.1)), ("float16", np.float32(0.1)), ("float64", 0.1)):
+        layer = Show(dtype=policy)
+        layer.rate = layer.add_coefficient("rate", 0.1)
+        assert layer(X).numpy() == digits, policy
 
 
 def test_metrics_of_keras_2_aggregation_none_report_what_was_aggregated_already():

@@ -52,6 +52,20 @@ def test_metrics_are_those_of_one_device_and_losses_those_of_the_replica(two_rep
     assert {*results(layer).values()} == {0.0}
 
 
+def test_a_metric_may_be_made_inside_of_a_loop_in_a_replica(two_replicas):
+    with two_replicas.scope():
+        layer = Reporter(declare=False, name="layer")
+        layer.build(X.shape)
+
+    def steps(x):
+        for i in tf.range(2):
+            layer(x * tf.cast(i, tf.float32))
+
+    run(two_replicas, steps, distributed(two_replicas))
+    np.testing.assert_allclose(results(layer)["layer/sum"], X.sum(), rtol=1e-5)
+    np.testing.assert_allclose(results(layer)["layer/max"], X.max(), rtol=1e-5)
+
+
 def communicating(base):
     class Communicating(base):
         """Adds a loss, waits for the other replica, adds another one."""

@@ -97,6 +97,26 @@ def test_a_checkpoint_restores_weights_and_metrics_and_nothing_is_left_over(when
     np.testing.assert_array_equal(other.kernel, layer.kernel)
 
 
+def test_metrics_that_a_symbolic_call_makes_are_restored_when_they_appear(tmp_path):
+    class Outer(keras.Model):
+        """Has no `build`: Keras runs `call` on symbols to build what is inside."""
+
+        def __init__(self):
+            super().__init__()
+            self.reporter = Reporter(declare=False, name="reporter")
+            self.reporter.compute_output_spec = lambda x: keras.layers.Layer.compute_output_spec(self.reporter, x)
+
+        def call(self, inputs):
+            return self.reporter(inputs)
+
+    model, other = Outer(), Outer()
+    model(X), model(X)
+    tf.train.Checkpoint(model=model).write(str(tmp_path / "checkpoint"))
+    tf.train.Checkpoint(model=other).read(str(tmp_path / "checkpoint"))
+    other(X), model(X)
+    assert results(other) == results(model)
+
+
 def test_a_checkpoint_holds_the_metrics_of_models_and_of_layers_in_them(tmp_path):
     model = subclassed()
     tf.train.Checkpoint(model=model).write(str(tmp_path / "checkpoint"))
