@@ -1,10 +1,12 @@
-"""Keras layers that studies share, their base with `add_metric`, and a battery that checks them; `loops` does not need this package."""
+"""Keras layers that studies share, their base with `add_metric`, and a battery that checks them; `loops` does not need this package.
+
+Importing it registers every layer that is named here, so that `.keras` files with it can be read.
+"""
 
 from __future__ import annotations
 
+from layers.adversarial import GradientReversal
 from layers.base import Layer, Model
-from layers.noisy import NoisyDense
-from layers.normalization import SpectralNorm, WeightNormalization
-from layers.quantization import VectorQuantizer
+from layers.stochastic import GaussianSampling
 
-__all__ = ["Layer", "Model", "NoisyDense", "SpectralNorm", "VectorQuantizer", "WeightNormalization"]
+__all__ = ["GaussianSampling", "GradientReversal", "Layer", "Model"]

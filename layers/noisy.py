@@ -1,0 +1,138 @@
+"""A dense layer with learned noise on its weights, for exploration in reinforcement learning."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from layers.base import Layer, full_precision, register
+from layers.replicas import replica_seed
+
+__all__ = ["NoisyDense"]
+
+NOISES = ("factorised", "independent")
+
+
+@register
+class NoisyDense(Layer):
+    """Dense layer whose weights carry noise of a learned scale, so that a policy learns where to explore.
+
+        y = activation((M + S * E) x + m + s * e)        when training; else the means M, m alone
+
+    M, S (kernels) and m, s (biases) are learned. Factorised noise takes one number for each input, p, and each output, q: with
+    `f(t) = sign(t) sqrt(|t|)` and `t ~ N(0, 1)`, `E = f(p) f(q)^T` and `e = f(q)`; the variance of E is 2/pi, that of e sqrt(2/pi).
+    Independent noise is N(0, 1) for each weight. All examples of a batch see the same noise, the next call sees other. The means begin
+    uniform within `1/sqrt(inputs)` (independent: `sqrt(3/inputs)`), as in the paper.
+
+    Args:
+        units: number of outputs, at least 1.
+        activation: as in `keras.layers.Dense`.
+        use_bias: whether there are m and s.
+        noise: `"factorised"` (cheap) or `"independent"`.
+        sigma: scale of the noise at the start, at least 0; divided by `sqrt(inputs)` if factorised. None is the paper's: 0.5 for
+            factorised, 0.017 for independent noise.
+        seed: seed of the noise, an integer; None draws one. Replicas draw different noise.
+
+    Call:
+        inputs: `[..., D]`, floating.
+        training: whether there is noise. An agent that explores acts with `training=True`.
+
+    Returns:
+        `[..., units]` in the layer's compute dtype.
+
+    Metrics:
+        sigma: mean of the absolute values of S; its fall shows that exploring ends.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> layer = NoisyDense(units=2, seed=1)
+        >>> x = tf.ones([4, 3])
+        >>> bool(tf.reduce_all(layer(x) == layer(x))), bool(tf.reduce_all(layer(x, training=True) == layer(x, training=True)))
+        (True, False)
+
+    References:
+        Fortunato et al. 2017, arXiv:1706.10295.
+    """
+
+    def __init__(
+        self,
+        *,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        noise: str = "factorised",
+        sigma: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if not (isinstance(units, int) and units >= 1):
+            raise ValueError(f"`units` must be an integer of at least 1; got {units!r}.")
+        if noise not in NOISES:
+            raise ValueError(f"`noise` must be one of {', '.join(map(repr, NOISES))}; got {noise!r}.")
+        if sigma is not None and not 0 <= sigma < math.inf:
+            raise ValueError(f"`sigma` must be at least 0 and finite; got {sigma!r}.")
+        self.units, self.activation, self.use_bias = units, keras.activations.get(activation), use_bias
+        self.noise, self.sigma, self.seed = noise, sigma, seed
+        self.supports_masking = True
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.declare_metric("sigma")
+
+    def build(self, input_shape: Any) -> None:
+        size = input_shape[-1]
+        if size is None:
+            raise ValueError(f"NoisyDense has to know the last dimension of its inputs; got shape {tuple(input_shape)}.")
+        if self.noise == "factorised":
+            bound, scale = 1 / math.sqrt(size), (0.5 if self.sigma is None else self.sigma) / math.sqrt(size)
+        else:
+            bound, scale = math.sqrt(3 / size), 0.017 if self.sigma is None else self.sigma
+
+        def learned(shape: tuple[int, ...], name: str) -> tuple[keras.Variable, keras.Variable]:
+            mean = self.add_weight(shape=shape, initializer=keras.initializers.RandomUniform(-bound, bound), name=name)
+            return mean, self.add_weight(shape=shape, initializer=keras.initializers.Constant(scale), name=f"{name}_sigma")
+
+        self.kernel, self.kernel_sigma = learned((size, self.units), "kernel")
+        if self.use_bias:
+            self.bias, self.bias_sigma = learned((self.units,), "bias")
+
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
+        kernel, sigma = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.kernel_sigma)
+        bias = tf.convert_to_tensor(self.bias) if self.use_bias else None
+        self.add_metric(tf.abs(full_precision(sigma)), "sigma")
+        if training:
+            kernel_noise, bias_noise = self._draw(kernel.dtype)
+            kernel += sigma * kernel_noise
+            bias = None if bias is None else bias + tf.convert_to_tensor(self.bias_sigma) * bias_noise
+        outputs = keras.ops.matmul(inputs, kernel)
+        return self.activation(outputs if bias is None else outputs + bias)
+
+    def _draw(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+        """Noise for the kernel `[D, units]` and the bias `[units]`."""
+        size, units = self.kernel.shape
+        wide = dtype if dtype == tf.float64 else tf.float32
+        seed = replica_seed(self.seed_generator)
+        if self.noise == "factorised":
+            normal = tf.random.stateless_normal([size + units], seed, dtype=wide)
+            rows, columns = tf.split(tf.cast(tf.sign(normal) * tf.sqrt(tf.abs(normal)), dtype), [size, units])
+            return rows[:, None] * columns, columns
+        normal = tf.cast(tf.random.stateless_normal([size + 1, units], seed, dtype=wide), dtype)
+        return normal[:-1], normal[-1]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self) -> dict[str, Any]:
+        config = {
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "noise": self.noise,
+            "sigma": self.sigma,
+            "seed": self.seed,
+        }
+        return {**super().get_config(), **config}
