@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from loops import crash_points
 from loops.feeds import Block, DatasetFeed, Feed, Position
 from loops.feeds.prefetch import Prefetcher
 
@@ -84,6 +85,7 @@ class IteratorCursor(Cursor):
             total = self._feed.steps_per_epoch
             self._left = total - self._position.batch if total is not None else None
             self._position = None
+        crash_points.reached(crash_points.FEED)
         self.available = self._left
         if self._left == 0:
             self.end_pass()
@@ -190,6 +192,7 @@ def _passes(feed: Feed, position: Position, passes: int | None) -> Iterator[Bloc
         empty = True
         for block in feed.blocks(position if index == position.pass_index else Position(index)):
             empty = False
+            crash_points.reached(crash_points.FEED)
             yield block
         if empty and index != position.pass_index:
             raise ValueError(f"{type(feed).__name__} gave no batch in pass {index}; a feed has to give batches in every pass.")

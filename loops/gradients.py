@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from loops import replicas
 from loops.step_context import StepContext, Transform, current
 
 __all__ = ["ClipByGlobalNorm", "ClipByNorm", "ClipByValue", "apply_gradients", "as_transforms", "minimize"]
@@ -179,7 +180,7 @@ def _apply_when(when: tf.Tensor, pairs: list[tuple[Any, Any]], optimizer: Any, c
     # Collectives are not allowed inside tf.cond: update always, then put the old values back.
     replica_context = tf.distribute.get_replica_context()
     everywhere = replica_context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(when, tf.int32)) >= context.replicas
-    touched = [getattr(v, "value", v) for v in [*(v for _, v in pairs), *optimizer.variables]]
+    touched = [replicas.backing(v) for v in [*(v for _, v in pairs), *optimizer.variables]]
     before = [tf.identity(v.read_value()) for v in touched]
     with tf.control_dependencies(before):
         optimizer.apply_gradients([(None if g is None else tf.identity(g), v) for g, v in pairs])

@@ -7,7 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["average_moving_statistics", "is_chief", "local_variables", "shard", "strategy_of"]
+__all__ = ["average_moving_statistics", "backing", "is_chief", "local_variables", "shard", "strategy_of"]
+
+
+def backing(variable: Any) -> Any:
+    """The TensorFlow variable behind a Keras variable; a TensorFlow variable as it is."""
+    value = getattr(variable, "value", variable)
+    return variable if callable(value) else value
 
 
 def strategy_of(variables: Iterable[Any], given: tf.distribute.Strategy | None) -> tf.distribute.Strategy:
@@ -18,7 +24,7 @@ def strategy_of(variables: Iterable[Any], given: tf.distribute.Strategy | None) 
     """
     made: tf.distribute.Strategy | None = None
     for variable in variables:
-        made = getattr(getattr(variable, "value", variable), "distribute_strategy", None) or made
+        made = getattr(backing(variable), "distribute_strategy", None) or made
     default = tf.distribute.get_strategy()
     if given is None:
         return made or default
@@ -83,7 +89,7 @@ def local_variables(variables: Iterable[Any]) -> list[tf.Variable]:
 def average_moving_statistics(variables: Iterable[Any]) -> None:
     """Sets non-trainable floating variables that drifted apart between replicas (batch-norm statistics) to their mean."""
     for variable in variables:
-        value = getattr(variable, "value", variable)
+        value = backing(variable)
         if not isinstance(value, tf.distribute.DistributedValues) or getattr(variable, "trainable", False) or not value.dtype.is_floating:
             continue
         if value.aggregation != tf.VariableAggregation.NONE:

@@ -96,7 +96,7 @@ class RunFolder:
         if saved is None:
             draft.discard()
             return
-        writer.submit(draft, state.arrays, {**state.state, "feed_files": saved}, {**info, "wall_time": time.time()})
+        writer.submit(draft, state.arrays, {**state.state, "feed_files": saved}, {**info, "time": time.time()})
 
     @property
     def last_step(self) -> int | None:

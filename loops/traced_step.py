@@ -159,7 +159,7 @@ class GlobalStep:
 
     def _per_replica_state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
         """Floating state that each replica updates by itself, such as batch-norm statistics, with its value now."""
-        values = [getattr(v, "value", v) for v in self.task.tracked.model_variables() if not v.trainable]
+        values = [replicas.backing(v) for v in self.task.tracked.model_variables() if not v.trainable]
         own = [v for v in values if v.dtype.is_floating and getattr(v, "aggregation", None) == tf.VariableAggregation.NONE]
         return [(v, tf.identity(v.read_value())) for v in own]
 
