@@ -257,6 +257,7 @@ def _brief(value: np.ndarray) -> str:
 def double_precision() -> Iterator[None]:
     """Everything in float64, losses too, so that formulas and derivatives can be compared closely."""
     before = keras.config.floatx()
+    keras.config.dtype_policy()  # Keras settles the global policy when first asked; asked in here, it would stay float64
     keras.config.set_floatx("float64")
     try:
         yield
