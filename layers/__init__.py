@@ -8,6 +8,7 @@ from __future__ import annotations
 from layers.adversarial import GradientReversal
 from layers.base import Layer, Model
 from layers.experts import MixtureOfExperts, TopKRouter
+from layers.quantization import VectorQuantizer
 from layers.stochastic import GaussianSampling
 
-__all__ = ["GaussianSampling", "GradientReversal", "Layer", "MixtureOfExperts", "Model", "TopKRouter"]
+__all__ = ["GaussianSampling", "GradientReversal", "Layer", "MixtureOfExperts", "Model", "TopKRouter", "VectorQuantizer"]
