@@ -7,8 +7,19 @@ from __future__ import annotations
 
 from layers.adversarial import GradientReversal
 from layers.base import Layer, Model
+from layers.dropout import Dropout, DropPath
 from layers.experts import MixtureOfExperts, TopKRouter
 from layers.quantization import VectorQuantizer
 from layers.stochastic import GaussianSampling
 
-__all__ = ["GaussianSampling", "GradientReversal", "Layer", "MixtureOfExperts", "Model", "TopKRouter", "VectorQuantizer"]
+__all__ = [
+    "DropPath",
+    "Dropout",
+    "GaussianSampling",
+    "GradientReversal",
+    "Layer",
+    "MixtureOfExperts",
+    "Model",
+    "TopKRouter",
+    "VectorQuantizer",
+]
