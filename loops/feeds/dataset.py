@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from loops.feeds import iterator_state
 from loops.feeds.base import Block, Feed, Position
-from loops.feeds.pipelines import Pipeline, Replay
+from loops.feeds.pipelines import Pipeline, Replay, parts
 
 __all__ = ["DatasetFeed"]
 
@@ -60,7 +60,7 @@ class DatasetFeed(Feed):
         self._next_iterator: Any = None
         self._passes_begun = 0
         self._current: Any = None
-        self._repeats = _repeats(dataset)
+        self._repeats = any("Repeat" in type(part).__name__ for part in parts(dataset))
 
     @functools.cached_property
     def pipeline(self) -> Pipeline:
@@ -211,10 +211,6 @@ class DatasetFeed(Feed):
         if run:
             yield _stacked(run)
         self.end_pass()
-
-
-def _repeats(dataset: Any) -> bool:
-    return "Repeat" in type(dataset).__name__ or any(_repeats(part) for part in dataset._inputs())
 
 
 def _drop(iterator: Any, count: int | None) -> int:

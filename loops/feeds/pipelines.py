@@ -17,7 +17,7 @@ from tensorflow.python.framework import op_def_registry
 
 from loops.random_ops import stateful_random_ops_of_def
 
-__all__ = ["Pipeline", "Replay", "findings"]
+__all__ = ["Pipeline", "Replay", "findings", "parts"]
 
 _IGNORE, _FAIL = (tf.data.experimental.ExternalStatePolicy[name].value for name in ("IGNORE", "FAIL"))
 # These make their input's iterator when theirs is made, and one only; the dataset is their first input.
@@ -134,9 +134,20 @@ def _serialized(dataset: tf.data.Dataset, policy: int) -> tf.Tensor:
     return tf.raw_ops.DatasetToGraphV2(input_dataset=dataset._variant_tensor, external_state_policy=policy)
 
 
+def parts(dataset: Any) -> list[Any]:
+    """The dataset and all datasets that it is made from, each once."""
+    found, to_visit = {id(dataset): dataset}, [dataset]
+    while to_visit:
+        for part in to_visit.pop()._inputs():
+            if id(part) not in found:
+                found[id(part)] = part
+                to_visit.append(part)
+    return list(found.values())
+
+
 def _source_bytes(dataset: Any) -> int:
-    own = sum(int(t.shape.num_elements() or 0) * t.dtype.size for t in getattr(dataset, "_tensors", ()) if isinstance(t, tf.Tensor))
-    return own + sum(_source_bytes(part) for part in dataset._inputs())
+    tensors = [t for part in parts(dataset) for t in getattr(part, "_tensors", ()) if isinstance(t, tf.Tensor)]
+    return sum(int(t.shape.num_elements() or 0) * t.dtype.size for t in tensors)
 
 
 def _all_nodes(graph: Any) -> Iterator[tuple[Any, dict[str, Any]]]:

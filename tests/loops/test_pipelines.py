@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import loops
 from loops.feeds import iterator_state, pipelines
 from loops.feeds.pipelines import Pipeline, Replay, findings
 
@@ -122,6 +123,18 @@ def test_large_arrays_are_not_copied_to_be_inspected(monkeypatch):
     (sentence,) = findings(large)
     assert "3 MB of arrays" in sentence and "loops.ArrayFeed" in sentence
     assert findings(tf.data.Dataset.from_tensor_slices(np.zeros([9], "float32")).batch(2)) == []
+
+
+def test_long_chains_and_shared_parts_are_looked_into():
+    chain = numbers(1)
+    for _ in range(1200):
+        chain = chain.concatenate(numbers(1))
+    assert len(pipelines.parts(chain)) == 2401
+    shared = numbers(2).shuffle(2, seed=1)
+    for _ in range(12):
+        shared = tf.data.Dataset.zip(shared, shared).map(lambda a, b: a + b)
+    assert len(pipelines.parts(shared)) == 26
+    assert loops.DatasetFeed(shared.batch(2)).steps_per_epoch == 1
 
 
 def test_looking_into_a_pipeline_does_not_disturb_it():
