@@ -30,8 +30,8 @@ class Reporting:
         Keras 2 had this method; `aggregation="mean"`, repeated calls under one name and nested layers mean what they meant there, and
         `aggregation=None` ("already aggregated") is `"last"`. Different: names begin with the layer's; a mean is one over elements (Keras
         2 took the mean of each example first); there are more aggregations, and weights; in functional models it is called in a layer's
-        `call`, not with symbolic tensors from outside. What is under `keras.remat`, or in an eager `RNN(unroll=False)`, runs twice and is
-        counted twice.
+        `call`, not with symbolic tensors from outside. What is rematerialised (`keras.RematScope`) is counted again when the gradient is
+        taken, and a cell in `keras.layers.RNN` once more than there are time steps, unless it is unrolled.
 
         Args:
             value: tensor of any shape and real dtype.

@@ -203,6 +203,31 @@ def test_metrics_of_keras_2_aggregation_none_report_what_was_aggregated_already(
     assert results(layer) == {"own": 0.75, "layer/accuracy": 0.75}
 
 
+def test_what_keras_runs_twice_is_counted_twice():
+    class Cell(layers.Layer):
+        state_size = 4
+
+        def call(self, inputs, states):
+            self.add_metric(tf.ones([]), "steps", "sum")
+            return inputs, [inputs]
+
+        def compute_output_shape(self, input_shape):
+            return input_shape
+
+    for unroll, count in ((True, 5.0), (False, 6.0)):
+        cell = Cell(name="cell")
+        keras.layers.RNN(cell, unroll=unroll)(np.ones([2, 5, 4], "float32"))
+        assert results(cell) == {"cell/steps": count}
+    with keras.RematScope(mode="full"):
+        layer = Reporter(name="reporter")
+    layer.build(X.shape)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(layer(X))
+    assert_reports(layer, "reporter", X)
+    tape.gradient(total, layer.kernel.value)
+    np.testing.assert_allclose(results(layer)["reporter/sum"], 2 * X.sum(), rtol=1e-5)
+
+
 # Models.
 
 
