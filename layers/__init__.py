@@ -9,17 +9,31 @@ from layers.adversarial import GradientReversal
 from layers.base import Layer, Model
 from layers.dropout import Dropout, DropPath
 from layers.experts import MixtureOfExperts, TopKRouter
+from layers.gating import GatedResidual, Maxout, NetVLAD
+from layers.noisy import NoisyDense
+from layers.normalization import SpectralNorm, WeightNormalization
 from layers.quantization import VectorQuantizer
 from layers.stochastic import GaussianSampling
+from layers.tabular import CrossV2, PeriodicEmbedding, PiecewiseLinearEmbedding, quantile_edges
 
 __all__ = [
+    "CrossV2",
     "DropPath",
     "Dropout",
+    "GatedResidual",
     "GaussianSampling",
     "GradientReversal",
     "Layer",
+    "Maxout",
     "MixtureOfExperts",
     "Model",
+    "NetVLAD",
+    "NoisyDense",
+    "PeriodicEmbedding",
+    "PiecewiseLinearEmbedding",
+    "SpectralNorm",
     "TopKRouter",
     "VectorQuantizer",
+    "WeightNormalization",
+    "quantile_edges",
 ]
