@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from layers.adversarial import GradientReversal
 from layers.base import Layer, Model
+from layers.bayesian import DenseVariational
 from layers.dropout import Dropout, DropPath
 from layers.experts import MixtureOfExperts, TopKRouter
 from layers.gating import GatedResidual, Maxout, NetVLAD
@@ -18,6 +19,7 @@ from layers.tabular import CrossV2, PeriodicEmbedding, PiecewiseLinearEmbedding,
 
 __all__ = [
     "CrossV2",
+    "DenseVariational",
     "DropPath",
     "Dropout",
     "GatedResidual",

@@ -1,0 +1,178 @@
+"""Layers that are uncertain about their weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from layers.base import Layer, full_precision, register
+from layers.replicas import replica_seed
+
+__all__ = ["DenseVariational"]
+
+
+@register
+class DenseVariational(Layer):
+    """A dense layer whose kernel is a distribution, learned by variational inference; each weight is an independent Gaussian.
+
+        W    ~ N(kernel, sigma^2),  sigma = softplus(rho)
+        y    = activation(x W + bias)                               when training; else activation(x kernel + bias)
+        loss = kl_weight / examples * sum over W of (log(s / sigma) + (sigma^2 + kernel^2) / (2 s^2) - 1/2)
+
+    s is the deviation of the prior N(0, s^2). The loss is the kernel's divergence from it, which belongs to a data loss averaged over
+    examples. To see the uncertainty, call the layer several times with `training=True`.
+
+    The kernel is not sampled for each example, which would take as many kernels; both estimators have the same mean, and variances
+    x^2 sigma^2 for each output:
+
+        "flipout":  y = x kernel + ((x * r) (sigma * e)) * q     one e ~ N(0, 1) for the batch, signs r, q in {-1, 1} for each example
+        "local":    y = x kernel + sqrt(x^2 sigma^2) * e         e ~ N(0, 1) for each output of each example
+
+    Args:
+        units: number of outputs, at least 1.
+        examples: number of examples in the training data, greater than 0.
+        activation: a Keras activation; None is the identity.
+        use_bias: whether to add a bias, which is a plain weight.
+        estimator: "flipout" or "local" (the local reparameterisation).
+        kl_weight: at least 0; a weight of the layer, so `layer.kl_weight.assign(...)` schedules it.
+        prior_stddev: s, greater than 0.
+        initial_stddev: the value that sigma begins with, greater than 0.
+        kernel_initializer: a Keras initializer of the means.
+        bias_initializer: a Keras initializer.
+        seed: seed of the noise, an integer; None draws one. Replicas draw different noise.
+
+    Call:
+        inputs: `[..., D]`, floating. What lies along the other dimensions are examples, each with its own signs.
+        training: whether to sample.
+
+    Returns:
+        `[..., units]` in the layer's compute dtype.
+
+    Metrics:
+        kl: the divergence in nats, without kl_weight and examples.
+        sigma: mean of sigma.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> layer = DenseVariational(units=2, examples=1000, initial_stddev=1.0, kernel_initializer="zeros")
+        >>> layer(tf.ones([1, 3])).numpy().tolist(), round(float(layer.losses[0]), 6)  # the kernel is the prior
+        ([[0.0, 0.0]], 0.0)
+
+    References:
+        Blundell et al. 2015, arXiv:1505.05424; flipout: Wen et al. 2018, arXiv:1803.04386; local: Kingma et al. 2015, arXiv:1506.02557.
+    """
+
+    def __init__(
+        self,
+        *,
+        units: int,
+        examples: float,
+        activation: Any = None,
+        use_bias: bool = True,
+        estimator: str = "flipout",
+        kl_weight: float = 1.0,
+        prior_stddev: float = 1.0,
+        initial_stddev: float = 0.05,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if not (isinstance(units, int) and units >= 1):
+            raise ValueError(f"`units` must be an integer, at least 1; got {units!r}.")
+        if estimator not in ("flipout", "local"):
+            raise ValueError(f"`estimator` must be 'flipout' or 'local'; got {estimator!r}.")
+        if not kl_weight >= 0:
+            raise ValueError(f"`kl_weight` must be at least 0; got {kl_weight!r}.")
+        for name, value in (("examples", examples), ("prior_stddev", prior_stddev), ("initial_stddev", initial_stddev)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"`{name}` must be greater than 0 and finite; got {value!r}.")
+        self.units, self.examples, self.use_bias, self.estimator, self.seed = units, examples, use_bias, estimator, seed
+        self.initial_kl_weight, self.prior_stddev, self.initial_stddev = float(kl_weight), float(prior_stddev), float(initial_stddev)
+        self.activation = keras.activations.get(activation)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.supports_masking = True
+        self.kl_weight = self.add_coefficient("kl_weight", kl_weight)
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.declare_metric("kl")
+        self.declare_metric("sigma")
+
+    def build(self, input_shape: Any) -> None:
+        # softplus(rho) = s  <=>  rho = log(e^s - 1) = s + log(1 - e^-s)
+        rho = self.initial_stddev + math.log(-math.expm1(-self.initial_stddev))
+        shape = (input_shape[-1], self.units)
+        # Not autocast: the divergence needs them as they are.
+        self.kernel = self.add_weight(shape=shape, initializer=self.kernel_initializer, autocast=False, name="kernel")
+        self.rho = self.add_weight(shape=shape, initializer=keras.initializers.Constant(rho), autocast=False, name="rho")
+        if self.use_bias:
+            self.bias = self.add_weight(shape=(self.units,), initializer=self.bias_initializer, name="bias")
+
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
+        mean, stddev = full_precision(self.kernel), tf.nn.softplus(full_precision(self.rho))
+        divergence = self._divergence(mean, stddev)
+        self.add_loss(tf.cast(self.kl_weight, divergence.dtype) / self.examples * divergence)
+        self.add_metric(divergence, "kl")
+        self.add_metric(stddev, "sigma")
+        outputs = _product(inputs, tf.cast(mean, inputs.dtype))
+        if training:
+            outputs += (self._flipout if self.estimator == "flipout" else self._local)(inputs, stddev)
+        if self.use_bias:
+            outputs += tf.cast(self.bias, outputs.dtype)
+        return self.activation(outputs)
+
+    def _divergence(self, mean: tf.Tensor, stddev: tf.Tensor) -> tf.Tensor:
+        stddev, mean = stddev / self.prior_stddev, mean / self.prior_stddev
+        least = np.finfo(stddev.dtype.as_numpy_dtype).tiny  # where softplus vanishes, its logarithm has to stay finite
+        return tf.reduce_sum((tf.square(stddev) + tf.square(mean) - 1) / 2 - tf.math.log(tf.maximum(stddev, least)))
+
+    def _flipout(self, inputs: tf.Tensor, stddev: tf.Tensor) -> tf.Tensor:
+        seeds = tf.unstack(tf.random.split(replica_seed(self.seed_generator), 3))
+        kernel = stddev * tf.random.stateless_normal(tf.shape(stddev), seeds[0], dtype=stddev.dtype)
+        shape = tf.shape(inputs)
+        signs_in = _signs(shape, seeds[1], inputs.dtype)
+        signs_out = _signs(tf.concat([shape[:-1], [self.units]], 0), seeds[2], inputs.dtype)
+        return _product(inputs * signs_in, tf.cast(kernel, inputs.dtype)) * signs_out
+
+    def _local(self, inputs: tf.Tensor, stddev: tf.Tensor) -> tf.Tensor:
+        # Squares of small numbers vanish in half precision. The root has no derivative at 0, where all inputs of an example are 0.
+        wide = full_precision(inputs)
+        variance = _product(tf.square(wide), tf.cast(tf.square(stddev), wide.dtype))
+        deviation = tf.sqrt(tf.maximum(variance, np.finfo(wide.dtype.as_numpy_dtype).tiny))
+        noise = tf.random.stateless_normal(tf.shape(deviation), replica_seed(self.seed_generator), dtype=wide.dtype)
+        return tf.cast(deviation * noise, inputs.dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self) -> dict[str, Any]:
+        config = {
+            "units": self.units,
+            "examples": self.examples,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "estimator": self.estimator,
+            "kl_weight": self.initial_kl_weight,
+            "prior_stddev": self.prior_stddev,
+            "initial_stddev": self.initial_stddev,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "seed": self.seed,
+        }
+        return {**super().get_config(), **config}
+
+
+def _product(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    return inputs @ kernel if inputs.shape.rank == 2 else tf.tensordot(inputs, kernel, 1)
+
+
+def _signs(shape: Any, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """-1 or 1, each with probability 1/2."""
+    return tf.where(tf.random.stateless_uniform(shape, seed) < 0.5, tf.constant(-1, dtype), tf.constant(1, dtype))

@@ -1,0 +1,194 @@
+"""DenseVariational passes the battery against Keras's Dense and the integral of the divergence; broken ones do not."""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+import tensorflow as tf
+
+import loops
+from layers.base import register
+from layers.bayesian import DenseVariational
+from layers.testing import BrokenLayer, check_layer
+
+RANDOM = np.random.default_rng(0)
+INPUTS = RANDOM.standard_normal((6, 5))
+
+
+def dense(layer, x):
+    """Keras's own layer with the means."""
+    plain = keras.layers.Dense(layer.units, layer.activation, dtype="float64")
+    plain.build(x.shape)
+    plain.set_weights([layer.kernel.numpy(), layer.bias.numpy()])
+    return plain(x).numpy()
+
+
+def sigma(layer):
+    return np.log1p(np.exp(layer.rho.numpy().astype("float64")))
+
+
+def divergence(layer, x=None):
+    """Cross entropy minus entropy, of each weight."""
+    s = sigma(layer)
+    second_moment = s**2 + layer.kernel.numpy().astype("float64") ** 2
+    cross = 0.5 * np.log(2 * np.pi * layer.prior_stddev**2) + second_moment / (2 * layer.prior_stddev**2)
+    return (cross - scipy.stats.norm(scale=s).entropy()).sum()
+
+
+def without_deviation(layer):
+    layer.rho.assign(tf.fill(layer.rho.shape, -60.0))
+
+
+SETTINGS = {
+    "oracle": dense,
+    "losses": 1,
+    "loss_oracle": lambda layer, x: float(layer.kl_weight.numpy()) * divergence(layer) / layer.examples,
+    "metrics": ["kl", "sigma"],
+    "metric_oracle": lambda layer, x: {"kl": divergence(layer), "sigma": sigma(layer).mean()},
+    "coefficients": ["kl_weight"],
+    "stochastic": True,
+    "degenerate": {"rho at minus infinity": (without_deviation, dense)},
+    "invalid": [
+        {"units": 0},
+        {"examples": 0},
+        {"estimator": "reinforce"},
+        {"kl_weight": -1.0},
+        {"prior_stddev": 0.0},
+        {"initial_stddev": float("nan")},
+    ],
+}
+factory_of = functools.partial(
+    DenseVariational,
+    units=3,
+    examples=20,
+    activation="tanh",
+    kl_weight=0.7,
+    prior_stddev=0.5,
+    initial_stddev=0.3,
+    bias_initializer="random_normal",
+    seed=1,
+)
+
+
+def test_dense_variational_keeps_its_promises(two_replicas):
+    check_layer(factory_of, INPUTS, strategy=two_replicas, fit=loops.fit, **SETTINGS)
+
+
+@pytest.mark.parametrize("estimator", ["flipout", "local"])
+def test_both_estimators_do_so_in_sequences(estimator, two_replicas):
+    only = [
+        "config",
+        "oracle",
+        "degenerate",
+        "gradient",
+        "function",
+        "xla",
+        "policies",
+        "extremes",
+        "replica_noise",
+        "seeds",
+        "empty_batch",
+    ]
+    sequences = RANDOM.standard_normal((4, 6, 5))
+    check_layer(functools.partial(factory_of, estimator=estimator), sequences, strategy=two_replicas, only=only, **SETTINGS)
+
+
+def test_the_divergence_is_the_integral():
+    layer = DenseVariational(units=1, examples=1, prior_stddev=0.7, initial_stddev=0.4)
+    layer.build([None, 1])
+    layer.kernel.assign([[0.9]])
+    q, p = scipy.stats.norm(0.9, 0.4), scipy.stats.norm(0, 0.7)
+    expected, _ = scipy.integrate.quad(lambda w: q.pdf(w) * (q.logpdf(w) - p.logpdf(w)), -5, 6)
+    layer(np.ones([1, 1], "float32"))
+    np.testing.assert_allclose(layer.losses[0], expected, rtol=1e-5)
+
+
+def draws(layer, x, calls):
+    """Outputs of many calls, `[calls, *output]`, less the mean."""
+    outputs = tf.function(lambda: tf.map_fn(lambda _: layer(x, training=True), tf.range(calls), fn_output_signature=tf.float32))()
+    return outputs.numpy() - layer(x, training=False).numpy()
+
+
+def check_variance(kind, estimator):
+    x = np.tile(np.float32([[0.5, -2.0, 1.0]]), [50, 1])
+    layer = kind(units=2, examples=1, estimator=estimator, seed=3)
+    layer.build(x.shape)
+    layer.rho.assign([[0.0, 1.0], [-1.0, 0.5], [-2.0, 2.0]])
+    noise = draws(layer, x, 600)
+    assert abs(noise.mean((0, 1))).max() < 0.1
+    np.testing.assert_allclose(noise.var((0, 1)), x[0] ** 2 @ sigma(layer) ** 2, rtol=0.15)  # 3 standard errors of 600 kernels
+    return noise
+
+
+def check_independence(kind, estimator):
+    """Examples that are alike get noise without a correlation, in each of the calls."""
+    noise = check_variance(kind, estimator)
+    products = [(noise[:, i, u] * noise[:, j, u]).mean() for i, j in ((0, 1), (2, 7), (30, 4)) for u in (0, 1)]
+    assert (np.abs(products) / noise.var() < 0.25).all()
+
+
+@pytest.mark.parametrize("estimator", ["flipout", "local"])
+def test_outputs_have_the_variance_of_sampled_kernels_and_differ_between_examples(estimator):
+    check_independence(DenseVariational, estimator)
+
+
+def test_a_deviation_that_vanishes_leaves_everything_finite():
+    layer = DenseVariational(units=2, examples=1)
+    layer.build([None, 3])
+    layer.rho.assign(tf.fill(layer.rho.shape, -1000.0))
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(layer(tf.ones([2, 3]), training=True)) + layer.losses[0]
+    assert np.isfinite(total)
+    assert all(np.isfinite(g).all() for g in tape.gradient(total, layer.trainable_weights))
+
+
+# Mutations: each has to be found by the check beside it.
+
+
+@register
+class EntropyTurned(DenseVariational):
+    def _divergence(self, mean, stddev):
+        return super()._divergence(mean, stddev) + 2 * tf.reduce_sum(tf.math.log(stddev))
+
+
+@register
+class MeanOverUnits(DenseVariational):
+    def _divergence(self, mean, stddev):
+        return super()._divergence(mean, stddev) / self.units
+
+
+@register
+class NoGradientToDeviations(DenseVariational):
+    def _divergence(self, mean, stddev):
+        return super()._divergence(mean, tf.stop_gradient(stddev))
+
+
+MUTATIONS = [(EntropyTurned, "loss_oracle"), (MeanOverUnits, "loss_oracle"), (NoGradientToDeviations, "gradient")]
+
+
+@pytest.mark.parametrize("kind, broken", MUTATIONS, ids=[kind.__name__ for kind, _ in MUTATIONS])
+def test_a_broken_divergence_is_caught(kind, broken):
+    with pytest.raises(BrokenLayer) as caught:
+        check_layer(functools.partial(kind, **factory_of.keywords), INPUTS, only=[broken], **SETTINGS)
+    assert [*caught.value.broken] == [broken]
+
+
+class SameKernelForAll(DenseVariational):
+    def _flipout(self, inputs, stddev):
+        return inputs @ (stddev * tf.random.stateless_normal(tf.shape(stddev), tf.cast(self.seed_generator.next(), tf.int32)))
+
+
+class VarianceForDeviation(DenseVariational):
+    def _local(self, inputs, stddev):
+        return super()._local(inputs, tf.square(stddev))
+
+
+@pytest.mark.parametrize("kind, estimator", [(SameKernelForAll, "flipout"), (VarianceForDeviation, "local")])
+def test_broken_noise_is_caught(kind, estimator):
+    with pytest.raises(AssertionError):
+        check_independence(kind, estimator)
