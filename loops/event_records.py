@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-__all__ = ["file_version", "graph", "histogram", "histogram_buckets", "images", "keras_graph", "scalars", "text"]
+__all__ = ["file_version", "graph", "histogram", "histogram_buckets", "images", "keras_graph", "scalars", "session_start", "text"]
 
 _SLOT = b"\xf1\xf2\xf3\xf4"  # marks where a float32 goes; never part of UTF-8 text, so no tag can contain it
 
@@ -18,6 +18,12 @@ _SLOT = b"\xf1\xf2\xf3\xf4"  # marks where a float32 goes; never part of UTF-8 t
 def file_version(wall_time: float) -> bytes:
     """The first event of a file."""
     return bytes(tf.compat.v1.Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
+
+
+def session_start(step: int, wall_time: float) -> bytes:
+    """Says that the run has been taken back: a TensorBoard that is looking drops what it read at `step` and later."""
+    log = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+    return bytes(tf.compat.v1.Event(wall_time=wall_time, step=int(step), session_log=log).SerializeToString())
 
 
 def scalars(steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], wall_times: npt.ArrayLike) -> list[bytes]:

@@ -23,9 +23,11 @@ import tensorflow as tf
 
 from loops import event_records
 
-__all__ = ["SummaryWriter"]
+__all__ = ["SummaryWriter", "cut_back"]
 
 _file_numbers = itertools.count()
+_PREFIX = "events.out.tfevents."
+_FRAME = 16  # bytes of a record besides its data: length and two checksums
 _Job = Callable[[], list[bytes] | None]  # makes events, or does something else
 
 
@@ -38,6 +40,13 @@ class SummaryWriter:
     Args:
         logdir: directory of the run, made if it is missing. Any path that `tf.io.gfile` understands.
         max_queue: calls that may wait to be written; the next one then blocks.
+        mark: letters and digits that the name of the file has near its end, by which `cut_back` knows it again.
+        not_before: seconds since the Unix epoch; the name of the file tells no earlier time. TensorBoard reads files in the order of their
+            names.
+        restarts_at: the file begins by telling TensorBoard to forget what it read of this run at this step and later.
+
+    Attributes:
+        last_step: the largest step passed so far, -1 before the first.
 
     Example:
         >>> import tempfile
@@ -49,8 +58,12 @@ class SummaryWriter:
         [(1, 0.5), (2, 0.25), (3, 0.125)]
     """
 
-    def __init__(self, logdir: str | os.PathLike[str], *, max_queue: int = 64):
+    def __init__(
+        self, logdir: str | os.PathLike[str], *, max_queue: int = 64, mark: str = "", not_before: int = 0, restarts_at: int | None = None
+    ):
         self.logdir = os.fspath(logdir)
+        self.last_step = -1
+        self._file = _EventFile(self.logdir, mark, not_before, restarts_at)
         self._queue: queue.Queue[_Job | threading.Event | None] = queue.Queue(max_queue)
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -66,10 +79,12 @@ class SummaryWriter:
         """
         times = time.time() if wall_times is None else wall_times
         self._put(functools.partial(event_records.scalars, steps, dict(values), times))
+        self.last_step = max(self.last_step, int(np.max(steps, initial=-1)))
 
     def histogram(self, tag: str, values: npt.ArrayLike, step: int) -> None:
         """Writes the distribution of `values` (any shape and real dtype) over 30 buckets; non-finite values are not counted."""
         self._put(functools.partial(event_records.histogram, tag, values, step, time.time()))
+        self.last_step = max(self.last_step, int(step))
 
     def image(self, tag: str, images: npt.ArrayLike, step: int) -> None:
         """Writes one image or several.
@@ -91,14 +106,17 @@ class SummaryWriter:
                 f"'{tag}' has shape {list(np.shape(images))}."
             )
         self._put(functools.partial(event_records.images, tag, array, step, time.time()))
+        self.last_step = max(self.last_step, int(step))
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Writes a text, which TensorBoard shows as Markdown."""
         self._put(functools.partial(event_records.text, tag, text, step, time.time()))
+        self.last_step = max(self.last_step, int(step))
 
     def keras_graph(self, tag: str, model_json: str) -> None:
         """Writes the layers of a Keras model, given as its `to_json()`, for TensorBoard's conceptual graph."""
         self._put(functools.partial(event_records.keras_graph, tag, model_json, time.time()))
+        self.last_step = max(self.last_step, 0)
 
     def graph(self, graph: Any) -> None:
         """Writes a `tf.Graph` or a `GraphDef`; TensorBoard shows one for each run, the last."""
@@ -111,6 +129,11 @@ class SummaryWriter:
             task()
 
         self._put(job)
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Name of the file below `logdir` -> its length in bytes; empty before the first event. True after `flush` or `close`."""
+        return {self._file.name: self._file.length} if self._file.name else {}
 
     def flush(self) -> None:
         """Waits until everything passed so far is in the file, and raises what went wrong."""
@@ -151,7 +174,7 @@ class SummaryWriter:
             raise RuntimeError(f"TensorBoard events could not be written to '{self.logdir}': {error}") from error
 
     def _work(self) -> None:
-        file = _EventFile(self.logdir)
+        file = self._file
         while (job := self._queue.get()) is not None:
             try:
                 if isinstance(job, threading.Event):
@@ -174,19 +197,28 @@ class SummaryWriter:
 class _EventFile:
     """An event file that is made when the first event is written."""
 
-    def __init__(self, logdir: str):
-        self._logdir = logdir
+    def __init__(self, logdir: str, mark: str, not_before: int, restarts_at: int | None):
+        self._logdir, self._mark, self._not_before, self._restarts_at = logdir, mark, not_before, restarts_at
         self._file: Any = None
+        self.name, self.length = "", 0
 
     def write(self, events: list[bytes]) -> None:
         if self._file is None:
             tf.io.gfile.makedirs(self._logdir)
+            now = time.time()
             # The name that TensorFlow gives; but TensorBoard puts files in the order of their names, so the number has leading zeros.
             number = f"{socket.gethostname()}.{os.getpid()}.{next(_file_numbers):04d}"
-            self._file = tf.io.TFRecordWriter(os.path.join(self._logdir, f"events.out.tfevents.{int(time.time()):010d}.{number}.v2"))
-            self._file.write(event_records.file_version(time.time()))
+            self.name = f"{_PREFIX}{max(int(now), self._not_before):010d}.{number}{'.' * bool(self._mark)}{self._mark}.v2"
+            self._file = tf.io.TFRecordWriter(os.path.join(self._logdir, self.name))
+            self._append(event_records.file_version(now))
+            if self._restarts_at is not None:
+                self._append(event_records.session_start(self._restarts_at, now))
         for event in events:
-            self._file.write(event)
+            self._append(event)
+
+    def _append(self, event: bytes) -> None:
+        self._file.write(event)
+        self.length += len(event) + _FRAME
 
     def flush(self) -> None:
         if self._file is not None:
@@ -195,3 +227,65 @@ class _EventFile:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def cut_back(directory: str | os.PathLike[str], files: Mapping[str, int], mark: str) -> tuple[dict[str, int], list[str]]:
+    """Takes the event files below a directory back to where they were: cuts those of `files`, and deletes the others that bear `mark`.
+
+    Args:
+        directory: directory above the runs.
+        files: path below `directory` -> length in bytes.
+        mark: what `SummaryWriter` was given, not empty.
+
+    Returns:
+        The files that are there and their lengths now, and the paths of those that are missing or shorter than they were.
+
+    Example:
+        >>> import tempfile
+        >>> from loops import testing
+        >>> logdir = tempfile.mkdtemp()
+        >>> writer = SummaryWriter(logdir, mark="a1")
+        >>> writer.scalars([1], {"loss": [0.5]})
+        >>> writer.flush()
+        >>> files = writer.files
+        >>> writer.scalars([2], {"loss": [0.25]})
+        >>> writer.close()
+        >>> kept, lost = cut_back(logdir, files, "a1")
+        >>> kept == files, lost, testing.read_events(logdir)
+        (True, [], {'.': {'loss': [(1, 0.5)]}})
+    """
+    if not mark:
+        raise ValueError("cut_back deletes files by their mark; give the one that their SummaryWriter was given.")
+    root = os.fspath(directory)
+    kept: dict[str, int] = {}
+    lost: list[str] = []
+    for name, length in files.items():
+        path = os.path.join(root, name)
+        size = tf.io.gfile.stat(path).length if tf.io.gfile.exists(path) else -1
+        if size > length:
+            _cut(path, length)
+        if size < length:
+            lost.append(name)
+        if size >= 0:
+            kept[name] = min(size, length)
+    # Paths are joined with "/" by gfile on some systems and with the system's own separator by others.
+    known = {os.path.normpath(os.path.join(root, name)) for name in files}
+    for folder, _, names in list(tf.io.gfile.walk(root)):
+        for name in names:
+            path = os.path.join(folder, name)
+            if name.startswith(_PREFIX) and name.endswith(f".{mark}.v2") and os.path.normpath(path) not in known:
+                tf.io.gfile.remove(path)
+    return kept, lost
+
+
+def _cut(path: str, length: int) -> None:
+    if os.path.exists(path):
+        os.truncate(path, length)
+        return
+    # Remote file systems write whole files only.
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path).removeprefix(_PREFIX)}.cut")
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = file.read(length)
+    with tf.io.gfile.GFile(temporary, "wb") as file:
+        file.write(content)
+    tf.io.gfile.rename(temporary, path, overwrite=True)

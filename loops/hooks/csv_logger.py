@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -24,14 +25,17 @@ class CSVLogger(Hook):
     """One row for each epoch, with its 0-based number and what it logged; flushed at once, so that another program can follow.
 
     Unlike Keras's callback of that name: a log that appears later gets a column (rows before it read "NA"), no columns are made for an
-    evaluation that never comes, and a run that goes on takes the file up where the run stands: epochs that it does again are not doubled.
+    evaluation that never comes, and a run that goes on takes the file up where the run stands: epochs that it does again are not doubled,
+    and a resumed run leaves the bytes that it would have left undisturbed. The file is not touched before the first epoch begins.
 
     Args:
         filename: the file; folders are made.
         separator: what stands between two values.
         append: whether to keep what is in the file. A run that begins at epoch 0 adds its rows below; one that begins later drops the rows
-            of
-            the epochs that it does again. (A run that goes on with steps done before keeps them in any case.)
+            of the epochs that it does again. (A run that goes on with steps done before keeps them in any case.)
+
+    Raises:
+        OSError: in training, if the file cannot be written.
 
     Example:
         >>> from loops import hooks
@@ -46,39 +50,66 @@ class CSVLogger(Hook):
         self.separator = separator
         self.append = append
         self._columns: list[str] = []
+        self._rows = 0
         self._file: TextIO | None = None
+        self._opened = True
+        self._keeps = append
+        self._following: int | None = None
 
     def on_train_begin(self, loop: TrainLoop) -> None:
         self._close()
-        continues = loop.progress.step > 0 or loop.progress.epoch > 0
-        rows: list[dict[str, str]] = []
-        self._columns = []
+        progress = loop.progress
         # A run that has done steps before wrote this file: it is taken up even without `append`.
-        if (self.append or loop.progress.step > 0) and self.filename.exists():
-            self._columns, rows = self._read()
-            # After an epoch that ended its successor comes next, though `progress` moves on only when it begins.
-            following = loop.progress.epoch + loop.progress.epoch_ended
-            while continues and rows and not _before(rows[-1], following):
-                rows.pop()
-        self._rewrite(rows)
+        self._keeps = self.append or progress.step > 0
+        # After an epoch that ended its successor comes next, though `progress` moves on only when it begins.
+        self._following = progress.epoch + progress.epoch_ended if progress.step > 0 or progress.epoch > 0 else None
+        # How many rows are the past of a resumed run is known only when its state is restored.
+        self._opened = False
+
+    def on_epoch_begin(self, loop: TrainLoop) -> None:
+        self._open()
 
     def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+        self._open()
         row = {"epoch": str(loop.progress.epoch), **{name: _text(value) for name, value in logs.items()}}
-        new = [name for name in sorted(logs) if name not in self._columns]
-        if new:
-            if self._columns:
-                self._close()
-                rows = self._read()[1]
-                self._columns += new
-            else:
-                rows, self._columns = [], ["epoch", *new]
+        if new := [name for name in dict.fromkeys(("epoch", *sorted(logs))) if name not in self._columns]:
+            self._close()
+            rows = self._read()[1] if self._columns else []
+            self._columns += new
             self._rewrite(rows)
         assert self._file is not None
         self._table(self._file).writerow(row)
         self._file.flush()
+        self._rows += 1
 
     def on_train_end(self, loop: TrainLoop) -> None:
         self._close()
+
+    def state_dict(self) -> dict[str, Any]:
+        self._open()
+        return {"columns": list(self._columns), "rows": self._rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._close()
+        self._opened, self._columns = True, list(state["columns"])
+        rows = self._read()[1][: state["rows"]] if self.filename.exists() else []
+        if len(rows) < state["rows"]:
+            warnings.warn(
+                f"{self.filename} has {len(rows)} of the {state['rows']} rows that this run had written; the others are lost.", stacklevel=2
+            )
+        # A column that is not in the state came in an epoch that is now to come.
+        self._rewrite([{name: row.get(name, _ABSENT) for name in self._columns} for row in rows])
+
+    def _open(self) -> None:
+        if self._opened:
+            return
+        self._opened, self._columns = True, []
+        rows: list[dict[str, str]] = []
+        if self._keeps and self.filename.exists():
+            self._columns, rows = self._read()
+            while self._following is not None and rows and not _before(rows[-1], self._following):
+                rows.pop()
+        self._rewrite(rows)
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         with self.filename.open(newline="") as file:
@@ -96,6 +127,7 @@ class CSVLogger(Hook):
                 table.writeheader()
                 table.writerows(rows)
         os.replace(temporary, self.filename)
+        self._rows = len(rows)
         self._file = self.filename.open("a", newline="")
 
     def _table(self, file: TextIO) -> csv.DictWriter[str]:

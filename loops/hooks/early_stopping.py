@@ -46,13 +46,11 @@ class EarlyStopping(MonitorHook):
         stopped_epoch: 0-based epoch in which training was stopped, 0 if it was not.
         best_weights: copies of the weights at the best epoch, or None.
 
-    The counters are in `state_dict()`. The arrays cannot be JSON: whoever saves the run saves and restores `state_arrays` beside it.
-
     Example:
         >>> from loops import hooks
         >>> hook = hooks.EarlyStopping("val_loss", patience=3, restore_best_weights=True)
         >>> hook.state_dict()
-        {'best': None, 'best_epoch': 0, 'wait': 0, 'stopped_epoch': 0, 'best_rates': None}
+        {'best': None, 'seen': False, 'reported': False, 'best_epoch': 0, 'wait': 0, 'stopped_epoch': 0, 'best_rates': None}
     """
 
     phase = Phase.DECIDE
@@ -134,7 +132,7 @@ class EarlyStopping(MonitorHook):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "best": self.best,
+            **super().state_dict(),
             "best_epoch": self.best_epoch,
             "wait": self.wait,
             "stopped_epoch": self.stopped_epoch,
@@ -142,18 +140,17 @@ class EarlyStopping(MonitorHook):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
-        self.wait, self.stopped_epoch = state["wait"], state["stopped_epoch"]
+        super().load_state_dict(state)
+        self.best_epoch, self.wait, self.stopped_epoch = state["best_epoch"], state["wait"], state["stopped_epoch"]
         self._best_rates = state["best_rates"]
+        self.best_weights, self._best_optimizer = None, []
 
-    @property
     def state_arrays(self) -> dict[str, np.ndarray]:
-        """The kept weights and optimizer variables by "weights/<i>" and "optimizer/<i>"; assignable. Empty if nothing is kept."""
+        """The kept weights and optimizer variables by "weights/<i>" and "optimizer/<i>". Empty if nothing is kept."""
         arrays = {f"weights/{i}": a for i, a in enumerate(self.best_weights or [])}
         return {**arrays, **{f"optimizer/{i}": a for i, a in enumerate(self._best_optimizer)}}
 
-    @state_arrays.setter
-    def state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def load_state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         weights = _numbered(arrays, "weights")
         self.best_weights = weights or None
         self._best_optimizer = _numbered(arrays, "optimizer")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from loops.hooks.base import Hook, Phase
+from loops.hooks.json_values import from_json, to_json
+from loops.hooks.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
     from loops.train_loop import TrainLoop
@@ -21,7 +21,7 @@ class History(Hook):
     Attributes:
         history: log name -> values, one for each epoch that logged it (floats; arrays for metrics with several values).
         epoch: 0-based indices of the epochs.
-        params: "epochs" and "steps" (of an epoch) of the run.
+        params: "verbose", "epochs" and "steps" (of an epoch) of the run.
 
     Example:
         >>> from loops import hooks
@@ -41,7 +41,9 @@ class History(Hook):
         # A run that goes on keeps its epochs; a hook that is used again starts anew.
         if loop.progress.step == 0:
             self.history, self.epoch = {}, []
-        self.params.update(epochs=loop.epochs, steps=loop.progress.steps_per_epoch)
+        shown = [hook.verbose for hook in loop.hooks if isinstance(hook, ProgressBar)]
+        verbose = max((1 if v == "auto" else int(v) for v in shown), default=0)
+        self.params.update(verbose=verbose, epochs=loop.epochs, steps=loop.progress.steps_per_epoch)
 
     def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
         self.params["steps"] = loop.progress.steps_per_epoch
@@ -50,19 +52,8 @@ class History(Hook):
             self.history.setdefault(name, []).append(value)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": list(self.epoch), "history": {name: [_to_json(v) for v in values] for name, values in self.history.items()}}
+        return {"epoch": list(self.epoch), "history": {name: to_json(values) for name, values in self.history.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch = list(state["epoch"])
-        self.history = {name: [_from_json(v) for v in values] for name, values in state["history"].items()}
-
-
-def _to_json(value: Any) -> Any:
-    if np.ndim(value) == 0:
-        return float(value)
-    array = np.asarray(value)
-    return {"array": array.tolist(), "dtype": array.dtype.name}
-
-
-def _from_json(value: Any) -> Any:
-    return np.asarray(value["array"], value["dtype"]) if isinstance(value, dict) else value
+        self.history = {name: from_json(values) for name, values in state["history"].items()}

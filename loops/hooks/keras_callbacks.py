@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
+from loops.hooks import keras_callback_state as states
 from loops.hooks.base import Hook, Phase
+from loops.hooks.json_values import from_json, to_json
 from loops.triggers import Never
 
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ class KerasCallbacks(Hook):
 
     What they write into the epoch's logs is logged. A look at every step (or evaluation batch) is taken only if one of them overrides a
     batch method. As in Keras, `on_train_end` is not called after an error.
+
+    A resumed run goes on with the state of Keras's own callbacks, and with that of yours if they have `state_dict()` and
+    `load_state_dict(state)`; the others are named when a snapshot is first taken. A state belongs to a place in the list and a class.
 
     Args:
         callbacks: `keras.callbacks.Callback` objects.
@@ -50,13 +56,14 @@ class KerasCallbacks(Hook):
         self.model: Any = None
         self._last_logs: dict[str, Any] | None = None
         self._test_batches_ended = 0
+        self._stopped = self._noticed = False
 
     def on_train_begin(self, loop: TrainLoop) -> None:
         self.model = loop.task.model
         if not isinstance(self.model, keras.Model):
             raise TypeError("Keras callbacks need a Keras model: set `self.model` on the task, or use loops.hooks instead.")
         params = {"verbose": self.verbose, "epochs": loop.epochs, "steps": loop.steps_per_epoch or loop.feed.steps_per_epoch}
-        self._last_logs = None
+        self._last_logs, self._stopped = None, False
         for callback in self.callbacks:
             callback.set_model(self.model)
         for callback in self.callbacks:
@@ -92,11 +99,49 @@ class KerasCallbacks(Hook):
             if name not in self._last_logs or self._last_logs[name] is not value:
                 loop.log(name, value)
         if self.model.stop_training:
-            loop.stop("a Keras callback set stop_training")
+            self.stop(loop)
 
     def on_train_end(self, loop: TrainLoop) -> None:
         if loop.outcome in ("finished", "stopped"):
             self.call("on_train_end", dict(self._last_logs or {}))
+
+    def stop(self, loop: TrainLoop, *, end_epoch: bool = False) -> None:
+        """Ends training, as a callback wants it."""
+        self._stopped = True
+        loop.stop("a Keras callback set stop_training", end_epoch=end_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self._noticed:
+            self._noticed = True
+            for sentence in states.notices(self.callbacks):
+                print(sentence, flush=True)
+        return {
+            "callbacks": [{"class": states.class_of(callback), **states.state_of(callback)} for callback in self.callbacks],
+            "last_logs": to_json(self._last_logs),
+            # A wish that the loop was told is a decision of the loop.
+            "stop_training": bool(self.model is not None and self.model.stop_training and not self._stopped),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for i, (callback, saved) in enumerate(zip(self.callbacks, state["callbacks"], strict=False)):
+            if saved["class"] == states.class_of(callback):
+                states.load(callback, saved)
+            else:
+                now = states.class_of(callback)
+                print(f"Keras callback {i + 1} was {saved['class']} when the run was saved and is {now} now; it begins anew.", flush=True)
+        self._last_logs = from_json(state["last_logs"])
+        self._stopped = False
+        if self.model is not None:
+            self.model.stop_training = state["stop_training"]
+
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        return {f"{i}/{j}": a for i, callback in enumerate(self.callbacks) for j, a in enumerate(states.arrays_of(callback))}
+
+    def load_state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        for i, callback in enumerate(self.callbacks):
+            count = sum(name.startswith(f"{i}/") for name in arrays)
+            if count and isinstance(callback, keras.callbacks.EarlyStopping):
+                states.load_arrays(callback, [np.asarray(arrays[f"{i}/{j}"]) for j in range(count)])
 
     def call(self, method: str, *arguments: Any, **named: Any) -> None:
         """Calls `method` of all callbacks, in their order. Keras passes `logs` by name to batch methods, and by position to others."""
@@ -130,7 +175,7 @@ class KerasBatchCalls(Hook):
         if self._watches_steps:
             self._owner.call("on_train_batch_end", step - 1, logs=window.logs)
         if self._owner.model.stop_training:
-            loop.stop("a Keras callback set stop_training", end_epoch=True)
+            self._owner.stop(loop, end_epoch=True)
         elif self._watches_steps and not loop.progress.epoch_ended:
             self._owner.call("on_train_batch_begin", step, logs={})
 

@@ -31,6 +31,11 @@ class LambdaHook(Hook):
         phase: the `Phase` in which the functions act.
         observes: names of what the program must carry out; as in `Hook`.
         final_window: whether `on_window_end` comes once more for the last steps; as in `Hook`.
+        state_dict: `()`; gives what the functions remember between calls, if a resumed run is to go on with it; as in `Hook`.
+        load_state_dict: `(state)`; restores it.
+
+    Raises:
+        ValueError: if only one of `state_dict` and `load_state_dict` is given.
 
     Example:
         >>> from loops import hooks
@@ -54,10 +59,14 @@ class LambdaHook(Hook):
         phase: Phase = Phase.RECORD,
         observes: Iterable[str] = (),
         final_window: bool = False,
+        state_dict: Callable[[], dict[str, Any]] | None = None,
+        load_state_dict: Callable[[dict[str, Any]], Any] | None = None,
     ):
         # Assigned over the methods, so a loop that asks which methods a hook overrides gets the true answer.
         given = dict(locals())
-        methods = [name for name in given if name.startswith("on_") and name != "on_window_end"]
+        methods = [name for name in given if (name.startswith("on_") or name.endswith("state_dict")) and name != "on_window_end"]
+        if (state_dict is None) != (load_state_dict is None):
+            raise ValueError("LambdaHook needs both `state_dict` and `load_state_dict`, or neither: one gives what the other restores.")
         for method in methods:
             if given[method] is not None:
                 setattr(self, method, given[method])

@@ -29,7 +29,8 @@ class ModelCheckpoint(MonitorHook):
 
     Unlike Keras's callback of that name: a file is either whole or the one before it; weights are never saved after a loss or a weight
     became NaN or infinite; the best file is kept through epochs without a fresh value (Keras overwrites it there); the count of files can
-    be bounded; steps and `save_best_only` go together; the best value is state that a resumed run goes on with.
+    be bounded; steps and `save_best_only` go together; the best value is state that a resumed run goes on with. A file that was being
+    written when a snapshot was taken is written again when the run is resumed from it.
 
     Files of weights are written by a thread while training goes on, from copies of the weights; whole models are written before it goes on.
 
@@ -84,6 +85,8 @@ class ModelCheckpoint(MonitorHook):
         self._files: list[str] = []
         self._writer = WeightsWriter()
         self._vector_reported = False
+        self._loop: TrainLoop | None = None
+        self._in_flight: tuple[int, str, list[str]] = (0, "", [])  # step, path, and what is obsolete once the file is in its place
 
         if save_weights_only and not self.filepath.endswith(".weights.h5"):
             raise ValueError(f"ModelCheckpoint saves weights to files that end in '.weights.h5', got filepath={self.filepath!r}.")
@@ -109,6 +112,7 @@ class ModelCheckpoint(MonitorHook):
                 f"ModelCheckpoint found no Keras model to save: {type(loop.task).__name__} has no attribute `model` that is one; pass "
                 "ModelCheckpoint(..., model=...)."
             )
+        self._loop = loop
 
     def on_window_end(self, loop: TrainLoop, window: Window) -> None:
         self._consider(loop, window.logs)
@@ -139,6 +143,7 @@ class ModelCheckpoint(MonitorHook):
         if self.verbose > 0:
             print(f"{where} saving to {path}")
         if self.save_weights_only:
+            self._in_flight = (loop.progress.step, str(path), obsolete)
             self._writer.save(model, path, lambda: _delete(obsolete))
         else:
             atomically(path, lambda name: model.save(name, overwrite=True))
@@ -199,13 +204,29 @@ class ModelCheckpoint(MonitorHook):
         return self.model if self.model is not None else getattr(loop.task, "model", None)
 
     def state_dict(self) -> dict[str, Any]:
-        # Who saves this state may rely on the best file being there.
-        self._writer.wait()
-        return {"best": self.best, "seen": self._seen, "files": list(self._files)}
+        # A file of this very step can be written again from the weights that are restored with this state; another one is waited for.
+        step, path, obsolete = self._in_flight
+        again = self._writer.busy and self.model is None and self._loop is not None and self._loop.progress.step == step
+        if not again:
+            self._writer.wait()
+        return {
+            **super().state_dict(),
+            "vector_reported": self._vector_reported,
+            "files": list(self._files),
+            "in_flight": {"path": path, "obsolete": obsolete} if again else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self._seen = state["best"], state["seen"]
-        self._files = list(state["files"])
+        super().load_state_dict(state)
+        self._vector_reported, self._files = state["vector_reported"], list(state["files"])
+        if (lost := state["in_flight"]) is not None:
+            if self._loop is None:
+                raise RuntimeError(
+                    "ModelCheckpoint has a file to write again, and no loop to take the model from; call on_train_begin first."
+                )
+            path, obsolete = lost["path"], list(lost["obsolete"])
+            self._in_flight = (self._loop.progress.step, path, obsolete)
+            self._writer.save(self._model(self._loop), pathlib.Path(path), lambda: _delete(obsolete))
 
 
 def _delete(files: list[str]) -> None:

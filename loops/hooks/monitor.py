@@ -29,6 +29,7 @@ class MonitorHook(Hook):
 
     A value is looked at once, when it is fresh: an epoch whose logs do not hold the metric is passed over. The first value that is a number
     is the first best one; NaN is never an improvement. A metric that cannot be found is reported once, with the names that come nearest.
+    A `state_dict` or `load_state_dict` of your own adds to those here.
 
     Args:
         monitor: name of the metric in the logs, such as "val_loss".
@@ -77,6 +78,12 @@ class MonitorHook(Hook):
     def on_train_end(self, loop: TrainLoop) -> None:
         if not self._seen and not self._reported and loop.outcome == "finished" and loop.progress.epoch_ended:
             warnings.warn(f"{type(self).__name__} never saw {self.monitor!r}: whenever it looked, no finite value was there.", stacklevel=2)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "seen": self._seen, "reported": self._reported}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self._seen, self._reported = state["best"], state["seen"], state["reported"]
 
     def fresh_value(self, loop: TrainLoop, logs: Mapping[str, Any]) -> float | None:
         """The metric's value in `logs`; None, and a warning the first time, if it is not there."""

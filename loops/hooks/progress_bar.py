@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
@@ -57,6 +57,7 @@ class ProgressBar(Hook):
         self.every = None if verbose == 0 else self._trigger
         self._output = progress_output.Output()
         self._pace = Pace()
+        self._clock: Callable[[], float] | None = None
         self._begin(0.0, 0)
 
     def _begin(self, now: float, step: int) -> None:
@@ -72,12 +73,19 @@ class ProgressBar(Hook):
 
     def on_train_begin(self, loop: TrainLoop) -> None:
         self._output = progress_output.output_for(self._stream, self.verbose)
+        self._clock = loop.clock
         self._begin(loop.clock(), loop.progress.step)
+        self._pace.start(loop.progress.step, loop.clock())
 
     def on_epoch_begin(self, loop: TrainLoop) -> None:
         now, step = loop.clock(), loop.progress.step
         self._epoch_begin, self._since = now, (now, step)
         self._pace.start(step, now)
+        if not self._output.rewrites:
+            # The line of the last epoch was one too: the next comes when this epoch has been going on for long.
+            self._shown_at = now
+            if not self._is_first_look:
+                self._trigger.start(now)
 
     def on_window_end(self, loop: TrainLoop, window: Window) -> None:
         now, step = loop.clock(), loop.progress.step
@@ -134,6 +142,16 @@ class ProgressBar(Hook):
             self._output.finish([Part(f"Stopped at step {loop.progress.step}: {loop.stop_reason}", 0)])
         elif loop.outcome == "interrupted":
             self._output.finish([Part(f"Interrupted at step {loop.progress.step}", 0)])
+
+    def state_dict(self) -> dict[str, Any]:
+        # The time that the line of an epoch tells is that of all its steps.
+        seconds = self._clock() - self._epoch_begin if self._clock is not None else 0.0
+        return {"epoch_seconds": seconds, "evaluated": sorted(self._evaluated)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._clock is not None:
+            self._epoch_begin = self._clock() - state["epoch_seconds"]
+        self._evaluated = set(state["evaluated"])
 
     def _running_parts(self, loop: TrainLoop, now: float, doing: str = "") -> list[Part]:
         progress = loop.progress

@@ -43,7 +43,7 @@ class ReduceLROnPlateau(MonitorHook):
     Example:
         >>> from loops import hooks
         >>> hooks.ReduceLROnPlateau("val_loss", factor=0.5, patience=2).state_dict()
-        {'best': None, 'wait': 0, 'cooldown_counter': 0}
+        {'best': None, 'seen': False, 'reported': False, 'wait': 0, 'cooldown_counter': 0}
     """
 
     phase = Phase.DECIDE
@@ -98,7 +98,8 @@ class ReduceLROnPlateau(MonitorHook):
                     print(f"\nEpoch {loop.progress.epoch + 1}: ReduceLROnPlateau reduces the learning rate of {rates}.")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "wait": self.wait, "cooldown_counter": self.cooldown_counter}
+        return {**super().state_dict(), "wait": self.wait, "cooldown_counter": self.cooldown_counter}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.wait, self.cooldown_counter = state["best"], state["wait"], state["cooldown_counter"]
+        super().load_state_dict(state)
+        self.wait, self.cooldown_counter = state["wait"], state["cooldown_counter"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import urllib.parse
 import urllib.request
 import warnings
@@ -24,7 +25,8 @@ class RemoteMonitor(Hook):
     """POSTs {"epoch": 0-based epoch, and the logs} to `root + path` at the end of every epoch.
 
     Unlike Keras's callback of that name it waits at most `timeout` seconds, notices answers that report an error (both are warned about
-    once), sends arrays as lists, and needs no further library.
+    once), sends arrays as lists and NaN and infinity as null (JSON has no word for them), and needs no further library. Epochs that a
+    resumed run does again are sent again.
 
     Args:
         root: URL of the server.
@@ -61,7 +63,8 @@ class RemoteMonitor(Hook):
         self._warned = False
 
     def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
-        text = json.dumps({"epoch": loop.progress.epoch, **{name: np.asarray(value).tolist() for name, value in logs.items()}})
+        values = {name: _finite(np.asarray(value).tolist()) for name, value in logs.items()}
+        text = json.dumps({"epoch": loop.progress.epoch, **values}, allow_nan=False)
         if self.send_as_json:
             body, kind = text, "application/json"
         else:
@@ -75,3 +78,15 @@ class RemoteMonitor(Hook):
             if not self._warned:
                 warnings.warn(f"RemoteMonitor could not send to {self.root}{self.path} ({error}); training goes on.", stacklevel=2)
             self._warned = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"warned": self._warned}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._warned = state["warned"]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

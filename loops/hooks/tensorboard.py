@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ import numpy.typing as npt
 from loops import model_views, projector, triggers
 from loops.hooks.base import Hook, Phase
 from loops.hooks.pace import Pace
+from loops.hooks.run_writers import RunWriters
 from loops.profiling import ProfiledRange
-from loops.summaries import SummaryWriter
 
 if TYPE_CHECKING:
     from loops.logs import Window
@@ -48,6 +48,9 @@ class TensorBoard(Hook):
     come out of the compiled program many at a time, so writing every step costs no synchronization with it. Metrics that a Keras model
     keeps are not among them unless a hook observes "metrics"; like the learning rate they are written at the looks, which come every two
     seconds and at the end of an epoch, as of the epoch to date. A step in which a value is absent or NaN gets no `batch_` point.
+
+    When a run is resumed, what was written after the snapshot is cut off: points are neither doubled nor left over from a future that did
+    not happen. Only files of this hook in this run are touched.
 
     Args:
         log_dir: directory above the runs; the loop's `workdir` if None, and "logs" without one.
@@ -106,9 +109,9 @@ class TensorBoard(Hook):
         if self.update_freq is not None:
             looks += [triggers.EveryEpochs(1), triggers.EverySeconds(_SECONDS_BETWEEN_LOOKS)]
         self.every = triggers.AnyOf(*looks) if looks else None
-        self._writers: dict[str, SummaryWriter] = {}
+        self._runs = RunWriters()
+        self._evaluated: dict[str, tuple[str, str]] = {}
         self._pace = Pace()
-        self._directory: str | None = None
         self._running = self._graph_written = False
 
     def image(self, name: str, array: npt.ArrayLike, step: int, *, run: str = "train") -> None:
@@ -121,26 +124,29 @@ class TensorBoard(Hook):
             step: where to put it on the step axis.
             run: run to write to.
         """
-        if self._directory is None:
+        if self._runs.directory is None:
             raise RuntimeError("TensorBoard.image needs a training loop that has begun: before, it is not known where to write.")
-        self._writer(run).image(name, array, step)
+        self._runs[run].image(name, array, step)
         if not self._running:
-            self._close()
+            self._runs.close()
 
     def on_train_begin(self, loop: TrainLoop) -> None:
-        self._directory = self.log_dir or (str(loop.workdir) if loop.workdir is not None else "logs")
+        directory = self.log_dir or (str(loop.workdir) if loop.workdir is not None else "logs")
+        # The same run, started again, is the same identity; without a workdir no other program can be the same run.
+        identity = None if loop.workdir is None else f"{os.path.abspath(loop.workdir)}|{self.name}"
+        self._runs.begin(directory, identity, anew=loop.progress.step == 0)
         self._running, self._graph_written = True, False
-        self._evaluated: dict[str, tuple[str, str]] = {}
+        self._evaluated = {}
         if self.embeddings_freq:
-            self._metadata = projector.read_metadata(self.embeddings_metadata, self._directory)
+            self._metadata = projector.read_metadata(self.embeddings_metadata, directory)
         self._pace.start(loop.progress.step, loop.clock())
-        self._profile.at(loop.progress.step, self._run_dir("train"))
+        self._profile.at(loop.progress.step, self._runs.path("train"))
 
     def on_epoch_begin(self, loop: TrainLoop) -> None:
         self._pace.start(loop.progress.step, loop.clock())
 
     def on_window_end(self, loop: TrainLoop, window: Window) -> None:
-        self._profile.at(loop.progress.step, self._run_dir("train"))
+        self._profile.at(loop.progress.step, self._runs.path("train"))
         if self.update_freq is not None:
             self._write_steps(loop, window, self.update_freq)
         if self._is_due(self.histogram_freq, loop.progress) and loop.progress.epoch_ended:
@@ -187,21 +193,21 @@ class TensorBoard(Hook):
         self._profile.stop()
         if self.write_graph and not self._graph_written and loop.progress.step > 0:
             self._write_graphs(loop)
-        self._close()
+        self._runs.close()
 
-    def _writer(self, run: str) -> SummaryWriter:
-        if run not in self._writers:
-            self._writers[run] = SummaryWriter(self._run_dir(run))
-        return self._writers[run]
+    def state_dict(self) -> dict[str, Any]:
+        evaluated = {key: list(place) for key, place in self._evaluated.items()}
+        return {**self._runs.state_dict(), "graph_written": self._graph_written, "evaluated": evaluated}
 
-    def _run_dir(self, run: str) -> str:
-        return os.path.join(self._directory or "", run)
-
-    def _close(self) -> None:
-        with contextlib.ExitStack() as stack:  # closes them all, also if one fails
-            for writer in self._writers.values():
-                stack.callback(writer.close)
-            self._writers = {}
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if lost := self._runs.load_state_dict(state):
+            warnings.warn(
+                f"TensorBoard: {len(lost)} of the event files that this run had written are missing or cut short, among them {lost[0]}; "
+                "what they held is not shown any more. Training goes on.",
+                stacklevel=2,
+            )
+        self._graph_written = state["graph_written"]
+        self._evaluated = {key: (run, name) for key, (run, name) in state["evaluated"].items()}
 
     @staticmethod
     def _is_due(freq: int, progress: Progress) -> bool:
@@ -210,7 +216,7 @@ class TensorBoard(Hook):
     def _write_scalars(self, run: str, step: int, values: Mapping[str, Any]) -> None:
         flat = {tag: [number] for name, value in values.items() for tag, number in _numbers(name, value)}
         if flat:
-            self._writer(run).scalars([step], flat)
+            self._runs[run].scalars([step], flat)
 
     def _write_steps(self, loop: TrainLoop, window: Window, freq: int) -> None:
         steps = np.arange(window.first_step, window.last_step + 1)
@@ -220,14 +226,14 @@ class TensorBoard(Hook):
         times = np.linspace(now - window.seconds, now, len(steps) + 1)[1:]
         trace = window.trace
         values = {f"batch_{name}": np.ma.masked_invalid(column[kept]) for name, column in trace.items()}
-        self._writer("train").scalars(steps[kept], values, times[kept])
+        self._runs["train"].scalars(steps[kept], values, times[kept])
         last = {f"batch_{name}": value for name, value in {**window.logs, **loop.learning_rate.logs()}.items() if name not in trace}
         if self.write_steps_per_second and window.seconds > 0:
             last["batch_steps_per_second"] = window.steps / window.seconds
         self._write_scalars("train", window.last_step, last)
 
     def _write_arrays(self, kind: str, epoch: int, arrays: Mapping[str, Any]) -> None:
-        writer = self._writer("train")
+        writer = self._runs["train"]
         norms: dict[str, float] = {}
         for name, array in arrays.items():
             tag = name.replace(":", "_")
@@ -240,16 +246,16 @@ class TensorBoard(Hook):
         for name, array in weights.items():
             picture = model_views.picture(array)
             if picture is not None:
-                self._writer("train").image(f"{name.replace(':', '_')}/image", picture, epoch)
+                self._runs["train"].image(f"{name.replace(':', '_')}/image", picture, epoch)
 
     def _write_graphs(self, loop: TrainLoop) -> None:
         self._graph_written = True
         models = [model for model in loop.task.models if isinstance(model, keras.Model)]
         for model in models:
             if (layers := model_views.layers_as_json(model)) is not None:
-                self._writer("train").keras_graph("keras" if len(models) == 1 else f"keras_{model.name}", layers)
+                self._runs["train"].keras_graph("keras" if len(models) == 1 else f"keras_{model.name}", layers)
         if (graph := getattr(loop, "graph", None)) is not None:
-            self._writer("train").graph(graph)
+            self._runs["train"].graph(graph)
 
     def _write_embeddings(self, loop: TrainLoop) -> None:
         # By the name and shape of the variable, which finds layers inside of layers too.
@@ -261,9 +267,9 @@ class TensorBoard(Hook):
             known = sorted(set(layers.values()))
             raise ValueError(f"TensorBoard(embeddings_metadata=...) names the layers {unknown}; the embedding layers here are {known}.")
         found = {name: projector.Embedding(table, per_layer.get(layers[name], for_all)) for name, table in tables.items()}
-        directory = self._run_dir("train")
+        directory = self._runs.path("train")
         if found:
-            self._writer("train").submit(lambda: projector.write(directory, found))
+            self._runs["train"].submit(lambda: projector.write(directory, found))
 
 
 class _EpochsFromFirst(triggers.Trigger):

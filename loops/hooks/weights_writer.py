@@ -90,6 +90,11 @@ class WeightsWriter:
             atomically(path, lambda name: model.save_weights(name, overwrite=True))
         then()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a file is being written."""
+        return self._writing is not None and not self._writing.done()
+
     def wait(self) -> None:
         """Returns when no file is being written; raises the error of the last one."""
         writing, self._writing = self._writing, None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from loops import triggers
 from loops.hooks import History
@@ -54,10 +57,16 @@ class FakeLoop:
         self.evaluations = dict.fromkeys(evaluations)
         self.progress = Progress(steps_per_epoch=steps)
         self.now = 0.0
+        self.steps_per_epoch: int | None = steps
+        self.feed = types.SimpleNamespace(steps_per_epoch=steps)
+        self.workdir: pathlib.Path | None = None
         self.epochs: int | None = None
+        self.steps: int | None = None
         self.outcome: str | None = None
         self.stop_reason: str | None = None
         self.evaluated: list[tuple[int, str, int | None]] = []
+        self._looked: dict[str, int] = {}
+        self._logs: dict[str, Any] = {}
 
     stopping = property(lambda self: self.stop_reason is not None)
 
@@ -81,6 +90,7 @@ class FakeLoop:
         self.stop_reason = self.outcome = None
         for hook in self.hooks:
             triggers.parse(hook.every).start(self.now)
+            self._looked.setdefault(hook.name, self.progress.step)
             hook.on_train_begin(self)
 
     def run(self, epochs: Sequence[Mapping[str, Any]], during_epoch: Any = lambda epoch: None) -> History:
@@ -94,15 +104,40 @@ class FakeLoop:
         self.end("stopped" if self.stopping else "finished")
         return self.history
 
-    def epoch(self, logs: Mapping[str, Any], during_epoch: Any = lambda epoch: None) -> None:
-        self.progress.begin_epoch()
-        self._logs = {k: v for k, v in logs.items() if not self._set_of(k)}
+    def save(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """What a snapshot at this boundary holds of the progress and the hooks, after its way through JSON; arrays are beside."""
+        state = {
+            "progress": self.progress.state_dict(),
+            "looked": self._looked,
+            "hooks": {hook.name: hook.state_dict() for hook in self.hooks},
+        }
+        arrays = {hook.name: {name: array.copy() for name, array in hook.state_arrays().items()} for hook in self.hooks}
+        return json.loads(json.dumps(state)), arrays, dict(self._logs)
+
+    def resume(self, saved: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]) -> None:
+        """Begins as `TrainLoop` does in a new process."""
+        state, arrays, logs = saved
+        self._logs = dict(logs)
+        self.progress.load_state_dict(state["progress"])
+        self._looked = dict(state["looked"])
+        self.begin()
         for hook in self.hooks:
-            hook.on_epoch_begin(self)
-        during_epoch(self.progress.epoch)
-        for optimizer in self.task.optimizers.values():
-            optimizer.iterations.assign_add(self.progress.steps_per_epoch)
-        for step in range(1, self.progress.steps_per_epoch + 1):
+            hook.load_state_dict(state["hooks"][hook.name])
+            if arrays[hook.name]:
+                hook.load_state_arrays(arrays[hook.name])
+
+    def epoch(self, logs: Mapping[str, Any], during_epoch: Any = lambda epoch: None, *, until: int | None = None) -> None:
+        """Trains for one epoch, or only until its step `until`; then the next call goes on there."""
+        goes_on = self.progress.step_in_epoch > 0 and not self.progress.epoch_ended
+        if not goes_on:
+            self._logs = {k: v for k, v in logs.items() if not self._set_of(k)}
+            self.progress.begin_epoch()
+            for hook in self.hooks:
+                hook.on_epoch_begin(self)
+            during_epoch(self.progress.epoch)
+            for optimizer in self.task.optimizers.values():
+                optimizer.iterations.assign_add(self.progress.steps_per_epoch)
+        for step in range(self.progress.step_in_epoch + 1, (until or self.progress.steps_per_epoch) + 1):
             self.progress.advance(1, examples=1)
             self.now += 1.0
             if step == self.progress.steps_per_epoch:
@@ -126,9 +161,18 @@ class FakeLoop:
                 trigger = triggers.parse(hook.every)
                 if trigger.due(self.progress, self.now):
                     trigger.fired(self.now)
-                    hook.on_window_end(self, types.SimpleNamespace(logs=dict(self._logs), last_step=self.progress.step))
+                    hook.on_window_end(self, self._window(hook))
                 if self.progress.epoch_ended:
                     hook.on_epoch_end(self, types.MappingProxyType(self._logs))
+
+    def _window(self, hook: Any) -> Any:
+        first, last = self._looked[hook.name] + 1, self.progress.step
+        self._looked[hook.name] = last
+        steps = np.arange(first, last + 1)
+        logs, trace = dict(self._logs), {"loss": steps / 2}
+        return types.SimpleNamespace(
+            logs=logs, first_step=first, last_step=last, steps=len(steps), seconds=1.0, trace=trace, observed={}, batch=None
+        )
 
     def _evaluate_end(self, name: str, logs: Mapping[str, Any]) -> None:
         for hook in self.hooks:

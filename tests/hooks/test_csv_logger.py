@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from loops.hooks import CSVLogger
+from loops.hooks import CSVLogger, Evaluate
 from tests.hooks.fake_loop import FakeLoop
 
 LOGS = [
@@ -123,3 +123,100 @@ def test_an_empty_file_gets_its_header(tmp_path):
     path.write_text("")
     continue_at(0, CSVLogger(path, append=True), 1)
     assert path.read_bytes() == b"epoch,loss\r\n0,0.0\r\n"
+
+
+STEPS = 3
+LATE = [{"loss": 0.5}, {"loss": 0.25, "val_loss": 1.0}, {"loss": 0.125}, {"loss": 1.5, "val_loss": 2.0, "extra": 1e-9}, {"loss": 2.0}]
+EVERY_OTHER = [{"loss": float(i), **({"val_loss": i / 7} if i % 2 else {})} for i in range(5)]
+VECTORS = [{"loss": float(i), "f1": np.array([0.5, i], "float32")} for i in range(5)]
+FOREIGN = b'note,epoch,loss\n"a, b",0,9.0\nc,1,8.0\nd,2,7.0\n'
+TORN = {"nothing": b"", "a row": b"9", "half a number": b"7,0.2", "an open quote": b'7,"""[0.5,', "no end of line": b"7,0.25,1.0"}
+
+
+def new_loop(path, **options):
+    return FakeLoop([CSVLogger(path, **options), Evaluate(1.5, "test", every="5 steps")], steps=STEPS)
+
+
+def go_on(loop, epochs, end):
+    while loop.progress.step < end:
+        epoch = loop.progress.step // STEPS
+        loop.epoch(epochs[epoch], until=min(STEPS, end - epoch * STEPS))
+
+
+@pytest.mark.parametrize("torn", TORN.values(), ids=TORN)
+@pytest.mark.parametrize("append", [False, True])
+@pytest.mark.parametrize("epochs", [LATE, EVERY_OTHER, VECTORS], ids=["late columns", "validation every other epoch", "vectors"])
+def test_a_resumed_run_leaves_the_bytes_of_the_undisturbed_one(tmp_path, epochs, append, torn):
+    whole = tmp_path / "whole.csv"
+    if append:
+        whole.write_bytes(FOREIGN)
+    loop = new_loop(whole, append=append)
+    loop.begin()
+    go_on(loop, epochs, 15)
+    loop.end("finished")
+    assert (b"a, b" in whole.read_bytes()) == append
+    for cut in range(1, 16):
+        path = tmp_path / f"{cut}.csv"
+        if append:
+            path.write_bytes(FOREIGN)
+        first = new_loop(path, append=append)
+        first.begin()
+        go_on(first, epochs, cut)
+        saved = first.save()
+        go_on(first, epochs, min(15, cut + 5))  # rows, and columns, of a future that is lost
+        first.end("interrupted")
+        path.write_bytes(path.read_bytes() + torn)
+        second = new_loop(path, append=append)
+        second.resume(saved)
+        go_on(second, epochs, 15)
+        second.end("finished")
+        assert path.read_bytes() == whole.read_bytes(), cut
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_finished_run_that_is_called_again_leaves_the_file_as_it_is(tmp_path):
+    loop = new_loop(tmp_path / "log.csv")
+    loop.begin()
+    go_on(loop, LATE, 15)
+    saved, before = loop.save(), (tmp_path / "log.csv").read_bytes()
+    loop.end("finished")
+    again = new_loop(tmp_path / "log.csv")
+    again.resume(saved)
+    again.end("finished")
+    assert (tmp_path / "log.csv").read_bytes() == before
+
+
+def test_a_file_that_lost_rows_meanwhile_is_said_and_goes_on(tmp_path):
+    path = tmp_path / "log.csv"
+    loop = new_loop(path)
+    loop.begin()
+    go_on(loop, LATE, 9)
+    saved = loop.save()
+    loop.end("interrupted")
+    for rows, expected in ((1, [0, 3, 4]), (0, [3, 4])):
+        if rows:
+            path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[: rows + 1]))
+        else:
+            path.unlink()
+        again = new_loop(path)
+        with pytest.warns(UserWarning, match=f"log.csv has {rows} of the 3 rows that this run had written"):
+            again.resume(saved)
+        go_on(again, LATE, 15)
+        again.end("finished")
+        assert epochs_of(path) == expected
+
+
+def test_a_run_that_fails_to_begin_leaves_the_old_file(tmp_path):
+    path = tmp_path / "log.csv"
+    continue_at(0, CSVLogger(path), 2)
+    loop = FakeLoop([CSVLogger(path)])
+    loop.begin()
+    loop.end("failed")
+    assert epochs_of(path) == [0, 1]
+
+
+def test_a_file_without_a_column_of_epochs_gets_one(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("loss\r\n9.0\r\n")
+    continue_at(0, CSVLogger(path, append=True), 1)
+    assert path.read_bytes() == b"loss,epoch\r\n9.0,NA\r\n0.0,0\r\n"

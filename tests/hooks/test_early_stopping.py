@@ -95,7 +95,7 @@ def test_a_restarted_run_goes_on_with_counters_and_best_weights(model):
 
     second = EarlyStopping(patience=3, restore_best_weights=True)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    second.state_arrays = first.state_arrays
+    second.load_state_arrays(first.state_arrays())
     after = FakeLoop([second], model)
     after.progress.load_state_dict(before.progress.state_dict())
     after.run(logs_of(values[3:]), weights_of_epoch(model))

@@ -7,7 +7,7 @@ import json
 import keras
 import numpy as np
 
-from loops.hooks import History
+from loops.hooks import History, ProgressBar
 from tests.hooks.fake_loop import FakeLoop, tiny_model
 
 LOGS = [{"accuracy": 0.5, "loss": 1.0, "val_loss": 2.0}, {"accuracy": 0.25, "loss": 3.0}, {"accuracy": 0.0, "loss": 4.0, "val_loss": 5.0}]
@@ -23,7 +23,7 @@ def test_values_and_their_order_are_those_of_keras():
     assert history.history == callback.history == {"accuracy": [0.5, 0.25, 0.0], "loss": [1.0, 3.0, 4.0], "val_loss": [2.0, 5.0]}
     assert list(history.history) == list(callback.history)
     assert history.epoch == callback.epoch == [0, 1, 2]
-    assert history.params == {"epochs": 3, "steps": 1}
+    assert history.params == {"verbose": 0, "epochs": 3, "steps": 1}
 
 
 def test_state_survives_json_with_arrays_and_nan():
@@ -44,3 +44,18 @@ def test_a_run_carried_on_adds_epochs_and_a_new_run_starts_anew():
     fresh = FakeLoop([])
     fresh.history = fresh.hooks[0] = loop.history
     assert fresh.run([{"loss": 3.0}]).history == {"loss": [3.0]}
+
+
+def test_values_keep_their_types_and_an_undone_future_is_forgotten():
+    loop = FakeLoop([])
+    loop.begin()
+    loop.epoch({"loss": 0.1, "count": 3, "small": np.float32(0.1), "note": "text", "flag": True})
+    saved = loop.save()
+    before = repr(loop.history.history)
+    loop.epoch({"loss": 99.0})
+    loop.history.load_state_dict(saved[0]["hooks"]["History"])
+    assert repr(loop.history.history) == before and loop.history.epoch == [0]
+
+
+def test_params_tell_how_much_was_shown():
+    assert FakeLoop([ProgressBar(2)]).run([{"loss": 1.0}]).params["verbose"] == 2

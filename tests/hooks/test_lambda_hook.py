@@ -52,3 +52,13 @@ def test_without_a_window_function_it_costs_no_look():
 def test_a_name_that_is_no_method_is_refused():
     with pytest.raises(TypeError, match="on_batch_end"):
         LambdaHook(on_batch_end=print)
+
+
+def test_the_state_of_functions_is_given_and_taken_by_functions():
+    given = []
+    hook = LambdaHook(state_dict=lambda: {"n": 3}, load_state_dict=given.append)
+    assert hook.state_dict() == {"n": 3}
+    hook.load_state_dict({"n": 4})
+    assert given == [{"n": 4}] and LambdaHook().state_dict() == {}
+    with pytest.raises(ValueError, match="both `state_dict` and `load_state_dict`, or neither"):
+        LambdaHook(state_dict=dict)

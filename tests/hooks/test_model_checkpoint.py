@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import tempfile
+import threading
 import warnings
 
 import keras
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loops.hooks import Evaluate, ModelCheckpoint
+from loops.hooks import Evaluate, ModelCheckpoint, weights_writer
 from tests.hooks.fake_loop import FakeLoop, FakeTask, tiny_model
 
 
@@ -123,16 +124,81 @@ def test_a_restarted_run_knows_its_best_value_and_its_files(notes, tmp_path):
     assert sorted(contents(tmp_path)) == ["2.weights.h5", "4.weights.h5"]
 
 
-def test_state_is_given_only_when_the_file_is_there(tmp_path):
+def gate_to(writer, monkeypatch):
+    """Holds the writing thread up before each file, until the event that is returned is set."""
+    gate = threading.Event()
+    monkeypatch.setattr(weights_writer, "_write_copies", lambda *args, write=weights_writer._write_copies: gate.wait(10) and write(*args))
+    return gate
+
+
+def bytes_of(folder):
+    return {p.name: p.read_bytes() for p in pathlib.Path(folder).iterdir()}
+
+
+def test_a_file_that_was_being_written_at_the_snapshot_is_written_again(tmp_path, monkeypatch):
+    model = tiny_model()
+
+    def hook(folder):
+        return ModelCheckpoint(tmp_path / folder / "{epoch}.weights.h5", save_weights_only=True, keep_last=2)
+
+    FakeLoop([hook("undisturbed")], model).run(logs_of([1.0] * 4), set_to_epoch(model))
+
+    model.optimizer.iterations.assign(0)
+    gate = gate_to(weights_writer, monkeypatch)
+    before = FakeLoop([first := hook("killed")], model)
+    before.begin()
+    for _ in range(3):
+        gate.set()
+        first._writer.wait()
+        gate.clear()
+        before.epoch(logs_of([1.0])[0], set_to_epoch(model))
+    # The thread stands still: as if the process were killed before the third file came, and the first was deleted.
+    state = json.loads(json.dumps(first.state_dict()))
+    assert sorted(bytes_of(tmp_path / "killed")) == ["1.weights.h5", "2.weights.h5"]
+    assert state["in_flight"]["path"].endswith("3.weights.h5")
+
+    after = FakeLoop([second := hook("killed")], model)
+    after.progress.load_state_dict(before.progress.state_dict())
+    after.begin()
+    monkeypatch.undo()
+    second.load_state_dict(state)
+    assert sorted(bytes_of(tmp_path / "killed")) == ["2.weights.h5", "3.weights.h5"]
+    after.epoch(logs_of([1.0])[0], set_to_epoch(model))
+    after.end("finished")
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "undisturbed")
+    gate.set()
+    first._writer.close()
+
+
+def test_a_file_of_an_earlier_step_is_waited_for(tmp_path, monkeypatch):
+    model = tiny_model()
+    hook = ModelCheckpoint(tmp_path / "{step}.weights.h5", save_weights_only=True, save_freq=2)
+    loop = FakeLoop([hook], model, steps=5)
+    gate = gate_to(weights_writer, monkeypatch)
+    loop.begin()
+    loop.epoch(logs_of([1.0])[0], set_to_epoch(model))  # of steps 2 and 4; the state is that of step 5
+    threading.Timer(0.1, gate.set).start()
+    assert hook.state_dict()["in_flight"] is None
+    assert sorted(bytes_of(tmp_path)) == ["2.weights.h5", "4.weights.h5"]
+    loop.end("finished")
+
+
+def test_a_file_that_could_not_be_written_is_not_passed_over_by_the_state(tmp_path, monkeypatch):
     model = tiny_model()
     hook = ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True)
     loop = FakeLoop([hook], model)
     loop.begin()
-    for epoch in range(1, 4):
-        loop.epoch(logs_of([1.0])[0])
+    loop.epoch(logs_of([1.0])[0])
+
+    def full(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(weights_writer, "_write_copies", full)
+    loop.epoch(logs_of([1.0])[0])
+    while hook._writer.busy:
+        pass
+    with pytest.raises(OSError, match="No space left"):
         hook.state_dict()
-        assert (tmp_path / f"{epoch}.weights.h5").exists()
-    loop.end("finished")
 
 
 @pytest.mark.parametrize(

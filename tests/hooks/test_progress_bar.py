@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import re
@@ -223,6 +224,40 @@ def test_a_log_hears_of_a_long_epoch_every_30_seconds():
     assert [re.search(r"(\d+)/1000 ", line).group(1) for line in lines[:-1]] == ["244", "484", "724", "964"]
     assert "1000 steps in 2:05" in lines[-1]
     assert len(reads) == 5
+
+
+def test_the_30_seconds_of_a_log_count_from_the_beginning_of_the_epoch():
+    """Epochs of 20 seconds get their own line only; one of 50 seconds, wherever it begins, hears of itself after 30."""
+    stream = io.StringIO()
+    drive(ProgressBar(stream=stream), FakeLoop(epochs=4), epochs=4, steps=20, step_seconds=1.0, logs=loss)
+    assert len(stream.getvalue().splitlines()) == 4
+    stream = io.StringIO()
+    drive(ProgressBar(stream=stream), FakeLoop(epochs=3), epochs=3, steps=50, step_seconds=1.0, logs=loss)
+    shown = [re.search(r"(\d+)(/50| steps)", line).group(1) for line in stream.getvalue().splitlines()]
+    assert shown == ["31", "50", "30", "50", "30", "50"]
+
+
+@pytest.mark.parametrize("kind", [Terminal, io.StringIO])
+def test_an_epoch_that_a_resumed_run_ends_tells_its_whole_time(wide, kind):
+    loop, stream = FakeLoop(epochs=1, steps_per_epoch=10), kind()
+    (first := ProgressBar(stream=kind())).on_train_begin(loop)
+    first.on_epoch_begin(loop)
+    loop.now += 40.0
+    loop.progress.advance(8, 8)
+    state = json.loads(json.dumps(first.state_dict()))
+
+    later = FakeLoop(epochs=1)
+    later.progress.load_state_dict(loop.progress.state_dict())
+    later.now = 5.0
+    (second := ProgressBar(stream=stream)).on_train_begin(later)
+    second.load_state_dict(state)
+    later.now += 10.0
+    later.progress.advance(2, 2)
+    later.progress.end_epoch()
+    second.on_epoch_end(later, {"loss": 0.5})
+    second.on_train_end(later)
+    line = stream.getvalue()
+    assert "10 steps in 50s" in line and "0.2 steps/s" in line
 
 
 def test_verbose_2_is_one_line_per_epoch_also_in_a_terminal(wide):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.server
 import json
+import math
 import socket
 import threading
 import time
 import urllib.parse
+import warnings
 
 import numpy as np
 import pytest
@@ -77,3 +79,26 @@ def test_a_server_that_is_not_there_is_one_warning(root):
     with pytest.warns(UserWarning, match="RemoteMonitor could not send") as caught:
         FakeLoop([RemoteMonitor(root, timeout=1.0)]).run([{"loss": 1.0}] * 2)
     assert len(caught) == 1
+
+
+def test_numbers_that_json_does_not_know_are_sent_as_null(server):
+    logs = {"loss": math.nan, "peak": np.float32(np.inf), "f1": np.array([[0.5, np.nan]])}
+    FakeLoop([RemoteMonitor(server.root, send_as_json=True)]).run([logs])
+    ((_, _, body),) = server.got
+
+    def refuse(word):
+        raise ValueError(f"{word} is no JSON")
+
+    assert json.loads(body, parse_constant=refuse) == {"epoch": 0, "loss": None, "peak": None, "f1": [[0.5, None]]}
+
+
+def test_a_warning_is_not_repeated_in_the_next_process():
+    loop = FakeLoop([RemoteMonitor("http://127.0.0.1:9", timeout=1.0)])
+    loop.begin()
+    with pytest.warns(UserWarning, match="could not send"):
+        loop.epoch({"loss": 1.0})
+    again = FakeLoop([RemoteMonitor("http://127.0.0.1:9", timeout=1.0)])
+    again.resume(loop.save())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again.epoch({"loss": 1.0})

@@ -320,7 +320,7 @@ def test_images_of_your_own(tmp_path):
     fit(compiled(), board, Drawing())
     train = testing.read_events(tmp_path)["train"]
     assert steps_of(train["samples"]) == [5, 10, 15] and steps_of(train["last"]) == [15]
-    assert not board._writers
+    assert not board._runs._writers
 
 
 @pytest.mark.parametrize("spec, expected", [(1, (0, 1)), (4, (3, 4)), ((6, 9), (5, 9)), ("2,3", (1, 3)), ((14, 99), (13, 15))])
