@@ -19,10 +19,12 @@ from loops.logs import Collect, Last, Mean, Sum, Window
 from loops.nonfinite import NonFiniteError, OnNonFinite
 from loops.progress import Progress
 from loops.run_folder import SnapshotError
+from loops.runstate import MismatchError
 from loops.schedules import LearningRates
 from loops.supervised import SupervisedTask
 from loops.task import Task
 from loops.train_loop import TrainLoop
+from loops.workdir_lock import WorkdirInUse
 
 __all__ = [
     "ArrayFeed",
@@ -38,6 +40,7 @@ __all__ = [
     "Last",
     "LearningRates",
     "Mean",
+    "MismatchError",
     "NoFeed",
     "NonFiniteError",
     "OnNonFinite",
@@ -51,6 +54,7 @@ __all__ = [
     "Task",
     "TrainLoop",
     "Window",
+    "WorkdirInUse",
     "evaluate",
     "fit",
     "hooks",

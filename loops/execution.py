@@ -98,7 +98,7 @@ class Execution:
     def switch(self, feed: Feed) -> None:
         """Goes on with another feed, from its beginning."""
         self._cursor.close()
-        self.progress.batch = 0
+        self.progress.pass_index = self.progress.batch = 0
         self._open(feed)
 
     def advance(self, limit: int) -> bool:

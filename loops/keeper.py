@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from loops import resume, runstate
-from loops.feeds import Feed
+from loops.feeds import Feed, Position
 from loops.hooks.snapshot import Snapshot
 from loops.nonfinite import NonFiniteError, OnNonFinite
 from loops.run_folder import FEED, RunFolder
@@ -58,7 +58,8 @@ class Keeper:
             The state and the folder in which its feed wrote its position, if it did; None if the run begins here.
 
         Raises:
-            ValueError: if the folder cannot be used, or its run cannot be carried on with these settings.
+            ValueError: if the folder cannot be used.
+            MismatchError: if its run cannot be carried on with these settings.
         """
         if self._folder is None:
             return None
@@ -81,7 +82,7 @@ class Keeper:
         """Puts a state that was found back.
 
         Raises:
-            ValueError: if the variables differ.
+            MismatchError: if the variables differ.
         """
         for note in resume.changes_of_hooks(saved.state["hooks"], [hook.name for hook in parts.looks]):
             print(f"  note: {note}", flush=True)
@@ -92,6 +93,20 @@ class Keeper:
         self._good = saved if self.keeps_good else None
         self._kept = self._key(parts)
 
+    def position(self, saved: RunState, feed: Feed) -> Position:
+        """The position in `feed` that was saved.
+
+        Raises:
+            MismatchError: if it was saved of another feed.
+        """
+        try:
+            resume.check({"data": saved.state["feed"]["data"]}, {"data": feed.describe()})
+        except MismatchError as error:
+            raise self._refusal(
+                MismatchError(f"{error}; a hook that assigns loop.feed has to do so in on_train_begin when the run goes on")
+            ) from None
+        return feed.load_state_dict(saved.state["feed"]["position"])
+
     def keep(self, parts: Parts, feed: Feed, *, on_disk: bool) -> None:
         """Takes the state as it is now."""
         state = runstate.gather(parts)
@@ -99,7 +114,7 @@ class Keeper:
             self._good = state
         if on_disk and self._folder is not None:
             progress = parts.progress
-            position = feed.state_dict(progress.position)
+            position = {"position": feed.state_dict(progress.position), "data": feed.describe()}
             saved = RunState(state.step, state.arrays, {**state.state, "feed": position, "made": self._made})
             info = {"epoch": progress.epoch, "epoch_ended": progress.epoch_ended, "seconds": progress.seconds, "logs": _scalars(parts.logs)}
             self._folder.save(saved, info, parts.execution.save_feed)
@@ -145,9 +160,9 @@ class Keeper:
             return ""
         return f"The state of step {self._folder.last_step:,} is in {self._folder.path}; the same command goes on from there."
 
-    def _refusal(self, error: MismatchError) -> ValueError:
+    def _refusal(self, error: MismatchError) -> MismatchError:
         run = f"The run in {str(self.workdir)!r} cannot go on with these settings"
-        return ValueError(f"{run}: {error}. Give what it was, or a new workdir.")
+        return MismatchError(f"{run}: {error}. Give what it was, or a new workdir.")
 
     def _key(self, parts: Parts) -> Any:
         return (parts.progress.step, parts.progress.epoch_ended, tuple(self.decisions.values()))

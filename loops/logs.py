@@ -207,7 +207,7 @@ class TraceLog:
         described: dict[str, Any] = {"end": self._end, "chunks": [[begin, spec.names()] for begin, _, spec in self._chunks], "totals": None}
         if self._totals is not None:
             described["totals"] = self._totals.spec.names()
-            arrays["totals"] = self._totals.array
+            arrays["totals"] = self._totals.array.copy()
         return arrays, described
 
     def load_state(self, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ change.
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,7 +19,7 @@ from loops.runstate import MismatchError
 
 __all__ = ["changes_of_hooks", "check", "description", "optimizers_of", "versions"]
 
-_ANNOUNCED = ("versions", "clip", "on_nonfinite", "task")
+_ANNOUNCED = ("versions", "clip", "on_nonfinite", "task", "config")
 
 
 def versions() -> dict[str, str]:
@@ -28,7 +29,8 @@ def versions() -> dict[str, str]:
 
 def description(settings: Mapping[str, Any], feed: Mapping[str, Any], optimizers: Mapping[str, Any]) -> dict[str, Any]:
     """What a run was made with, JSON-able; saved with every snapshot."""
-    return {**settings, "data": dict(feed), "optimizer": dict(optimizers), "versions": versions()}
+    described = {**settings, "data": dict(feed), "optimizer": dict(optimizers), "versions": versions()}
+    return dict(json.loads(json.dumps(described, default=str)))
 
 
 def optimizers_of(optimizers: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import tensorflow as tf
+
 from loops import workdir as workdirs
 from loops.runstate import RunState
 from loops.snapshot_writer import SnapshotWriter
@@ -92,7 +94,10 @@ class RunFolder:
             return
         saved: bool | None = None
         with writer.failing(state.step):
-            saved = save_feed(draft.files / FEED)
+            try:
+                saved = save_feed(draft.files / FEED)
+            except tf.errors.OpError as error:  # TensorFlow's own of a full disk and its like
+                raise OSError(error.message) from error
         if saved is None:
             draft.discard()
             return

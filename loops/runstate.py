@@ -107,7 +107,7 @@ def restore(parts: Parts, saved: RunState) -> None:
     groups = variables_of(parts.task, parts.execution.step.graph)
     restore_variables(groups, arrays, state["variables"])
     parts.rates.load_state_dict(state["learning_rates"])
-    parts.progress.load_state_dict(state["progress"])
+    parts.progress.load_state_dict(state["progress"])  # the feed stands there already
     parts.execution.load_trace(select(arrays, "trace/"), state["trace"])
     parts.logs.load_state_dict(state["logs"])
     parts.looks.load_state_dict(state["looks"], parts.now)

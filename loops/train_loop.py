@@ -290,6 +290,8 @@ class TrainLoop(LoopFace):
             self.learning_rate.make_scalable()
         if saved is not None:
             self.learning_rate.load_state_dict(saved.state["learning_rates"])
+            position = self._keeper.position(saved, self._feed)
+            self.progress.pass_index, self.progress.batch = position.pass_index, position.batch
         if self._execution is None:
             guarded, continuing = self.on_nonfinite.action != "ignore", self.steps_per_epoch is not None
             self._execution = Execution(

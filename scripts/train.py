@@ -1,7 +1,7 @@
 """Trains a study from a config, keeps what it learnt in a workdir, and says how good it became.
 
     python scripts/train.py                              # digits, in seconds; keeps nothing
-    python scripts/train.py --workdir=runs/first         # look at it: tensorboard --logdir=runs
+    python scripts/train.py --workdir=runs/first         # look at it: tensorboard --logdir=runs; again, it goes on from where it was
     python scripts/train.py --config.dataset=fashion_mnist --config.normalize=minmax --config.epochs=10 --workdir=runs/fashion
 
 A config says what an experiment is (research/configs/); the other flags say where and how it runs.
@@ -34,7 +34,14 @@ HISTORY = pathlib.Path("history.csv")
 
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     command_line.define_config(values, argv, _DEFAULT_CONFIG)
-    flags.DEFINE_string("workdir", None, "Folder for weights, history, curves and TensorBoard; must be new.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder for snapshots, weights, history, curves and TensorBoard.", flag_values=values)
+    flags.DEFINE_enum(
+        "resume",
+        "auto",
+        ["auto", "never", "must"],
+        "auto: carry on the run in the workdir, if there is one. never: refuse it. must: refuse to begin one.",
+        flag_values=values,
+    )
     flags.DEFINE_string("data_dir", None, "Folder with data that is not bundled. Default: $TAPELOOPS_DATA.", flag_values=values)
     flags.DEFINE_enum("strategy", "none", ["none", "mirrored"], "none: one device. mirrored: all of them.", flag_values=values)
     flags.DEFINE_enum("compile", "auto", ["auto", "graph", "xla", "eager"], "How steps run; eager is for debugging.", flag_values=values)
@@ -59,11 +66,17 @@ def main(args: flags.FlagValues) -> int:
     )
     loop = _loop(study, best, args, strategy)
     print(study.description, flush=True)
+    unsaved = False
     try:
         loop.run(epochs=config.epochs)
-    except loops.NonFiniteError as error:
+    except (loops.NonFiniteError, loops.WorkdirInUse) as error:
         print(f"{error} {_kept(loop.workdir)}", file=sys.stderr)
         return 1
+    except loops.MismatchError as error:
+        raise InputError(str(error)) from error
+    except loops.SnapshotError as error:
+        print(error, file=sys.stderr)
+        unsaved = True
     except KeyboardInterrupt:
         # The first Ctrl-C ends the run at a step, without an exception; this is a second one.
         pass
@@ -71,7 +84,7 @@ def main(args: flags.FlagValues) -> int:
         print(f"Interrupted in epoch {loop.progress.epoch + 1} of {config.epochs}. {_kept(loop.workdir)}")
         return command_line.EXIT_INTERRUPTED
     report(study, loop, best, args.compile)
-    return 0
+    return int(unsaved)
 
 
 def _all_devices() -> tf.distribute.Strategy:
@@ -96,6 +109,7 @@ def _loop(
             hooks=[*study.hooks, best, loops.hooks.ProgressBar()],
             evaluate=study.evaluate,
             workdir=args.workdir,
+            resume=args.resume,
             strategy=strategy,
             compile=args.compile,
             seed=args.seed,

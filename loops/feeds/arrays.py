@@ -81,7 +81,7 @@ class ArrayFeed(Feed):
 
     def describe(self) -> dict[str, Any]:
         order = {"shuffle": self.shuffle, "seed": self.seed if self.shuffle else None}
-        return {**super().describe(), "examples": self.n_examples, "batch_size": self.batch_size, **order}
+        return {"examples": self.n_examples, "batch_size": self.batch_size, **order, **super().describe()}
 
     def blocks(self, position: Position) -> Iterator[Block]:
         order = self._permutation(position.pass_index)

@@ -67,6 +67,9 @@ class DatasetFeed(Feed):
         """What resuming has to know about the dataset."""
         return Pipeline.of(self.dataset)
 
+    def findings(self) -> list[str]:
+        return list(self.pipeline.findings)
+
     def iterator(self, position: Position, *, continuing: bool) -> Any:
         """An iterator that stands at `position`.
 

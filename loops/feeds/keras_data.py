@@ -27,6 +27,14 @@ class AdapterFeed(DatasetFeed):
         self.steps_per_epoch = adapter.num_batches
         adapter.on_epoch_end()  # Keras calls it once before the first epoch
 
+    def findings(self) -> list[str]:
+        shuffled = getattr(self._adapter, "shuffle", False) and isinstance(self._adapter, data_adapters.py_dataset_adapter.PyDatasetAdapter)
+        told = [
+            "Keras shuffles a PyDataset with Python's global random state, so a resumed run sees another order: pass shuffle=False and "
+            "have the PyDataset order itself, from a seed of its own."
+        ]
+        return [*super().findings(), *(told if shuffled else [])]
+
     def end_pass(self) -> None:
         self._adapter.on_epoch_end()
 

@@ -10,6 +10,7 @@ from loops.hooks.history import History
 from loops.hooks.keras_callbacks import KerasCallbacks
 from loops.hooks.lambda_hook import LambdaHook
 from loops.hooks.learning_rate_scheduler import LearningRateScheduler
+from loops.hooks.loss_spike import LossSpike
 from loops.hooks.model_checkpoint import ModelCheckpoint
 from loops.hooks.monitor import MonitorHook
 from loops.hooks.progress_bar import ProgressBar
@@ -28,6 +29,7 @@ __all__ = [
     "KerasCallbacks",
     "LambdaHook",
     "LearningRateScheduler",
+    "LossSpike",
     "ModelCheckpoint",
     "MonitorHook",
     "Phase",

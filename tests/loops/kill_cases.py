@@ -1,5 +1,6 @@
 """Runs that are killed and carried on: how each is made, what it leaves, and a kill that needs no process of its own."""
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
@@ -247,7 +248,8 @@ class Kill:
         before = self.reached[name]
         self.reached[name] += times
         if not self.struck and name == self.name and before < self.count <= self.reached[name]:
-            shutil.copytree(self.workdir, self.frozen)
+            with contextlib.suppress(shutil.Error):  # what a thread moves away meanwhile
+                shutil.copytree(self.workdir, self.frozen)
             self.struck = True
         if self.struck and name in (crash_points.HOOK, crash_points.STEP, crash_points.EVALUATION):
             raise Killed  # in the training thread, as soon as it comes by
