@@ -220,3 +220,18 @@ def test_a_file_without_a_column_of_epochs_gets_one(tmp_path):
     path.write_text("loss\r\n9.0\r\n")
     continue_at(0, CSVLogger(path, append=True), 1)
     assert path.read_bytes() == b"loss,epoch\r\n9.0,NA\r\n0.0,0\r\n"
+
+
+def test_a_column_of_a_future_that_did_not_happen_goes(tmp_path):
+    path = tmp_path / "log.csv"
+    loop = new_loop(path)
+    loop.begin()
+    go_on(loop, [{"loss": 1.0}, {"loss": 2.0, "spike": 9.0}], 3)
+    saved, before = loop.save(), path.read_bytes()
+    go_on(loop, [{"loss": 1.0}, {"loss": 2.0, "spike": 9.0}], 6)
+    loop.end("interrupted")
+    assert b"spike" in path.read_bytes()
+    again = new_loop(path)
+    again.resume(saved)
+    again.end("interrupted")
+    assert path.read_bytes() == before
