@@ -15,9 +15,11 @@ from layers.noisy import NoisyDense
 from layers.normalization import SpectralNorm, WeightNormalization
 from layers.quantization import VectorQuantizer
 from layers.stochastic import GaussianSampling
+from layers.structured import CRF, Sinkhorn
 from layers.tabular import CrossV2, PeriodicEmbedding, PiecewiseLinearEmbedding, quantile_edges
 
 __all__ = [
+    "CRF",
     "CrossV2",
     "DenseVariational",
     "DropPath",
@@ -33,6 +35,7 @@ __all__ = [
     "NoisyDense",
     "PeriodicEmbedding",
     "PiecewiseLinearEmbedding",
+    "Sinkhorn",
     "SpectralNorm",
     "TopKRouter",
     "VectorQuantizer",

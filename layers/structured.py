@@ -1,0 +1,247 @@
+"""Layers whose output has a structure that a formula over all of it keeps: sequences of tags, and soft permutations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.backend.common.masking import get_keras_mask
+
+from layers.base import Layer, full_precision, masked_mean, register
+
+__all__ = ["CRF", "Sinkhorn"]
+
+#: Transitions, start and end.
+Chain = tuple[tf.Tensor, ...]
+
+
+@register
+class CRF(Layer):
+    """A linear-chain conditional random field: scores whole sequences of tags, and finds the best one.
+
+        score(y) = start[y_1] + sum over t of u[t, y_t] + sum over t < T of transitions[y_t, y_t+1] + end[y_T]
+        p(y)     = exp(score(y)) / sum over all sequences z of exp(score(z))
+        output   = the y with the greatest score (Viterbi)
+        loss     = mean over sequences of -log p(tags)
+
+    The sum over z is computed by the forward algorithm, in logarithms. With transitions and boundaries of 0, and so at the beginning, the
+    tags are independent, and the loss is the sum over t of the softmax's cross entropies.
+
+    Args:
+        boundaries: whether to learn `start` and `end`; without, they are 0.
+        transitions_initializer: a Keras initializer of `[K, K]`, from row to column.
+
+    Call:
+        inputs: u, `[B, T, K]`, floating, the scores of K tags; such as a dense layer's outputs without an activation.
+        tags: the true tags, integers `[B, T]` from 0 to K - 1, whatever they are where masked. Without them there is no loss, and nothing
+            is counted.
+        mask: bool `[B, T]`, by default the mask that `inputs` carries. It may take away the end of a sequence, or all of it, but nothing
+            in front of what it keeps.
+
+    Returns:
+        int32 `[B, T]`, 0 where masked. It has no gradient; the layer is trained by its loss.
+
+    Metrics:
+        accuracy: share of the unmasked tags that were found.
+
+    Raises:
+        ValueError: if the inputs are not `[B, T, K]`.
+        tf.errors.InvalidArgumentError: if the mask keeps something behind what it takes away. XLA leaves this check out.
+
+    Example:
+        >>> layer = CRF()
+        >>> scores = tf.constant([[[2.0, 0.0], [0.0, 1.0], [0.0, 0.5]]])
+        >>> layer(scores, tags=tf.constant([[0, 1, 0]])).numpy().tolist()
+        [[0, 1, 1]]
+        >>> layer.transitions.assign([[0.0, -5.0], [0.0, 0.0]])  # 1 does not follow 0
+        <...>
+        >>> layer(scores).numpy().tolist()
+        [[0, 0, 0]]
+
+    References:
+        Lafferty et al. 2001; on top of a network: Huang et al. 2015, arXiv:1508.01991.
+    """
+
+    def __init__(self, *, boundaries: bool = True, transitions_initializer: Any = "zeros", **kwargs: Any):
+        super().__init__(**kwargs)
+        if not isinstance(boundaries, bool):
+            raise TypeError(f"`boundaries` must be True or False; got {boundaries!r}.")
+        self.boundaries = boundaries
+        self.transitions_initializer = keras.initializers.get(transitions_initializer)
+        self.supports_masking = True
+        self.declare_metric("accuracy")
+
+    def build(self, input_shape: Any) -> None:
+        if len(input_shape) != 3 or input_shape[-1] is None:
+            raise ValueError(f"CRF needs inputs of shape [B, T, K] with a known number K of tags; got {tuple(input_shape)}.")
+        kinds = input_shape[-1]
+        # Not autocast: sums along sequences are not for half precision.
+        self.transitions = self.add_weight(
+            shape=(kinds, kinds), initializer=self.transitions_initializer, autocast=False, name="transitions"
+        )
+        if self.boundaries:
+            self.start = self.add_weight(shape=(kinds,), initializer="zeros", autocast=False, name="start")
+            self.end = self.add_weight(shape=(kinds,), initializer="zeros", autocast=False, name="end")
+
+    def call(self, inputs: Any, tags: Any = None, mask: Any = None) -> tf.Tensor:
+        if mask is None:
+            mask = get_keras_mask(inputs)  # which Keras hands over only if there are no tags
+        mask = tf.ones(tf.shape(inputs)[:2], tf.bool) if mask is None else _right_padded(tf.cast(mask, tf.bool))
+        unary = full_precision(inputs)
+        chain = tuple(tf.cast(full_precision(weight), unary.dtype) for weight in self._chain(unary.shape[-1]))
+        found = tf.where(mask, _best_path(tf.stop_gradient(unary), tuple(map(tf.stop_gradient, chain)), mask), 0)
+        if tags is not None:
+            tags = tf.where(mask, tf.cast(tags, tf.int32), 0)
+            log_p = _path_score(unary, chain, mask, tags) - _log_normalizer(unary, chain, mask)
+            self.add_loss(self._mean_loss(log_p, mask))
+            self.add_metric(found == tags, "accuracy", sample_weight=mask)
+        return found
+
+    def _chain(self, kinds: int) -> tuple[Any, Any, Any]:
+        return (self.transitions, self.start, self.end) if self.boundaries else (self.transitions, tf.zeros([kinds]), tf.zeros([kinds]))
+
+    def _mean_loss(self, log_p: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        return masked_mean(-log_p, mask[:, 0])
+
+    def compute_output_shape(self, inputs_shape: Any, tags_shape: Any = None) -> Any:
+        return inputs_shape[:-1]
+
+    def compute_output_spec(self, inputs: Any, tags: Any = None, mask: Any = None) -> Any:
+        return keras.KerasTensor(inputs.shape[:-1], "int32")
+
+    def get_config(self) -> dict[str, Any]:
+        config = {
+            "boundaries": self.boundaries,
+            "transitions_initializer": keras.initializers.serialize(self.transitions_initializer),
+        }
+        return {**super().get_config(), **config}
+
+
+# Shapes: unary [B, T, K]; chain [K, K], [K], [K]; mask, tags [B, T]. A step that is masked hands on what it was given.
+
+
+def _right_padded(mask: tf.Tensor) -> tf.Tensor:
+    tf.debugging.assert_equal(
+        tf.reduce_any(mask[:, 1:] & ~mask[:, :-1]),
+        False,
+        "CRF: the mask keeps a step behind one that it takes away; sequences have to be padded at their end only.",
+    )
+    return mask
+
+
+def _log_normalizer(unary: tf.Tensor, chain: Chain, mask: tf.Tensor) -> tf.Tensor:
+    """log of the sum of exp(score) over all sequences, `[B]`."""
+    transitions, start, end = chain
+
+    def step(before: tf.Tensor, now: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        scores, here = now
+        after = tf.reduce_logsumexp(before[:, :, None] + transitions, 1) + scores
+        return tf.where(here[:, None], after, before)
+
+    steps = tf.transpose(unary[:, 1:], [1, 0, 2]), tf.transpose(mask[:, 1:])
+    return tf.reduce_logsumexp(tf.foldl(step, steps, start + unary[:, 0]) + end, -1)
+
+
+def _best_path(unary: tf.Tensor, chain: Chain, mask: tf.Tensor) -> tf.Tensor:
+    """The sequence with the greatest score, int32 `[B, T]`; anything where masked."""
+    transitions, start, end = chain
+    itself = tf.zeros(tf.shape(unary[:, 0]), tf.int32) + tf.range(unary.shape[-1])
+
+    def step(before: tuple[tf.Tensor, tf.Tensor], now: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        scores, here = now
+        paths = before[0][:, :, None] + transitions
+        after, origin = tf.reduce_max(paths, 1) + scores, tf.argmax(paths, 1, output_type=tf.int32)
+        return tf.where(here[:, None], after, before[0]), tf.where(here[:, None], origin, itself)
+
+    first = start + unary[:, 0]
+    steps = tf.transpose(unary[:, 1:], [1, 0, 2]), tf.transpose(mask[:, 1:])
+    scores, origins = tf.scan(step, steps, (first, itself))
+    last = tf.argmax(tf.concat([first[None], scores], 0)[-1] + end, -1, output_type=tf.int32)
+    others = tf.scan(lambda tag, origin: tf.gather(origin, tag, batch_dims=1), origins, last, reverse=True)
+    return tf.transpose(tf.concat([others, last[None]], 0))
+
+
+def _path_score(unary: tf.Tensor, chain: Chain, mask: tf.Tensor, tags: tf.Tensor) -> tf.Tensor:
+    """score(tags), `[B]`."""
+    transitions, start, end = chain
+    emitted = tf.gather(unary, tags, batch_dims=2)
+    moved = tf.gather_nd(transitions, tf.stack([tags[:, :-1], tags[:, 1:]], -1))
+    last = tf.maximum(tf.reduce_sum(tf.cast(mask, tf.int32), 1) - 1, 0)
+    bounds = tf.gather(start, tags[:, 0]) + tf.gather(end, tf.gather(tags, last, batch_dims=1))
+    return bounds + _kept_sum(emitted, mask) + _kept_sum(moved, mask[:, 1:])
+
+
+def _kept_sum(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.where(mask, values, tf.zeros_like(values)), 1)
+
+
+@register
+class Sinkhorn(Layer):
+    """Turns square scores into a doubly stochastic matrix: a soft permutation, that approaches the best hard one with the temperature.
+
+        P = exp(scores / temperature), then `iterations` times: each row divided by its sum, then each column by its sum
+
+    computed in logarithms, so that nothing overflows. Columns sum to 1 exactly, rows in the limit.
+
+    Args:
+        temperature: greater than 0; a weight of the layer, so `layer.temperature.assign(...)` schedules it.
+        iterations: at least 1. The smaller the temperature, the more are needed; `marginal_error` tells.
+
+    Call:
+        inputs: scores `[..., N, N]`, floating.
+
+    Returns:
+        `[..., N, N]` in the layer's compute dtype.
+
+    Metrics:
+        marginal_error: mean over rows of |sum of the row - 1|.
+
+    Raises:
+        ValueError: if an argument is out of its range, or the scores are not square.
+
+    Example:
+        >>> layer = Sinkhorn(temperature=0.1)
+        >>> layer(tf.constant([[0.0, 1.0], [3.0, 2.0]])).numpy().round(3).tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
+
+    References:
+        Cuturi 2013, arXiv:1306.0895; for permutations: Mena et al. 2018, arXiv:1802.08665.
+    """
+
+    def __init__(self, *, temperature: float = 1.0, iterations: int = 20, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"`temperature` must be greater than 0 and finite; got {temperature!r}.")
+        if not (isinstance(iterations, int) and iterations >= 1):
+            raise ValueError(f"`iterations` must be an integer, at least 1; got {iterations!r}.")
+        self.initial_temperature, self.iterations = float(temperature), iterations
+        self.supports_masking = False  # a masked element of a set would have to go from rows and columns, which one mask does not say
+        self.temperature = self.add_coefficient("temperature", temperature)
+        self.declare_metric("marginal_error")
+
+    def build(self, input_shape: Any) -> None:
+        if len(input_shape) < 2 or input_shape[-1] != input_shape[-2]:
+            raise ValueError(f"Sinkhorn needs square scores [..., N, N]; got {tuple(input_shape)}.")
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        scores = full_precision(inputs)
+        scores /= tf.cast(self.temperature, scores.dtype)
+
+        # P = exp(scores + row + column) all the time: two vectors change, not the matrix.
+        def balance(row: tf.Tensor, column: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            row = -tf.reduce_logsumexp(scores + column, -1, keepdims=True)
+            return row, -tf.reduce_logsumexp(scores + row, -2, keepdims=True)
+
+        start = tf.zeros_like(scores[..., :1]), tf.zeros_like(scores[..., :1, :])
+        row, column = tf.while_loop(lambda row, column: True, balance, start, maximum_iterations=self.iterations)
+        outputs = tf.exp(scores + row + column)
+        self.add_metric(tf.abs(tf.reduce_sum(outputs, -1) - 1), "marginal_error")
+        return tf.cast(outputs, inputs.dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "temperature": self.initial_temperature, "iterations": self.iterations}
