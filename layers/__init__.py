@@ -14,12 +14,14 @@ from layers.gating import GatedResidual, Maxout, NetVLAD
 from layers.noisy import NoisyDense
 from layers.normalization import SpectralNorm, WeightNormalization
 from layers.quantization import VectorQuantizer
+from layers.regularization import ConcreteDropout, HardConcreteGate
 from layers.stochastic import GaussianSampling
 from layers.structured import CRF, Sinkhorn
 from layers.tabular import CrossV2, PeriodicEmbedding, PiecewiseLinearEmbedding, quantile_edges
 
 __all__ = [
     "CRF",
+    "ConcreteDropout",
     "CrossV2",
     "DenseVariational",
     "DropPath",
@@ -27,6 +29,7 @@ __all__ = [
     "GatedResidual",
     "GaussianSampling",
     "GradientReversal",
+    "HardConcreteGate",
     "Layer",
     "Maxout",
     "MixtureOfExperts",
