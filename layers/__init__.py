@@ -11,6 +11,7 @@ from layers.bayesian import DenseVariational
 from layers.dropout import Dropout, DropPath
 from layers.experts import MixtureOfExperts, TopKRouter
 from layers.gating import GatedResidual, Maxout, NetVLAD
+from layers.metric_learning import BarlowTwins, CenterLoss, MarginSoftmax, VICReg
 from layers.noisy import NoisyDense
 from layers.normalization import SpectralNorm, WeightNormalization
 from layers.quantization import VectorQuantizer
@@ -20,7 +21,9 @@ from layers.structured import CRF, Sinkhorn
 from layers.tabular import CrossV2, PeriodicEmbedding, PiecewiseLinearEmbedding, quantile_edges
 
 __all__ = [
+    "BarlowTwins",
     "CRF",
+    "CenterLoss",
     "ConcreteDropout",
     "CrossV2",
     "DenseVariational",
@@ -31,6 +34,7 @@ __all__ = [
     "GradientReversal",
     "HardConcreteGate",
     "Layer",
+    "MarginSoftmax",
     "Maxout",
     "MixtureOfExperts",
     "Model",
@@ -41,6 +45,7 @@ __all__ = [
     "Sinkhorn",
     "SpectralNorm",
     "TopKRouter",
+    "VICReg",
     "VectorQuantizer",
     "WeightNormalization",
     "quantile_edges",

@@ -1,0 +1,437 @@
+"""Layers that shape an embedding space: by the distance from class centers, by angular margins, by decorrelating two views."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.backend.common.masking import get_keras_mask
+
+from layers.base import Layer, full_precision, masked_mean, register
+from layers.replicas import sum_over_replicas
+
+__all__ = ["BarlowTwins", "CenterLoss", "MarginSoftmax", "VICReg"]
+
+
+@register
+class CenterLoss(Layer):
+    """Pulls embeddings to the center of their class, and moves the centers after them.
+
+        loss = strength * mean over examples of |x_i - c_y(i)|^2
+        c_j  = c_j + update_rate * sum over i with y(i) = j of (x_i - c_j) / (1 + number of these i)     when training
+
+    The paper's loss is half of it, summed. The centers are no trainable weights; they move after the loss is taken, by the examples of all
+    replicas. For use beside a classification loss, which keeps the classes apart.
+
+    Args:
+        num_classes: number of classes, at least 1.
+        strength: the paper's lambda, at least 0; a weight of the layer, so `layer.strength.assign(...)` schedules it.
+        update_rate: the paper's alpha, in [0, 1]: how fast centers move.
+        centers_initializer: a Keras initializer of `[num_classes, D]`.
+
+    Call:
+        inputs: `[..., D]`, floating.
+        labels: integers from 0 to num_classes - 1, `[...]` or `[..., 1]`; None, as in prediction, adds no loss.
+        mask: bool `[...]`, the inputs' own if None; what is masked neither counts nor moves a center.
+        training: whether centers move.
+
+    Returns:
+        The inputs.
+
+    Metrics:
+        distance: mean distance of an example from its center.
+
+    Raises:
+        ValueError: if an argument is out of its range, or D is unknown.
+
+    Example:
+        >>> layer = CenterLoss(num_classes=2, strength=0.5)
+        >>> x = layer(tf.constant([[3.0, 4.0], [0.0, 1.0]]), tf.constant([0, 1]))
+        >>> float(layer.losses[0]), float(layer.metrics[0].result())
+        (6.5, 3.0)
+
+    References:
+        Wen et al. 2016, "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV.
+    """
+
+    def __init__(
+        self, *, num_classes: int, strength: float = 1.0, update_rate: float = 0.5, centers_initializer: Any = "zeros", **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        _check_at_least(1, num_classes=num_classes)
+        _check_at_least(0, strength=strength)
+        if not 0 <= update_rate <= 1:
+            raise ValueError(f"`update_rate` must be in [0, 1]; got {update_rate!r}.")
+        self.num_classes, self.initial_strength, self.update_rate = int(num_classes), float(strength), float(update_rate)
+        self.centers_initializer = keras.initializers.get(centers_initializer)
+        self.supports_masking = True
+        self.strength = self.add_coefficient("strength", strength)
+        self.declare_metric("distance")
+
+    def build(self, inputs_shape: Any, labels_shape: Any = None) -> None:
+        self.centers = self.add_weight(
+            shape=(self.num_classes, _known_dimension(self, inputs_shape)),
+            initializer=self.centers_initializer,
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",  # every replica computes the same
+            name="centers",
+        )
+
+    def call(self, inputs: Any, labels: Any = None, mask: Any = None, training: bool | None = None) -> tf.Tensor:
+        if labels is None:
+            return tf.identity(inputs)
+        mask = get_keras_mask(inputs) if mask is None else mask
+        wide, labels = full_precision(inputs), _class_ids(labels, inputs)
+        if mask is not None:
+            labels = tf.where(tf.cast(mask, tf.bool), labels, 0)  # padding may have any label
+        difference = wide - tf.gather(tf.cast(self.centers, wide.dtype), labels)
+        squared = tf.reduce_sum(tf.square(difference), -1)
+        self.add_loss(tf.cast(self.strength, wide.dtype) * masked_mean(squared, mask))
+        self.add_metric(tf.sqrt(squared), "distance", sample_weight=mask)
+        if training and self.trainable:
+            self._move(difference, labels, mask)
+        return tf.identity(inputs)
+
+    def _move(self, difference: tf.Tensor, labels: tf.Tensor, mask: Any) -> None:
+        weight = tf.ones_like(difference[..., 0]) if mask is None else tf.cast(mask, difference.dtype)
+        difference = tf.where(weight[..., None] == 0, tf.zeros_like(difference), difference)
+        rows, ids = tf.reshape(difference, [-1, self.centers.shape[-1]]), tf.reshape(labels, [-1])
+        total, count = sum_over_replicas(
+            tf.math.unsorted_segment_sum(rows, ids, self.num_classes),
+            tf.math.unsorted_segment_sum(tf.reshape(weight, [-1]), ids, self.num_classes),
+        )
+        step = self.update_rate * total / (1 + count[:, None])
+        self.centers.assign_add(tf.cast(step, self.centers.dtype))
+
+    def compute_output_shape(self, inputs_shape: Any, labels_shape: Any = None) -> Any:
+        return inputs_shape
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"num_classes": self.num_classes, "strength": self.initial_strength, "update_rate": self.update_rate}
+        initializer = keras.initializers.serialize(self.centers_initializer)
+        return {**super().get_config(), **config, "centers_initializer": initializer}
+
+
+@register
+class MarginSoftmax(Layer):
+    """Logits that are cosines, with a margin that the right class has to make up for: ArcFace, CosFace, and both together.
+
+        cos_j   = x/|x| . w_j/|w_j|,  t_j the angle
+        logit_j = scale * cos_j                                             for the wrong classes
+        logit_y = scale * (cos(t_y + angular_margin) - cosine_margin)       for the right one
+
+    Where `t_y + angular_margin` exceeds pi, `cos_y - angular_margin * sin(angular_margin)` stands for the cosine, as in the authors' code,
+    so that logits go on falling. For use before `SparseCategoricalCrossentropy(from_logits=True)`. The margin makes training harder, and
+    accuracy that is measured on these logits lower than the model's; without labels there is none.
+
+    Args:
+        num_classes: number of classes, at least 1.
+        scale: the paper's s, greater than 0.
+        angular_margin: of ArcFace, in radians, from 0 to pi; a weight of the layer, so `.assign(...)` schedules it.
+        cosine_margin: of CosFace (0.35 there, with `angular_margin=0`), at least 0; a weight of the layer as well.
+        kernel_initializer: a Keras initializer of `[D, num_classes]`.
+
+    Call:
+        inputs: `[..., D]`, floating.
+        labels: integers, `[...]` or `[..., 1]`; None, as in prediction, or a label that is no class: no margin.
+        mask: bool `[...]`, the inputs' own if None; what is masked does not count in the metric.
+
+    Returns:
+        `[..., num_classes]` in the layer's compute dtype, computed in float32 (or float64).
+
+    Metrics:
+        target_angle: mean angle between an example and its class, in radians.
+
+    Raises:
+        ValueError: if an argument is out of its range, or D is unknown.
+
+    Example:
+        >>> layer = MarginSoftmax(num_classes=2, scale=10.0, angular_margin=math.pi / 3, kernel_initializer="identity")
+        >>> layer(tf.constant([[2.0, 0.0]]), tf.constant([0])).numpy().round(4).tolist()
+        [[5.0, 0.0]]
+
+    References:
+        ArcFace: Deng et al. 2018, arXiv:1801.07698; CosFace: Wang et al. 2018, arXiv:1801.09414.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        scale: float = 64.0,
+        angular_margin: float = 0.5,
+        cosine_margin: float = 0.0,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        _check_at_least(1, num_classes=num_classes)
+        _check_at_least(0, cosine_margin=cosine_margin)
+        if not scale > 0:
+            raise ValueError(f"`scale` must be greater than 0; got {scale!r}.")
+        if not 0 <= angular_margin <= math.pi:
+            raise ValueError(f"`angular_margin` must be in radians, from 0 to pi; got {angular_margin!r}.")
+        self.num_classes, self.scale = int(num_classes), float(scale)
+        self.initial_margins = float(angular_margin), float(cosine_margin)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.supports_masking = True
+        self.angular_margin = self.add_coefficient("angular_margin", angular_margin)
+        self.cosine_margin = self.add_coefficient("cosine_margin", cosine_margin)
+        self.declare_metric("target_angle")
+
+    def build(self, inputs_shape: Any, labels_shape: Any = None) -> None:
+        shape = (_known_dimension(self, inputs_shape), self.num_classes)
+        self.kernel = self.add_weight(shape=shape, initializer=self.kernel_initializer, autocast=False, name="kernel")
+
+    def call(self, inputs: Any, labels: Any = None, mask: Any = None) -> tf.Tensor:
+        wide = full_precision(inputs)
+        cosines = tf.matmul(_unit(wide, -1), _unit(tf.cast(self.kernel, wide.dtype), 0))
+        if labels is not None:
+            mask = get_keras_mask(inputs) if mask is None else mask
+            cosines = self._with_margin(cosines, _class_ids(labels, inputs), mask)
+        return tf.cast(self.scale * cosines, inputs.dtype)
+
+    def _with_margin(self, cosines: tf.Tensor, labels: tf.Tensor, mask: Any) -> tf.Tensor:
+        angular, cosine_margin = (tf.cast(margin, cosines.dtype) for margin in (self.angular_margin, self.cosine_margin))
+        target = tf.one_hot(labels, self.num_classes, dtype=cosines.dtype)
+        cos = tf.clip_by_value(tf.reduce_sum(target * cosines, -1), -1.0, 1.0)  # rounding leaves the interval
+        squared_sine = 1 - tf.square(cos)
+        # The root's derivative is infinite where an example lies on its class: none is taken there.
+        sin = tf.where(squared_sine > 0, tf.sqrt(tf.where(squared_sine > 0, squared_sine, 1.0)), 0.0)
+        turned = cos * tf.cos(angular) - sin * tf.sin(angular)
+        turned = tf.where(cos >= -tf.cos(angular), turned, cos - angular * tf.sin(angular))
+        self._report(cos, labels, mask)
+        return cosines + target * (turned - cosine_margin - cos)[..., None]
+
+    def _report(self, cos: tf.Tensor, labels: tf.Tensor, mask: Any) -> None:
+        counted = (labels >= 0) & (labels < self.num_classes)
+        counted = counted if mask is None else counted & tf.cast(mask, tf.bool)
+        self.add_metric(tf.acos(cos), "target_angle", sample_weight=counted)
+
+    def compute_output_shape(self, inputs_shape: Any, labels_shape: Any = None) -> Any:
+        return (*inputs_shape[:-1], self.num_classes)
+
+    def get_config(self) -> dict[str, Any]:
+        angular_margin, cosine_margin = self.initial_margins
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "scale": self.scale,
+            "angular_margin": angular_margin,
+            "cosine_margin": cosine_margin,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+class _Decorrelation(Layer):
+    """Two views of the same examples, passed on, and statistics of them over the batch (over each replica's part of it)."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.declare_metric("off_diagonal")
+        self.declare_metric("std")
+
+    def build(self, first_shape: Any, second_shape: Any) -> None:
+        if len(first_shape) != len(second_shape) or first_shape[-1] != second_shape[-1]:
+            raise ValueError(f"The two views must have the same shape; got {first_shape} and {second_shape}.")
+        self.dimension = _known_dimension(self, first_shape)
+
+    def call(self, first: Any, second: Any, mask: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
+        if mask is None:
+            mask = get_keras_mask(first)
+        self.add_loss(self.loss(full_precision(first), full_precision(second), mask))
+        return tf.identity(first), tf.identity(second)
+
+    def loss(self, first: tf.Tensor, second: tf.Tensor, mask: Any) -> tf.Tensor:
+        raise NotImplementedError
+
+    def compute_output_shape(self, first_shape: Any, second_shape: Any) -> Any:
+        return first_shape, second_shape
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        return previous_mask, previous_mask
+
+    def _centered(self, view: tf.Tensor, mask: Any) -> tf.Tensor:
+        """Rows `[N, D]` minus their mean, 0 where masked."""
+        centered = view - masked_mean(view, mask, keep_last=True)
+        if mask is not None:
+            centered = tf.where(tf.cast(mask, tf.bool)[..., None], centered, 0.0)
+        return tf.reshape(centered, [-1, self.dimension])
+
+    def _count(self, rows: tf.Tensor, mask: Any) -> tf.Tensor:
+        return tf.cast(tf.shape(rows)[0], rows.dtype) if mask is None else tf.reduce_sum(tf.cast(mask, rows.dtype))
+
+    def _off_diagonal(self, matrix: tf.Tensor) -> tf.Tensor:
+        """Sum of the squares beside the diagonal."""
+        return tf.reduce_sum(tf.square(tf.linalg.set_diag(matrix, tf.zeros_like(matrix[0]))))
+
+    def _root_mean(self, off_diagonal: tf.Tensor) -> tf.Tensor:
+        return tf.sqrt(off_diagonal / max(1, self.dimension * (self.dimension - 1)))
+
+
+@register
+class BarlowTwins(_Decorrelation):
+    """Makes the cross-correlation matrix of two views the identity: each feature agrees with itself, and with no other.
+
+        C    = correlation matrix over the examples of the first view's features (rows) with the second's (columns)
+        loss = strength * (sum over i of (1 - C_ii)^2 + redundancy * sum over i != j of C_ij^2)
+
+    Means are over the unmasked examples; under replicas over those of each replica, so that a replica's batch must not be small. A batch
+    without examples costs `strength * D`, and has no gradient.
+
+    Args:
+        strength: weight of the loss, at least 0; a weight of the layer, so `layer.strength.assign(...)` schedules it.
+        redundancy: the paper's lambda, at least 0; a weight of the layer as well.
+        epsilon: added to variances under the root, greater than 0.
+
+    Call:
+        first: `[..., D]`, floating; all dimensions but the last one are examples.
+        second: the other view of the same examples, same shape.
+        mask: bool `[...]`, the first view's own if None; what is masked does not count.
+
+    Returns:
+        Both views.
+
+    Metrics:
+        off_diagonal: root mean square of C beside the diagonal.
+        std: mean standard deviation of the features of both views; 0 if they have collapsed.
+
+    Raises:
+        ValueError: if an argument is out of its range, the shapes differ, or D is unknown.
+
+    Example:
+        >>> layer = BarlowTwins()
+        >>> x = tf.constant([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+        >>> _ = layer(x, x)
+        >>> round(float(layer.losses[0]), 6)
+        0.0
+
+    References:
+        Zbontar et al. 2021, arXiv:2103.03230.
+    """
+
+    def __init__(self, *, strength: float = 1.0, redundancy: float = 5e-3, epsilon: float = 1e-5, **kwargs: Any):
+        super().__init__(**kwargs)
+        _check_at_least(0, strength=strength, redundancy=redundancy)
+        if not epsilon > 0:
+            raise ValueError(f"`epsilon` must be greater than 0; got {epsilon!r}.")
+        self.initial_weights, self.epsilon = (float(strength), float(redundancy)), float(epsilon)
+        self.strength = self.add_coefficient("strength", strength)
+        self.redundancy = self.add_coefficient("redundancy", redundancy)
+
+    def loss(self, first: tf.Tensor, second: tf.Tensor, mask: Any) -> tf.Tensor:
+        rows = [self._centered(view, mask) for view in (first, second)]
+        count = tf.maximum(self._count(rows[0], mask), 1)
+        variances = [tf.reduce_sum(tf.square(r), 0) / count + self.epsilon for r in rows]
+        scaled = [r * tf.math.rsqrt(v) for r, v in zip(rows, variances, strict=True)]
+        correlation = tf.matmul(*scaled, transpose_a=True) / count
+        off_diagonal = self._off_diagonal(correlation)
+        self.add_metric(self._root_mean(off_diagonal), "off_diagonal")
+        self.add_metric(tf.sqrt(tf.stack(variances)), "std")
+        strength, redundancy = (tf.cast(c, first.dtype) for c in (self.strength, self.redundancy))
+        return strength * (tf.reduce_sum(tf.square(1 - tf.linalg.diag_part(correlation))) + redundancy * off_diagonal)
+
+    def get_config(self) -> dict[str, Any]:
+        strength, redundancy = self.initial_weights
+        return {**super().get_config(), "strength": strength, "redundancy": redundancy, "epsilon": self.epsilon}
+
+
+@register
+class VICReg(_Decorrelation):
+    """Brings two views together, keeps the variance of each feature, and decorrelates the features of each view.
+
+        s    = mean over examples and features of (z - z')^2
+        v(z) = mean over features of max(0, 1 - sqrt(Var(z_d) + epsilon))
+        c(z) = sum over i != j of Cov(z)_ij^2 / D
+        loss = invariance * s + variance * (v(z) + v(z')) + covariance * (c(z) + c(z'))
+
+    As in the paper's algorithm 1; Var and Cov divide by the number of examples minus 1. Statistics are over the unmasked examples; under
+    replicas over those of each replica, so that a replica's batch must not be small.
+
+    Args:
+        invariance: the paper's lambda, at least 0; a weight of the layer, so `.assign(...)` schedules it.
+        variance: the paper's mu, at least 0; a weight of the layer as well.
+        covariance: the paper's nu, at least 0; a weight of the layer as well.
+        epsilon: added to variances under the root, greater than 0.
+
+    Call:
+        first: `[..., D]`, floating; all dimensions but the last one are examples.
+        second: the other view of the same examples, same shape.
+        mask: bool `[...]`, the first view's own if None; what is masked does not count.
+
+    Returns:
+        Both views.
+
+    Metrics:
+        off_diagonal: root mean square of both covariance matrices beside the diagonal.
+        std: mean standard deviation of the features of both views; 0 if they have collapsed.
+
+    Raises:
+        ValueError: if an argument is out of its range, the shapes differ, or D is unknown.
+
+    Example:
+        >>> layer = VICReg(invariance=1.0)
+        >>> x = tf.constant([[2.0, 2.0], [2.0, -2.0], [-2.0, 2.0], [-2.0, -2.0]])
+        >>> _ = layer(x, x + 1)
+        >>> float(layer.losses[0])
+        1.0
+
+    References:
+        Bardes, Ponce & LeCun 2021, arXiv:2105.04906.
+    """
+
+    def __init__(self, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, epsilon: float = 1e-4, **kwargs: Any):
+        super().__init__(**kwargs)
+        _check_at_least(0, invariance=invariance, variance=variance, covariance=covariance)
+        if not epsilon > 0:
+            raise ValueError(f"`epsilon` must be greater than 0; got {epsilon!r}.")
+        self.initial_weights, self.epsilon = (float(invariance), float(variance), float(covariance)), float(epsilon)
+        self.invariance = self.add_coefficient("invariance", invariance)
+        self.variance = self.add_coefficient("variance", variance)
+        self.covariance = self.add_coefficient("covariance", covariance)
+
+    def loss(self, first: tf.Tensor, second: tf.Tensor, mask: Any) -> tf.Tensor:
+        rows = [self._centered(view, mask) for view in (first, second)]
+        count = tf.maximum(self._count(rows[0], mask) - 1, 1)
+        covariances = [tf.matmul(r, r, transpose_a=True) / count for r in rows]
+        std = tf.stack([tf.sqrt(tf.linalg.diag_part(c) + self.epsilon) for c in covariances])
+        off_diagonal = tf.add_n([self._off_diagonal(c) for c in covariances])
+        self.add_metric(self._root_mean(off_diagonal / 2), "off_diagonal")
+        self.add_metric(std, "std")
+        invariance, variance, covariance = (tf.cast(c, first.dtype) for c in (self.invariance, self.variance, self.covariance))
+        hinge = tf.reduce_sum(tf.nn.relu(1 - std)) / self.dimension
+        distance = masked_mean(tf.square(first - second), mask)
+        return invariance * distance + variance * hinge + covariance * off_diagonal / self.dimension
+
+    def get_config(self) -> dict[str, Any]:
+        invariance, variance, covariance = self.initial_weights
+        config = {"invariance": invariance, "variance": variance, "covariance": covariance, "epsilon": self.epsilon}
+        return {**super().get_config(), **config}
+
+
+def _check_at_least(least: float, **arguments: float) -> None:
+    for name, value in arguments.items():
+        if not value >= least:
+            raise ValueError(f"`{name}` must be at least {least}; got {value!r}.")
+
+
+def _known_dimension(layer: Layer, shape: Any) -> int:
+    if shape[-1] is None:
+        raise ValueError(f"{type(layer).__name__} needs to know the inputs' last dimension; got inputs of shape {shape}.")
+    return int(shape[-1])
+
+
+def _class_ids(labels: Any, inputs: tf.Tensor) -> tf.Tensor:
+    """int32, without the last dimension of `inputs`."""
+    labels = tf.cast(labels, tf.int32)
+    return tf.squeeze(labels, -1) if labels.shape.rank == inputs.shape.rank else labels
+
+
+def _unit(vectors: tf.Tensor, axis: int) -> tf.Tensor:
+    """Vectors of length 1. Those of length 0 stay, with the gradient of the identity: the true one is infinite."""
+    squared = tf.reduce_sum(tf.square(vectors), axis, keepdims=True)
+    return vectors * tf.math.rsqrt(tf.where(squared > 0, squared, 1.0))

@@ -1,0 +1,372 @@
+"""CenterLoss, MarginSoftmax, BarlowTwins and VICReg: the battery against NumPy, and what their papers say of special cases."""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.preprocessing import normalize
+
+import loops
+from layers.metric_learning import BarlowTwins, CenterLoss, MarginSoftmax, VICReg
+from layers.testing import BrokenLayer, check_layer
+from tests.layers.mutations import mutant
+
+RANDOM = np.random.default_rng(0)
+INPUTS, LABELS = RANDOM.standard_normal((7, 4)), np.array([0, 2, 2, 1, 2, 0, 2], "int32")
+SEQUENCES, TAGS = RANDOM.standard_normal((4, 6, 5)), RANDOM.integers(0, 3, (4, 6)).astype("int32")
+MASK = np.arange(6) < np.array([[6], [4], [3], [6]])
+WITH_TIME = ["oracle", "loss_oracle", "metric_values", "gradient", "masking", "xla", "unknown_dimensions", "keras_file", "replica_state"]
+
+
+def unmasked(mask, *arrays):
+    """The rows that count."""
+    mask = np.ones(arrays[0].shape[:2] if arrays[0].ndim == 3 else len(arrays[0]), bool) if mask is None else np.asarray(mask, bool)
+    return [a[mask] for a in arrays]
+
+
+def check_mutation(factory, inputs, found_by, settings, **more):
+    with pytest.raises(BrokenLayer) as caught:
+        check_layer(factory, inputs, only=[found_by], **settings, **more)
+    assert [*caught.value.broken] == [found_by]
+
+
+# CenterLoss
+
+
+def center_loss(kind=CenterLoss, **arguments):
+    return kind(**{"num_classes": 3, "strength": 0.6, "update_rate": 0.4, "centers_initializer": "random_normal", **arguments})
+
+
+def distances(layer, x, labels, mask=None):
+    x, labels = unmasked(mask, x, labels)
+    return np.linalg.norm(x - layer.centers.numpy()[labels], axis=-1)
+
+
+CENTER = {
+    "oracle": lambda layer, x, labels, mask=None: x,
+    "losses": 1,
+    "loss_oracle": lambda layer, *batch, **more: layer.strength.numpy() * np.mean(distances(layer, *batch, **more) ** 2),
+    "metrics": ["distance"],
+    "metric_oracle": lambda layer, *batch, **more: {"distance": distances(layer, *batch, **more).mean()},
+    "coefficients": ["strength"],
+    "invalid": [{"num_classes": 0}, {"strength": -1.0}, {"update_rate": 1.5}, {"update_rate": -0.1}],
+}
+
+
+def test_center_loss_passes_the_battery(two_replicas):
+    skip = {"masking": "checked with sequences below"}
+    check_layer(center_loss, (INPUTS, LABELS), strategy=two_replicas, fit=loops.fit, skip=skip, **CENTER)
+
+
+def test_center_loss_passes_it_with_sequences(two_replicas):
+    check_layer(center_loss, (SEQUENCES, TAGS), call_kwargs={"mask": MASK}, strategy=two_replicas, only=WITH_TIME, **CENTER)
+
+
+CENTER_MUTATIONS = {
+    "sign": ("difference = wide - tf.gather(", "difference = wide + tf.gather(", "loss_oracle"),
+    "reduction axis": ("= tf.reduce_sum(tf.square(difference), -1)", "= tf.reduce_mean(tf.square(difference), -1)", "loss_oracle"),
+    "gradient stopped": ("masked_mean(squared, mask))", "masked_mean(tf.stop_gradient(squared), mask))", "gradient"),
+    "loss counts padding": ("masked_mean(squared, mask))", "masked_mean(squared))", "masking"),
+    "padding moves centers": ("if mask is None else tf.cast(mask, difference.dtype)", "", "masking"),
+    "centers of one replica": ("= sum_over_replicas(", "= (", "replica_state"),
+    "moves at inference": ("if training and self.trainable", "if self.trainable", "inference"),
+    "moves when frozen": ("if training and self.trainable", "if training", "frozen"),
+    "baked in": ("tf.cast(self.strength, wide.dtype) * masked_mean", "self.initial_strength * masked_mean", "coefficients"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CENTER_MUTATIONS)
+def test_the_battery_notices_in_center_loss(name, two_replicas):
+    old, new, found_by = CENTER_MUTATIONS[name]
+    factory = functools.partial(center_loss, mutant(CenterLoss, old, new))
+    check_mutation(factory, (SEQUENCES, TAGS), found_by, CENTER, call_kwargs={"mask": MASK}, strategy=two_replicas)
+
+
+def moved(centers, x, labels, rate):
+    """The paper's equation 4, example by example."""
+    centers = centers.copy()
+    for j in range(len(centers)):
+        mine = [x[i] for i in range(len(x)) if labels[i] == j]
+        centers[j] -= rate * sum((centers[j] - one for one in mine), np.zeros_like(centers[j])) / (1 + len(mine))
+    return centers
+
+
+def test_centers_move_as_in_the_paper_with_duplicate_and_missing_labels():
+    labels = np.array([2, 2, 0, 2, 0, 2, 2])  # none of class 1
+    expected = None
+    for kind, right in ((CenterLoss, True), (mutant(CenterLoss, "/ (1 + count[:, None])", "/ 1"), False)):
+        layer = center_loss(kind, dtype="float64")
+        layer.build(INPUTS.shape)
+        expected = layer.centers.numpy()
+        for x in (INPUTS, INPUTS * 2):
+            expected = moved(expected, x, labels, 0.4)
+            layer(tf.constant(x), tf.constant(labels), training=True)
+        assert np.allclose(layer.centers, expected, rtol=1e-12, atol=0) == right
+
+
+def test_labels_may_be_a_column_or_missing_or_anything_where_masked():
+    layer = center_loss()
+    layer(INPUTS, LABELS)
+    loss = float(layer.losses[0])
+    layer(INPUTS, LABELS[:, None])
+    assert float(layer.losses[0]) == loss
+    np.testing.assert_array_equal(layer(INPUTS.astype("float32")), INPUTS.astype("float32"))
+    assert not layer.losses
+    mask = LABELS != 1
+    layer(INPUTS, np.where(mask, LABELS, -1), mask=mask, training=True)
+    assert np.isfinite(layer.losses[0]) and np.isfinite(layer.centers).all()
+
+
+def test_a_mask_on_the_inputs_is_taken_though_there_are_labels():
+    x = np.float32([[[3.0, 4.0], [0.0, 0.0]]])
+    layer = CenterLoss(num_classes=2)
+    layer(keras.layers.Masking()(x), np.array([[0, 1]]))
+    assert float(layer.losses[0]) == 25.0
+
+
+# MarginSoftmax
+
+
+def margin_softmax(kind=MarginSoftmax, **arguments):
+    defaults = {"num_classes": 3, "scale": 4.0, "angular_margin": 1.2, "cosine_margin": 0.2}
+    return kind(**{**defaults, "kernel_initializer": keras.initializers.RandomNormal(seed=3), **arguments})
+
+
+def angles(layer, x):
+    cosines = normalize(x.reshape(-1, x.shape[-1])) @ normalize(layer.kernel.numpy(), axis=0)
+    return np.arccos(cosines).reshape(*x.shape[:-1], -1)
+
+
+def margin_logits(layer, x, labels, mask=None):
+    t, m, c = angles(layer, x), layer.angular_margin.numpy(), layer.cosine_margin.numpy()
+    right = labels[..., None] == np.arange(t.shape[-1])
+    turned = np.where(t + m <= np.pi, np.cos(t + m), np.cos(t) - m * np.sin(m))
+    return layer.scale * np.where(right, turned - c, np.cos(t))
+
+
+def target_angle(layer, x, labels, mask=None):
+    t, labels = unmasked(mask, angles(layer, x), labels)
+    return {"target_angle": np.take_along_axis(t, labels[..., None], -1).mean()}
+
+
+def softmax_logits(layer, x, labels, mask=None):
+    return layer.scale * np.cos(angles(layer, x))
+
+
+MARGIN = {
+    "oracle": margin_logits,
+    "metrics": ["target_angle"],
+    "metric_oracle": target_angle,
+    "coefficients": ["angular_margin", "cosine_margin"],
+    "degenerate": {"no margin": ({"angular_margin": 0.0, "cosine_margin": 0.0}, softmax_logits)},
+    "invalid": [{"num_classes": 0}, {"scale": 0.0}, {"angular_margin": -0.1}, {"angular_margin": 30.0}, {"cosine_margin": -0.1}],
+}
+
+
+def test_margin_softmax_passes_the_battery(two_replicas):
+    skip = {"masking": "checked with sequences below"}
+    check_layer(margin_softmax, (INPUTS, LABELS), strategy=two_replicas, fit=loops.fit, skip=skip, **MARGIN)
+
+
+def test_margin_softmax_passes_it_with_sequences():
+    check_layer(margin_softmax, (SEQUENCES, TAGS), call_kwargs={"mask": MASK}, only=WITH_TIME[:-1], **MARGIN)
+
+
+def test_both_sides_of_pi_are_among_the_examples_of_the_battery():
+    layer = margin_softmax()
+    layer.build(SEQUENCES.shape)
+    t = np.take_along_axis(angles(layer, SEQUENCES), TAGS[..., None], -1)
+    assert 0 < np.sum(t + 1.2 > np.pi) < t.size
+
+
+MARGIN_MUTATIONS = {
+    "sign": ("turned = cos * tf.cos(angular) - sin *", "turned = cos * tf.cos(angular) + sin *", "oracle"),
+    "reduction axis": ("_unit(tf.cast(self.kernel, wide.dtype), 0)", "_unit(tf.cast(self.kernel, wide.dtype), 1)", "oracle"),
+    "gradient stopped": ("squared_sine = 1 - tf.square(cos)", "squared_sine = tf.stop_gradient(1 - tf.square(cos))", "gradient"),
+    "margin for all": ("cosines + target *", "cosines +", "oracle"),
+    "beyond pi": ("turned = tf.where(cos >= -tf.cos(angular), turned,", "turned = tf.where(cos >= -1.0, turned,", "oracle"),
+    "metric counts padding": ("counted & tf.cast(mask, tf.bool)", "counted", "masking"),
+    "baked in": ("for margin in (self.angular_margin, self.cosine_margin)", "for margin in self.initial_margins", "coefficients"),
+    "zeros": ("tf.where(squared > 0, squared, 1.0)", "squared", "extremes"),
+    "metric counts no class": ("(labels >= 0) & (labels < self.num_classes)", "labels > 0", "metric_values"),
+}
+
+
+@pytest.mark.parametrize("name", MARGIN_MUTATIONS)
+def test_the_battery_notices_in_margin_softmax(name):
+    old, new, found_by = MARGIN_MUTATIONS[name]
+    factory = functools.partial(margin_softmax, mutant(MarginSoftmax, old, new))
+    check_mutation(factory, (SEQUENCES, TAGS), found_by, MARGIN, call_kwargs={"mask": MASK})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_float16"])
+def test_nothing_is_nan_where_an_example_lies_on_its_class_or_opposite(dtype):
+    def gradients(kind):
+        layer = margin_softmax(kind, kernel_initializer="identity", cosine_margin=0.0, dtype=dtype)
+        x = tf.constant([[2.0, 0, 0], [-4.0, 0, 0], [0, 0.5, 0], [0, 0, 0]], "float16" if "16" in dtype else dtype)
+
+        @tf.function(jit_compile=True, autograph=False)  # elsewhere, TensorFlow's gradient of the root lets 0 win over infinity
+        def run(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                logits = layer(x, tf.constant([0, 0, 1, 2]))
+            return logits, *tape.gradient(logits, [x, layer.kernel.value])
+
+        layer.build(x.shape)
+        return run(x)
+
+    logits, *found = gradients(MarginSoftmax)
+    # On its class, opposite, on its class; the zero vector stands at right angles to everything.
+    expected = 4 * np.array([np.cos(1.2), -1 - 1.2 * np.sin(1.2), np.cos(1.2), np.cos(np.pi / 2 + 1.2)])
+    np.testing.assert_allclose(np.diag(logits.numpy()[[0, 2, 3]]), expected[[0, 2, 3]], rtol=1e-3 if "16" in dtype else 1e-6)
+    np.testing.assert_allclose(logits[1, 0], expected[1], rtol=1e-3 if "16" in dtype else 1e-6)
+    assert all(np.isfinite(g).all() for g in found)
+    *_, broken = gradients(mutant(MarginSoftmax, "tf.sqrt(tf.where(squared_sine > 0, squared_sine, 1.0))", "tf.sqrt(squared_sine)"))
+    assert not np.isfinite(broken).all()
+
+
+def test_without_a_label_that_is_a_class_there_is_no_margin():
+    layer = margin_softmax()
+    plain = layer(INPUTS)
+    np.testing.assert_allclose(plain, softmax_logits(layer, INPUTS, None), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(layer(INPUTS, np.full(7, -1)), plain)
+    assert float(layer.metrics[0].result()) == 0
+    assert not np.allclose(layer(INPUTS, LABELS), plain)
+    np.testing.assert_array_equal(layer(INPUTS, LABELS[:, None]), layer(INPUTS, LABELS))
+
+
+# BarlowTwins and VICReg
+
+VIEWS = INPUTS, 0.6 * INPUTS + 0.7 * RANDOM.standard_normal((7, 4)) + 0.3
+LONG_VIEWS = SEQUENCES, 0.6 * SEQUENCES + 0.7 * RANDOM.standard_normal((4, 6, 5)) + 0.3
+
+
+def barlow(kind=BarlowTwins, **arguments):
+    return kind(**{"strength": 0.7, "redundancy": 0.2, **arguments})
+
+
+def vicreg(kind=VICReg, **arguments):
+    return kind(**{"invariance": 2.0, "variance": 3.0, "covariance": 0.5, **arguments})
+
+
+def beside_diagonal(matrix):
+    return matrix[~np.eye(len(matrix), dtype=bool)]
+
+
+def correlation(layer, first, second, mask=None):
+    first, second = unmasked(mask, first, second)
+    scale = [np.sqrt(z.var(0) + layer.epsilon) for z in (first, second)]
+    return np.cov(first.T, second.T, bias=True)[: first.shape[1], first.shape[1] :] / np.outer(*scale)
+
+
+def barlow_loss(layer, first, second, mask=None):
+    c = correlation(layer, first, second, mask)
+    return layer.strength.numpy() * (np.sum((1 - np.diag(c)) ** 2) + layer.redundancy.numpy() * np.sum(beside_diagonal(c) ** 2))
+
+
+def barlow_metrics(layer, first, second, mask=None):
+    c = correlation(layer, first, second, mask)
+    std = [np.sqrt(z.var(0) + layer.epsilon).mean() for z in unmasked(mask, first, second)]
+    return {"off_diagonal": np.sqrt(np.mean(beside_diagonal(c) ** 2)), "std": np.mean(std)}
+
+
+def vicreg_loss(layer, first, second, mask=None):
+    first, second = unmasked(mask, first, second)
+    total = layer.invariance.numpy() * np.mean((first - second) ** 2)
+    for z in (first, second):
+        total += layer.variance.numpy() * np.mean(np.maximum(0, 1 - np.sqrt(z.var(0, ddof=1) + layer.epsilon)))
+        total += layer.covariance.numpy() * np.sum(beside_diagonal(np.cov(z.T)) ** 2) / z.shape[1]
+    return total
+
+
+def vicreg_metrics(layer, first, second, mask=None):
+    views = unmasked(mask, first, second)
+    std = [np.sqrt(z.var(0, ddof=1) + layer.epsilon).mean() for z in views]
+    return {"off_diagonal": np.sqrt(np.mean([beside_diagonal(np.cov(z.T)) ** 2 for z in views])), "std": np.mean(std)}
+
+
+TWO_VIEWS = {"oracle": lambda layer, first, second, mask=None: (first, second), "losses": 1, "metrics": ["off_diagonal", "std"]}
+BARLOW = {
+    **TWO_VIEWS,
+    "loss_oracle": barlow_loss,
+    "metric_oracle": barlow_metrics,
+    "coefficients": ["strength", "redundancy"],
+    "invalid": [{"strength": -1.0}, {"redundancy": -1.0}, {"epsilon": 0.0}],
+}
+VICREG = {
+    **TWO_VIEWS,
+    "loss_oracle": vicreg_loss,
+    "metric_oracle": vicreg_metrics,
+    "coefficients": ["invariance", "variance", "covariance"],
+    "invalid": [{"invariance": -1.0}, {"variance": -1.0}, {"covariance": -1.0}, {"epsilon": 0.0}],
+}
+DECORRELATION = {"BarlowTwins": (barlow, BARLOW), "VICReg": (vicreg, VICREG)}
+
+
+@pytest.mark.parametrize("name", DECORRELATION)
+def test_decorrelation_passes_the_battery(name, two_replicas):
+    factory, settings = DECORRELATION[name]
+    skip = {"masking": "checked with sequences below"}
+    check_layer(factory, VIEWS, strategy=two_replicas, fit=loops.fit, skip=skip, **settings)
+
+
+@pytest.mark.parametrize("name", DECORRELATION)
+def test_decorrelation_passes_it_with_sequences(name):
+    factory, settings = DECORRELATION[name]
+    check_layer(factory, LONG_VIEWS, call_kwargs={"mask": MASK}, only=WITH_TIME[:-1], **settings)
+
+
+BARLOW_MUTATIONS = {
+    "sign": ("tf.square(1 - tf.linalg.diag_part", "tf.square(1 + tf.linalg.diag_part", "loss_oracle"),
+    "reduction axis": ("= [tf.reduce_sum(tf.square(r), 0)", "= [tf.reduce_sum(tf.square(r))", "loss_oracle"),
+    "gradient stopped": ("[r * tf.math.rsqrt(v)", "[r * tf.stop_gradient(tf.math.rsqrt(v))", "gradient"),
+    "no epsilon": ("/ count + self.epsilon for r", "/ count for r", "extremes"),
+    "loss counts padding": ("centered = tf.where(tf.cast(mask, tf.bool)[..., None], centered, 0.0)", "pass", "masking"),
+    "baked in": ("for c in (self.strength, self.redundancy)", "for c in self.initial_weights", "coefficients"),
+}
+VICREG_MUTATIONS = {
+    "sign": ("tf.nn.relu(1 - std)", "tf.nn.relu(1 + std)", "loss_oracle"),
+    "reduction axis": ("[tf.matmul(r, r, transpose_a=True)", "[tf.matmul(r, r, transpose_b=True)", "loss_oracle"),
+    "gradient stopped": ("std = tf.stack([", "std = tf.stop_gradient([", "gradient"),
+    "no epsilon": ("tf.sqrt(tf.linalg.diag_part(c) + self.epsilon)", "tf.sqrt(tf.linalg.diag_part(c))", "extremes"),
+    "biased": ("self._count(rows[0], mask) - 1, 1)", "self._count(rows[0], mask), 1)", "loss_oracle"),
+    "half precision": ("self.loss(full_precision(first), full_precision(second), mask)", "self.loss(first, second, mask)", "policies"),
+}
+DECORRELATION_MUTATIONS = [(BarlowTwins, *m) for m in BARLOW_MUTATIONS.items()] + [(VICReg, *m) for m in VICREG_MUTATIONS.items()]
+
+
+@pytest.mark.parametrize("kind, name, mutation", DECORRELATION_MUTATIONS)
+def test_the_battery_notices_in_decorrelation(kind, name, mutation):
+    old, new, found_by = mutation
+    factory, settings = DECORRELATION[kind.__name__]
+    check_mutation(functools.partial(factory, mutant(kind, old, new)), LONG_VIEWS, found_by, settings, call_kwargs={"mask": MASK})
+
+
+def test_uncorrelated_features_that_agree_cost_nothing():
+    x = np.float32([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * 2
+    for layer in (BarlowTwins(), VICReg()):
+        layer(x, x)
+        assert 0 <= float(layer.losses[0]) < 1e-9
+        assert {m.name.partition("/")[2]: round(float(m.result()), 2) for m in layer.metrics}["off_diagonal"] == 0
+
+
+def test_collapsed_views_cost_what_the_papers_say():
+    x = np.ones([5, 3], "float32")
+    layer = BarlowTwins()
+    layer(x, x)
+    assert float(layer.losses[0]) == 3.0  # C = 0
+    layer = VICReg(epsilon=1e-4)
+    layer(x, x)
+    np.testing.assert_allclose(layer.losses[0], 25 * 2 * (1 - 0.01), rtol=1e-6)
+
+
+def test_views_that_do_not_fit_are_refused_and_both_get_the_mask():
+    with pytest.raises(ValueError, match="same shape; got"):
+        BarlowTwins()(np.ones([4, 3]), np.ones([4, 2]))
+    x = keras.layers.Masking()(tf.constant([[[1.0, 2.0], [0.0, 0.0]]]))
+    first, second = VICReg()(x, tf.ones([1, 2, 2]))
+    assert first._keras_mask.numpy().tolist() == second._keras_mask.numpy().tolist() == [[True, False]]
