@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from layers.base import Layer, full_precision, register
-from layers.replicas import replica_seed
+from layers.dropout import Dropout
 
 __all__ = ["GatedResidual", "Maxout", "NetVLAD"]
 
@@ -227,7 +227,7 @@ class GatedResidual(Layer):
             raise ValueError(f"`epsilon` must be greater than 0 and finite; got {epsilon!r}.")
         self.units, self.output_units, self.dropout, self.epsilon, self.seed = units, output_units, float(dropout), float(epsilon), seed
         self.supports_masking = True
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.drop = Dropout(rate=dropout, seed=seed, dtype=self.dtype_policy, name="dropout")
 
     def build(self, inputs_shape: Any, context_shape: Any = None) -> None:
         size, units = inputs_shape[-1], self.units
@@ -259,10 +259,7 @@ class GatedResidual(Layer):
             between = [1] * (inputs.shape.rank - given.shape.rank)
             hidden += tf.reshape(given, tf.concat([tf.shape(given)[:-1], between, [self.units]], 0)) if between else given
         hidden = linear(tf.nn.elu(hidden), self.hidden_kernel, self.hidden_bias)
-        if training and self.dropout:
-            seed = replica_seed(self.seed_generator)
-            kept = tf.random.stateless_uniform(tf.shape(hidden), seed) >= self.dropout
-            hidden = tf.where(kept, hidden / (1 - self.dropout), tf.zeros([], hidden.dtype))
+        hidden = self.drop(hidden, training=training)
         gate = tf.sigmoid(linear(hidden, self.gate_kernel, self.gate_bias))
         skip = inputs if self.skip_kernel is None else linear(inputs, self.skip_kernel, self.skip_bias)
         return self._normalised(skip + gate * linear(hidden, self.value_kernel, self.value_bias))
