@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from layers.adversarial import GradientReversal
 from layers.base import Layer, Model
-from layers.bayesian import DenseVariational
+from layers.bayesian import DenseVariational, RandomFeatureGP
 from layers.dropout import Dropout, DropPath
 from layers.experts import MixtureOfExperts, TopKRouter
 from layers.gating import GatedResidual, Maxout, NetVLAD
@@ -42,6 +42,7 @@ __all__ = [
     "NoisyDense",
     "PeriodicEmbedding",
     "PiecewiseLinearEmbedding",
+    "RandomFeatureGP",
     "Sinkhorn",
     "SpectralNorm",
     "TopKRouter",

@@ -1,4 +1,4 @@
-"""Layers that are uncertain about their weights."""
+"""Layers that know how uncertain they are: a dense layer with a distribution of kernels, and a Gaussian process on top of a network."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from layers.base import Layer, full_precision, register
-from layers.replicas import replica_seed
+from layers.replicas import replica_seed, sum_over_replicas
 
-__all__ = ["DenseVariational"]
+__all__ = ["DenseVariational", "RandomFeatureGP"]
 
 
 @register
@@ -164,6 +164,161 @@ class DenseVariational(Layer):
             "initial_stddev": self.initial_stddev,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "seed": self.seed,
+        }
+        return {**super().get_config(), **config}
+
+
+@register
+class RandomFeatureGP(Layer):
+    """A Gaussian process, approximated by random Fourier features, that knows how far an input is from those it has seen.
+
+        phi      = sqrt(2 / M) cos(x W / length_scale + b),  W ~ N(0, 1),  b ~ U(0, 2 pi), both frozen
+        logits   = phi beta
+        P        = ridge I + sum over the examples seen when training of phi phi^T
+        variance = ridge * phi^T P^-1 phi
+        y        = logits                                             when training
+        y        = logits / sqrt(1 + mean_field * variance)           else
+
+    phi(x)^T phi(x') approaches exp(-|x - x'|^2 / (2 length_scale^2)) with an error of about 1 / sqrt(M), and `variance` that of the
+    process's posterior with the noise variance `ridge`: near 1 far from all examples, near 0 among them.
+
+    P sums without forgetting, and only the last epoch sees the features of the network as it will be: call `reset_precision()` when an
+    epoch begins. In SNGP the network in front keeps distances by `SpectralNorm`.
+
+    Args:
+        units: number of outputs, at least 1.
+        features: M, at least 1. Inference solves with a matrix `[M, M]`.
+        length_scale: of the kernel, greater than 0.
+        ridge: greater than 0.
+        mean_field: strength with which the variance draws logits to 0, at least 0; pi / 8 is the paper's choice for class probabilities, 0
+            leaves them alone.
+        return_variance: whether to return the variances too.
+        kernel_initializer: a Keras initializer of beta.
+        seed: seed of W and b, an integer; None draws one.
+
+    Call:
+        inputs: `[..., D]`, floating.
+        mask: bool `[...]` without the last dimension; what is masked is not learned from and does not count.
+        training: whether to learn from the inputs. Nothing is solved then, and the variance is that of the prior, |phi|^2.
+
+    Returns:
+        y, `[..., units]` in the layer's compute dtype; with `return_variance` a pair of it and the variances `[...]`.
+
+    Metrics:
+        variance: mean of the variances.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> layer = RandomFeatureGP(units=1, return_variance=True, seed=1)
+        >>> seen = tf.zeros([50, 2])
+        >>> _ = layer(seen, training=True)
+        >>> _, variance = layer(tf.constant([[0.0, 0.0], [5.0, 5.0]]))
+        >>> (variance < 0.1).numpy().tolist()
+        [True, False]
+
+    References:
+        SNGP: Liu et al. 2020, arXiv:2006.10108; random features: Rahimi & Recht 2007.
+    """
+
+    def __init__(
+        self,
+        *,
+        units: int,
+        features: int = 1024,
+        length_scale: float = 1.0,
+        ridge: float = 1.0,
+        mean_field: float = math.pi / 8,
+        return_variance: bool = False,
+        kernel_initializer: Any = "glorot_uniform",
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        for name, count in (("units", units), ("features", features)):
+            if not (isinstance(count, int) and count >= 1):
+                raise ValueError(f"`{name}` must be an integer, at least 1; got {count!r}.")
+        for name, value in (("length_scale", length_scale), ("ridge", ridge)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"`{name}` must be greater than 0 and finite; got {value!r}.")
+        if not mean_field >= 0:
+            raise ValueError(f"`mean_field` must be at least 0; got {mean_field!r}.")
+        self.units, self.features, self.return_variance, self.seed = units, features, return_variance, seed
+        self.length_scale, self.ridge, self.mean_field = float(length_scale), float(ridge), float(mean_field)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.supports_masking = True
+        self.declare_metric("variance")
+
+    def build(self, input_shape: Any) -> None:
+        # In float32 and not autocast: the cosine of a large number, and sums over many examples, are not for half precision.
+        precise: dict[str, Any] = {"dtype": "float64" if self.variable_dtype == "float64" else "float32", "autocast": False}
+        frozen: dict[str, Any] = {**precise, "trainable": False}
+        seeds = (None, None) if self.seed is None else (2 * self.seed, 2 * self.seed + 1)  # from one seed they would be correlated
+        normal = keras.initializers.RandomNormal(stddev=1.0, seed=seeds[0])
+        uniform = keras.initializers.RandomUniform(0.0, 2 * math.pi, seed=seeds[1])
+        self.frequencies = self.add_weight(shape=(input_shape[-1], self.features), initializer=normal, name="frequencies", **frozen)
+        self.phases = self.add_weight(shape=(self.features,), initializer=uniform, name="phases", **frozen)
+        self.kernel = self.add_weight(shape=(self.features, self.units), initializer=self.kernel_initializer, name="kernel", **precise)
+        self.precision = self.add_weight(
+            shape=(self.features, self.features),
+            initializer=keras.initializers.Identity(self.ridge),
+            aggregation="only_first_replica",
+            name="precision",
+            **frozen,
+        )
+
+    def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> Any:
+        phi = self._features(full_precision(inputs))
+        logits = _product(phi, tf.cast(self.kernel, phi.dtype))
+        if training:
+            variance = tf.reduce_sum(tf.square(phi), -1)
+            if self.trainable:
+                self._observe(phi, mask)
+        else:
+            variance = self._variance(phi)
+            logits /= tf.sqrt(1 + self.mean_field * variance)[..., None]
+        self.add_metric(variance, "variance", sample_weight=mask)
+        outputs = tf.cast(logits, inputs.dtype)
+        return (outputs, tf.cast(variance, inputs.dtype)) if self.return_variance else outputs
+
+    def reset_precision(self) -> None:
+        """Forgets all examples. To be called outside of replicas."""
+        self.precision.assign(self.ridge * tf.eye(self.features, dtype=self.precision.dtype))
+
+    def _features(self, inputs: tf.Tensor) -> tf.Tensor:
+        angles = _product(inputs, tf.cast(self.frequencies, inputs.dtype)) / self.length_scale + tf.cast(self.phases, inputs.dtype)
+        return math.sqrt(2 / self.features) * tf.cos(angles)
+
+    def _observe(self, phi: tf.Tensor, mask: Any) -> None:
+        if mask is not None:
+            phi = tf.where(tf.cast(mask, tf.bool)[..., None], phi, tf.zeros_like(phi))
+        seen = tf.reshape(phi, [-1, self.features])
+        self.precision.assign_add(tf.cast(sum_over_replicas(tf.matmul(seen, seen, transpose_a=True)), self.precision.dtype))
+
+    def _variance(self, phi: tf.Tensor) -> tf.Tensor:
+        # phi^T P^-1 phi = |L^-1 phi|^2 with P = L L^T: never negative, whatever the rounding.
+        root = tf.linalg.cholesky(tf.cast(self.precision, phi.dtype))
+        solved = tf.linalg.triangular_solve(root, tf.transpose(tf.reshape(phi, [-1, self.features])))
+        return self.ridge * tf.reshape(tf.reduce_sum(tf.square(solved), 0), tf.shape(phi)[:-1])
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        shape = (*input_shape[:-1], self.units)
+        return (shape, tuple(input_shape[:-1])) if self.return_variance else shape
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        return (previous_mask, previous_mask) if self.return_variance else previous_mask
+
+    def get_config(self) -> dict[str, Any]:
+        config = {
+            "units": self.units,
+            "features": self.features,
+            "length_scale": self.length_scale,
+            "ridge": self.ridge,
+            "mean_field": self.mean_field,
+            "return_variance": self.return_variance,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "seed": self.seed,
         }
         return {**super().get_config(), **config}

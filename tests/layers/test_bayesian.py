@@ -1,4 +1,5 @@
-"""DenseVariational passes the battery against Keras's Dense and the integral of the divergence; broken ones do not."""
+"""DenseVariational passes the battery against Keras's Dense and the integral of the divergence, RandomFeatureGP against the posterior
+over functions; broken ones do not."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
+import sklearn.gaussian_process as gp
 import tensorflow as tf
 
 import loops
 from layers.base import register
-from layers.bayesian import DenseVariational
+from layers.bayesian import DenseVariational, RandomFeatureGP
 from layers.testing import BrokenLayer, check_layer
 
 RANDOM = np.random.default_rng(0)
@@ -192,3 +194,141 @@ class VarianceForDeviation(DenseVariational):
 def test_broken_noise_is_caught(kind, estimator):
     with pytest.raises(AssertionError):
         check_independence(kind, estimator)
+
+
+# RandomFeatureGP.
+
+SEQUENCES = RANDOM.standard_normal((4, 6, 5))
+MASK = np.arange(6) < np.array([[6], [4], [2], [6]])
+
+
+def features(layer, x):
+    angles = x @ layer.frequencies.numpy() / layer.length_scale + layer.phases.numpy()
+    return np.sqrt(2 / layer.features) * np.cos(angles)
+
+
+def variances(layer, x, training):
+    phi = features(layer, x)
+    if training:
+        return (phi**2).sum(-1)
+    return layer.ridge * np.einsum("...m,mn,...n", phi, np.linalg.inv(layer.precision.numpy()), phi)
+
+
+def process(layer, x, mask=None, training=False):
+    logits, variance = features(layer, x) @ layer.kernel.numpy(), variances(layer, x, training)
+    return logits if training else logits / np.sqrt(1 + layer.mean_field * variance)[..., None], variance
+
+
+def mean_variance(layer, x, mask=None, training=False):
+    variance = variances(layer, x, training)
+    return {"variance": variance.mean() if mask is None else variance[mask].mean()}
+
+
+PROCESS = {
+    "call_kwargs": {"mask": MASK},
+    "oracle": process,
+    "metrics": ["variance"],
+    "metric_oracle": mean_variance,
+    "invalid": [{"units": 0}, {"features": 0}, {"length_scale": 0.0}, {"ridge": -1.0}, {"mean_field": -0.1}],
+}
+process_of = functools.partial(RandomFeatureGP, units=3, features=20, length_scale=2.0, ridge=0.5, return_variance=True, seed=1)
+
+
+def test_random_feature_gp_keeps_its_promises(two_replicas):
+    check_layer(process_of, SEQUENCES, strategy=two_replicas, fit=loops.fit, **PROCESS)
+
+
+def check_posterior(kind):
+    """The variance after three batches and a forgotten one, against the posterior by the examples' own kernel matrix."""
+    layer = kind(units=1, features=30, ridge=0.3, return_variance=True, dtype="float64")
+    x, new = RANDOM.standard_normal((12, 2)), RANDOM.standard_normal((5, 2))
+    layer(10 * x, training=True)
+    layer.reset_precision()
+    for i in range(0, 12, 4):
+        layer(x[i : i + 4], training=True)
+    seen, phi = features(layer, x), features(layer, new)
+    cross = phi @ seen.T
+    expected = (phi**2).sum(-1) - np.einsum("ij,jk,ik->i", cross, np.linalg.inv(seen @ seen.T + 0.3 * np.eye(12)), cross)
+    np.testing.assert_allclose(layer(new)[1], expected, rtol=1e-6)
+
+
+def test_the_variance_is_that_of_the_posterior_over_functions():
+    check_posterior(RandomFeatureGP)
+
+
+def test_with_many_features_it_is_that_of_the_exact_process():
+    x, new = np.linspace(-2, 2, 15)[:, None], np.linspace(-6, 6, 40)[:, None]
+    exact = gp.GaussianProcessRegressor(gp.kernels.RBF(0.8), alpha=0.2, optimizer=None).fit(x, np.zeros(15))
+    layer = RandomFeatureGP(units=1, features=1500, length_scale=0.8, ridge=0.2, return_variance=True, seed=4)
+    layer(x.astype("float32"), training=True)
+    expected = exact.predict(new, return_std=True)[1] ** 2
+    np.testing.assert_allclose(layer(new.astype("float32"))[1], expected, atol=0.1)
+    assert expected.min() < 0.15 < 0.99 < expected.max()
+
+
+def test_the_error_of_the_kernel_falls_with_the_root_of_the_number_of_features():
+    x = RANDOM.standard_normal((40, 3)).astype("float32")
+    exact = gp.kernels.RBF(1.5)(x)
+    errors = []
+    for number in (100, 10_000):
+        layer = RandomFeatureGP(units=1, features=number, length_scale=1.5, seed=2)
+        layer.frequencies = tf.constant(RANDOM.standard_normal((3, number)), tf.float32)
+        layer.phases = tf.constant(RANDOM.uniform(0, 2 * np.pi, number), tf.float32)
+        phi = layer._features(tf.constant(x)).numpy()
+        errors.append(np.sqrt(((phi @ phi.T - exact) ** 2).mean()))
+    assert 5 < errors[0] / errors[1] < 20
+
+
+def test_frequencies_and_phases_are_drawn_as_they_should_and_stay():
+    layer = RandomFeatureGP(units=1, features=300, seed=1)
+    layer.build([None, 30])
+    assert scipy.stats.kstest(layer.frequencies.numpy().ravel(), "norm").pvalue > 0.01
+    assert scipy.stats.kstest(layer.phases.numpy() / (2 * np.pi), "uniform").pvalue > 0.01
+    assert [w.name for w in layer.trainable_weights] == ["kernel"]
+
+
+@register
+class Forgets(RandomFeatureGP):
+    def _observe(self, phi, mask):
+        self.reset_precision()
+        super()._observe(phi, mask)
+
+
+@register
+class MeanOfExamples(RandomFeatureGP):
+    def _observe(self, phi, mask):
+        super()._observe(phi / tf.sqrt(tf.cast(tf.shape(phi)[0], phi.dtype)), mask)
+
+
+@pytest.mark.parametrize("kind", [Forgets, MeanOfExamples])
+def test_a_precision_of_other_examples_is_caught(kind):
+    with pytest.raises(AssertionError):
+        check_posterior(kind)
+
+
+@register
+class CovarianceForPrecision(RandomFeatureGP):
+    def _variance(self, phi):
+        return self.ridge * tf.einsum("...m,mn,...n", phi, tf.convert_to_tensor(self.precision), phi)
+
+
+@register
+class LearnsFromPadding(RandomFeatureGP):
+    def _observe(self, phi, mask):
+        super()._observe(phi, None)
+
+
+@register
+class NoGradientToInputs(RandomFeatureGP):
+    def _features(self, inputs):
+        return super()._features(tf.stop_gradient(inputs))
+
+
+GP_MUTATIONS = [(CovarianceForPrecision, "oracle"), (LearnsFromPadding, "masking"), (NoGradientToInputs, "gradient")]
+
+
+@pytest.mark.parametrize("kind, broken", GP_MUTATIONS, ids=[kind.__name__ for kind, _ in GP_MUTATIONS])
+def test_a_broken_process_is_caught(kind, broken):
+    with pytest.raises(BrokenLayer) as caught:
+        check_layer(functools.partial(kind, **process_of.keywords), SEQUENCES, only=[broken], **PROCESS)
+    assert [*caught.value.broken] == [broken]
