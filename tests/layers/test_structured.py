@@ -165,6 +165,14 @@ def test_a_tagger_learns_and_counts_the_same_in_fit_and_in_loops():
     assert histories[0]["crf/accuracy"][-1] > 0.9
 
 
+def test_the_mask_that_the_inputs_carry_is_found_with_and_without_tags():
+    layer = learned()()
+    masked = keras.layers.Masking(mask_value=7.0)(np.where(MASK[..., None], UNARY, 7.0).astype("float32"))
+    np.testing.assert_array_equal(layer(masked), best(layer, UNARY, mask=MASK))
+    np.testing.assert_array_equal(layer(masked, tags=TAGS), best(layer, UNARY, mask=MASK))
+    np.testing.assert_allclose(layer.losses[0], loss(layer, UNARY, TAGS, MASK), rtol=1e-5)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_what_is_under_the_mask_may_be_anything(jit_compile):
     layer = learned()()
