@@ -11,7 +11,9 @@ from layers.bayesian import DenseVariational, RandomFeatureGP
 from layers.dropout import Dropout, DropPath
 from layers.experts import MixtureOfExperts, TopKRouter
 from layers.gating import GatedResidual, Maxout, NetVLAD
+from layers.losses import ContrastiveLoss, NPairsLoss, PinballLoss, SparsemaxLoss, TripletHardLoss, TripletSemiHardLoss, sparsemax
 from layers.metric_learning import BarlowTwins, CenterLoss, MarginSoftmax, VICReg
+from layers.metrics import CohenKappa, KendallTau, MatthewsCorrelation, SpearmanCorrelation
 from layers.noisy import NoisyDense
 from layers.normalization import SpectralNorm, WeightNormalization
 from layers.quantization import VectorQuantizer
@@ -24,7 +26,9 @@ __all__ = [
     "BarlowTwins",
     "CRF",
     "CenterLoss",
+    "CohenKappa",
     "ConcreteDropout",
+    "ContrastiveLoss",
     "CrossV2",
     "DenseVariational",
     "DropPath",
@@ -33,21 +37,30 @@ __all__ = [
     "GaussianSampling",
     "GradientReversal",
     "HardConcreteGate",
+    "KendallTau",
     "Layer",
     "MarginSoftmax",
+    "MatthewsCorrelation",
     "Maxout",
     "MixtureOfExperts",
     "Model",
+    "NPairsLoss",
     "NetVLAD",
     "NoisyDense",
     "PeriodicEmbedding",
     "PiecewiseLinearEmbedding",
+    "PinballLoss",
     "RandomFeatureGP",
     "Sinkhorn",
+    "SparsemaxLoss",
+    "SpearmanCorrelation",
     "SpectralNorm",
     "TopKRouter",
+    "TripletHardLoss",
+    "TripletSemiHardLoss",
     "VICReg",
     "VectorQuantizer",
     "WeightNormalization",
     "quantile_edges",
+    "sparsemax",
 ]
