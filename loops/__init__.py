@@ -18,7 +18,7 @@ from loops.keras_task import KerasTask
 from loops.logs import Collect, Last, Mean, Sum, Window
 from loops.nonfinite import NonFiniteError, OnNonFinite
 from loops.progress import Progress
-from loops.run_folder import SnapshotError
+from loops.run_folder import SaveError
 from loops.runstate import MismatchError
 from loops.schedules import LearningRates
 from loops.supervised import SupervisedTask
@@ -48,7 +48,7 @@ __all__ = [
     "PredictLoop",
     "Preempted",
     "Progress",
-    "SnapshotError",
+    "SaveError",
     "Sum",
     "SupervisedTask",
     "Task",

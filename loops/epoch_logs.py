@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loops.logs import from_json, to_floats, to_json
+from loops.json_values import from_json, to_json
+from loops.logs import to_floats
 
 __all__ = ["EpochLogs"]
 

@@ -18,6 +18,7 @@ from loops.hooks.snapshot import Snapshot
 from loops.nonfinite import NonFiniteError, OnNonFinite
 from loops.run_folder import FEED, RunFolder
 from loops.runstate import MismatchError, Parts, RunState
+from loops.task import Task
 
 __all__ = ["Keeper"]
 
@@ -46,10 +47,13 @@ class Keeper:
     def workdir(self) -> pathlib.Path | None:
         return self._folder.path if self._folder is not None else None
 
-    def open(self, hook: Snapshot | None, config: dict[str, Any], made: dict[str, Any]) -> tuple[RunState, pathlib.Path | None] | None:
+    def open(
+        self, task: Task, hook: Snapshot | None, config: dict[str, Any], made: dict[str, Any]
+    ) -> tuple[RunState, pathlib.Path | None] | None:
         """Takes the folder; the first time, finds the state to go on from.
 
         Args:
+            task: what is trained.
             hook: says which snapshots stay.
             config: for `config.json`.
             made: what the run is made with, from `resume.description`.
@@ -68,15 +72,17 @@ class Keeper:
         found = self._folder.open(config, keep_last=rules[0], keep_best=rules[1])
         if found is None:
             return None
+        saved = RunState(found.step, found.arrays, found.state)
         try:
             notes = resume.check(found.state["made"], made)
+            runstate.check_model(task, saved)
         except MismatchError as error:
             self._folder.forget()
             raise self._refusal(error) from None
         where = f"step {found.step:,} (epoch {found.info['epoch'] + 1})"
         print(f"Resuming the run in {self._folder.path} at {where}.", *notes, sep="\n  note: ", flush=True)
         feed = found.files / FEED if found.state["feed_files"] and found.files is not None else None
-        return RunState(found.step, found.arrays, found.state), feed
+        return saved, feed
 
     def restore(self, parts: Parts, saved: RunState) -> None:
         """Puts a state that was found back.

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Collect", "Last", "LogSpec", "Mean", "Reduction", "Sum", "TraceLog", "Window", "from_json", "to_floats", "to_json"]
+__all__ = ["Collect", "Last", "LogSpec", "Mean", "Reduction", "Sum", "TraceLog", "Window", "to_floats"]
 
 EXAMPLES, CHECK, FIRST = 0, 1, 2
 
@@ -301,16 +301,3 @@ def to_floats(logs: Mapping[str, Any]) -> dict[str, Any]:
         array = keras.ops.convert_to_numpy(value) if not isinstance(value, (float, int)) else np.asarray(value)
         out[name] = float(array) if array.size == 1 and array.ndim == 0 else array
     return out
-
-
-def to_json(value: Any) -> Any:
-    """A log as JSON: numbers and texts as they are, arrays with their type."""
-    if isinstance(value, (bool, int, float, str, type(None))):
-        return value
-    array = np.asarray(value)
-    return float(array) if array.ndim == 0 else {"array": array.tolist(), "dtype": array.dtype.name}
-
-
-def from_json(value: Any) -> Any:
-    """What `to_json` turned into JSON."""
-    return np.asarray(value["array"], value["dtype"]) if isinstance(value, dict) else value

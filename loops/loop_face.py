@@ -103,6 +103,7 @@ class LoopFace:
         self._looks = Looks(self.hooks)
         self._running = self._save_asked = False
         self._rollback_asked: str | None = None
+        self._failures: dict[str, str] = {}
         self._watch: TraceWatch | None = None
         self._read: tuple[int, dict[str, Any]] | None = None
         self._execution: Execution | None = None

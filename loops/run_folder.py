@@ -19,13 +19,13 @@ from loops.snapshot_writer import SnapshotWriter
 from loops.snapshots import Best, Snapshot, SnapshotStore
 from loops.workdir_lock import WorkdirLock
 
-__all__ = ["RunFolder", "SnapshotError"]
+__all__ = ["RunFolder", "SaveError"]
 
 FEED = "feed"
 
 
-class SnapshotError(OSError):
-    """The run has ended, but its last state could not be saved."""
+class SaveError(OSError):
+    """The run has ended, but its last state, or a record of it, could not be saved."""
 
 
 class RunFolder:

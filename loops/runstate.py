@@ -26,7 +26,7 @@ from loops.replicas import local_variables
 from loops.schedules import LearningRates
 from loops.task import Task
 
-__all__ = ["MismatchError", "Parts", "RunState", "apply_flags", "gather", "restore", "select"]
+__all__ = ["MismatchError", "Parts", "RunState", "apply_flags", "check_model", "gather", "restore", "select"]
 
 
 class MismatchError(ValueError):
@@ -162,23 +162,35 @@ def restore_variables(groups: Mapping[str, Sequence[Any]], arrays: Mapping[str, 
     """
     flat = {group: local_variables(variables) for group, variables in groups.items()}
     for group, variables in flat.items():
-        saved = [arrays[f"{group}/{i}"] for i in range(len(names.get(group, [])))]
-        for i, (variable, value) in enumerate(zip(variables, saved, strict=False)):
-            here = f"{list(variable.shape)} {variable.dtype.name}"
-            there = f"{list(value.shape)} {tf.as_dtype(value.dtype).name}"
-            if here != there:
-                raise MismatchError(
-                    f"the {group} variable {_name(variable)} is {here} now and was {there} ({names[group][i]} in the snapshot)"
-                )
-        if len(variables) != len(saved):
-            longer = [_name(v) for v in variables] if len(variables) > len(saved) else names[group]
-            extra = longer[min(len(variables), len(saved))]
-            raise MismatchError(
-                f"there are {len(variables)} {group} variables, and {len(saved)} in the snapshot; the first without a partner is {extra}"
-            )
+        _check_group(group, variables, arrays, names.get(group, []))
     for group, variables in flat.items():
         for i, variable in enumerate(variables):
             variable.assign(arrays[f"{group}/{i}"])
+
+
+def check_model(task: Task, saved: RunState) -> None:
+    """Whether a model that is built already fits a state; what is built later is checked when it is restored.
+
+    Raises:
+        MismatchError: if not.
+    """
+    if all(getattr(layer, "built", True) for layer in task.models):
+        _check_group("model", local_variables(task.tracked.model_variables()), saved.arrays, saved.state["variables"]["model"])
+
+
+def _check_group(group: str, variables: Sequence[Any], arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+    for i, (variable, name) in enumerate(zip(variables, names, strict=False)):
+        value = arrays[f"{group}/{i}"]
+        here = f"{list(variable.shape)} {variable.dtype.name}"
+        there = f"{list(value.shape)} {tf.as_dtype(value.dtype).name}"
+        if here != there:
+            raise MismatchError(f"the {group} variable {_name(variable)} is {here} now and was {there} ({name} in the snapshot)")
+    if len(variables) != len(names):
+        longer = [_name(v) for v in variables] if len(variables) > len(names) else list(names)
+        raise MismatchError(
+            f"there are {len(variables)} {group} variables now and were {len(names)}; "
+            f"the first without a partner is {longer[min(len(variables), len(names))]}"
+        )
 
 
 def flags_of(task: Task) -> dict[str, list[bool]]:

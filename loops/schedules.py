@@ -192,9 +192,13 @@ class LearningRates:
                     optimizer.learning_rate = ScaledSchedule(schedule)
 
     def state_dict(self) -> dict[str, Any]:
-        """The multipliers of scaled schedules, JSON-able. Rates given as numbers are variables of their optimizers."""
+        """The multipliers of scaled schedules, and what rates were before they were changed, JSON-able.
+
+        Rates that were given as numbers are variables of their optimizers.
+        """
         schedules = {name: optimizer._learning_rate for name, optimizer in self._optimizers.items()}
-        return {"multipliers": {name: _to_float(s.multiplier) for name, s in schedules.items() if isinstance(s, ScaledSchedule)}}
+        multipliers = {name: _to_float(s.multiplier) for name, s in schedules.items() if isinstance(s, ScaledSchedule)}
+        return {"multipliers": multipliers, "before_change": {name: list(pair) for name, pair in self._before_change.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` gave; call it before tracing."""
@@ -202,6 +206,7 @@ class LearningRates:
             self.make_scalable()
         for name, multiplier in state["multipliers"].items():
             self._named(name)._learning_rate.multiplier.assign(multiplier)
+        self._before_change = {name: (iterations, rate) for name, (iterations, rate) in state["before_change"].items()}
 
     def _named(self, name: str) -> keras.optimizers.Optimizer:
         if name not in self._optimizers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +39,11 @@ class Comparison:
     def differences(self) -> list[str]:
         """All of them."""
         return [*self.arrays, *self.state, *self.files]
+
+    def without(self, pattern: re.Pattern[str]) -> Comparison:
+        """The same, but for differences whose sentence begins with `pattern`."""
+        arrays, state, files = ([line for line in lines if not pattern.match(line)] for lines in (self.arrays, self.state, self.files))
+        return Comparison(arrays, state, files, self.counts)
 
     def summary(self) -> str:
         """How many things differ, or that none does."""

@@ -171,7 +171,8 @@ class SummaryWriter:
     def _raise_error(self) -> None:
         if self._error is not None:
             error, self._error = self._error, None
-            raise RuntimeError(f"TensorBoard events could not be written to '{self.logdir}': {error}") from error
+            kind = OSError if isinstance(error, OSError) else RuntimeError
+            raise kind(f"TensorBoard events could not be written to '{self.logdir}': {error}") from error
 
     def _work(self) -> None:
         file = self._file

@@ -11,20 +11,22 @@ boundary: for each phase, for each hook: on_window_end if due, then on_epoch_end
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from loops import crash_points, random_ops, resume, runstate
 from loops.epoch_logs import EpochLogs
 from loops.execution import Execution
-from loops.hooks.base import Hook
+from loops.hooks.base import Hook, Phase
 from loops.hooks.snapshot import Snapshot
 from loops.interrupts import Interrupts, Preempted
 from loops.logs import Window, to_floats
 from loops.loop_face import LoopFace
 from loops.nonfinite import NonFiniteError, NonFiniteStep, OnNonFinite
-from loops.run_folder import SnapshotError
+from loops.run_folder import SaveError
 from loops.runstate import Parts, RunState
 from loops.trace_watch import TraceWatch
 
@@ -79,7 +81,7 @@ class TrainLoop(LoopFace):
             ValueError: without a target, if an epoch would never end, or if the run in the workdir cannot be carried on.
             NonFiniteError: see `on_nonfinite`.
             Preempted: after SIGTERM, when the state is saved; it ends the process with exit code 75.
-            SnapshotError: at the end, if the last state could not be saved.
+            SaveError: at the end, if the last state or a record could not be saved.
         """
         if self._running:
             raise RuntimeError("A hook called loop.run while the loop runs; a hook may call loop.evaluate and loop.stop.")
@@ -97,13 +99,13 @@ class TrainLoop(LoopFace):
                 self._flush()
                 done = self._target_reached()
                 self.outcome = "stopped" if self.stopping else "interrupted" if interrupts.requested and not done else "finished"
-                self._keeper.keep_last(self._parts(), self._feed)
+                self._keep_last()
                 if self.outcome != "interrupted":
                     self._average_replicas()
                     self.task.finalize()
         except NonFiniteError:
             self.outcome = "failed"
-            self._keeper.keep_last(self._parts(), self._feed)
+            self._keep_last()
             raise
         except BaseException as error:
             self.outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -188,11 +190,25 @@ class TrainLoop(LoopFace):
                 self._logs.extra[names[self.on_nonfinite.action]] = self._keeper.decisions[self.on_nonfinite.action]
         for hook in self._looks:
             crash_points.reached(crash_points.HOOK)
-            if self._looks.due(hook, self.progress, self.clock()):
-                self._look(hook)
-            if self.progress.epoch_ended:
-                hook.on_epoch_end(self, self._logs)
+            with self._records_may_fail(hook):
+                if self._looks.due(hook, self.progress, self.clock()):
+                    self._look(hook)
+                if self.progress.epoch_ended:
+                    hook.on_epoch_end(self, self._logs)
         self._execution_now.trace.forget(self._looks.oldest(self.progress.step))
+
+    @contextlib.contextmanager
+    def _records_may_fail(self, hook: Hook | None) -> Iterator[None]:
+        """A full disk does not end a run that has a workdir: it is said once, and again by an error at the end."""
+        try:
+            yield
+        except OSError as error:
+            if self.workdir is None or (hook is not None and hook.phase < Phase.RECORD):
+                raise
+            name = hook.name if hook is not None else "The snapshot"
+            if name not in self._failures:
+                self._failures[name] = f"{name} could not be written ({error})."
+                print(f"{self._failures[name]} Training goes on.", flush=True)
 
     def _look(self, hook: Hook) -> None:
         opened = self._looks.take(hook, self.progress.step, self.clock())
@@ -218,7 +234,8 @@ class TrainLoop(LoopFace):
         self._settle()
         for hook in self._looks:
             if hook.final_window:
-                self._look(hook)
+                with self._records_may_fail(hook):
+                    self._look(hook)
 
     # Bad steps, and states to go back to.
 
@@ -249,7 +266,12 @@ class TrainLoop(LoopFace):
 
     def _keep(self, *, on_disk: bool) -> None:
         self._save_asked = False
-        self._keeper.keep(self._parts(), self._feed, on_disk=on_disk)
+        with self._records_may_fail(None):
+            self._keeper.keep(self._parts(), self._feed, on_disk=on_disk)
+
+    def _keep_last(self) -> None:
+        with self._records_may_fail(None):
+            self._keeper.keep_last(self._parts(), self._feed)
 
     def _parts(self) -> Parts:
         run = self._execution_now
@@ -278,7 +300,8 @@ class TrainLoop(LoopFace):
 
     def _begin(self) -> None:
         self._end_epoch, self._save_asked, self._rollback_asked = False, False, None
-        found = self._keeper.open(self._snapshots, self._settings_to_keep(), self._made())
+        self._failures.clear()
+        found = self._keeper.open(self.task, self._snapshots, self._settings_to_keep(), self._made())
         saved, resume_from = (found[0], found[1:]) if found is not None else (None, None)
         if saved is not None:
             self.progress.load_state_dict(saved.state["progress"])
@@ -334,15 +357,18 @@ class TrainLoop(LoopFace):
         errors: list[Exception] = []
         for hook in self._looks:
             try:
-                hook.on_train_end(self)
+                with self._records_may_fail(hook):
+                    hook.on_train_end(self)
             except Exception as error:  # the others come first
                 errors.append(error)
         failing = sys.exc_info()[0] is not None
         try:
             if (failure := self._keeper.close()) is not None:
-                errors.append(SnapshotError(failure))
+                self._failures["The snapshot"] = failure
         except Exception as error:
             errors.append(error)
+        if self._failures:
+            errors.append(SaveError(" ".join(self._failures.values())))
         if (failing or self.outcome == "interrupted") and (where := self._keeper.where()):
             print(where, flush=True)
         if errors and not failing:

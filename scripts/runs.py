@@ -32,11 +32,23 @@ from research import command_line
 from research.study import InputError
 
 SNAPSHOTS = "snapshots"
+
+# Of two runs with the same numbers, this may differ.
+_INCIDENTAL = re.compile(
+    r"array 'trace/|state\['(trace|looks)'\]|state\['progress'\]\['seconds'\]|state\S*\['in_flight'\]"
+    r"|state\['hooks'\]\['(TensorBoard|ProgressBar)"
+)
 COMMANDS = {"snapshots": ["WORKDIR"], "diff": ["A", "B"]}
 
 
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_bool("all", False, "diff: say everything that differs, not only what is first.", flag_values=values)
+    flags.DEFINE_bool(
+        "incidental",
+        False,
+        "diff: compare also what depends on the clock and the folder, and decides no number: times, who has looked when, event files.",
+        flag_values=values,
+    )
 
 
 def program(argv: Sequence[str]) -> int:
@@ -58,7 +70,7 @@ def program(argv: Sequence[str]) -> int:
         if len(given) != len(COMMANDS[command]):
             raise InputError(f"{command} takes {' and '.join(COMMANDS[command])}; got {' '.join(given) or 'nothing'}.")
         try:
-            return snapshots(*given) if command == "snapshots" else diff(*given, every=args.all)
+            return snapshots(*given) if command == "snapshots" else diff(*given, every=args.all, incidental=args.incidental)
         except (DamagedSnapshot, OSError, ValueError) as error:
             raise InputError(str(error)) from error
 
@@ -93,14 +105,14 @@ def snapshots(workdir: str) -> int:
     return int(len(whole) < len(found))
 
 
-def diff(a: str, b: str, *, every: bool) -> int:
+def diff(a: str, b: str, *, every: bool, incidental: bool) -> int:
     """Prints the first difference between two snapshots, or every one; returns 1 if there is one, else 0."""
     pair = []
     for name, given in (("A", a), ("B", b)):
         path, manifest = _snapshot(pathlib.Path(given))
         print(f"{name}: {path} (step {manifest.step:,}, {_size(manifest.nbytes)})")
         pair.append((path, manifest))
-    comparison = compare(*pair)
+    comparison = compare(*pair) if incidental else compare(*pair).without(_INCIDENTAL)
     if comparison.differences:
         print("\n".join(comparison.differences if every else [f"First: {comparison.differences[0]}."]))
     print(comparison.summary())

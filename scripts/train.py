@@ -74,7 +74,7 @@ def main(args: flags.FlagValues) -> int:
         return 1
     except loops.MismatchError as error:
         raise InputError(str(error)) from error
-    except loops.SnapshotError as error:
+    except loops.SaveError as error:
         print(error, file=sys.stderr)
         unsaved = True
     except KeyboardInterrupt:

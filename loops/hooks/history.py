@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from loops.hooks.base import Hook, Phase
-from loops.hooks.json_values import from_json, to_json
 from loops.hooks.progress_bar import ProgressBar
+from loops.json_values import from_json, to_json
 
 if TYPE_CHECKING:
     from loops.train_loop import TrainLoop

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from loops.hooks.json_values import from_json, to_json
+from loops.json_values import from_json, to_json
 
 __all__ = ["arrays_of", "class_of", "load", "load_arrays", "notices", "state_of"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from loops.hooks import keras_callback_state as states
 from loops.hooks.base import Hook, Phase
-from loops.hooks.json_values import from_json, to_json
+from loops.json_values import from_json, to_json
 from loops.triggers import Never
 
 if TYPE_CHECKING:

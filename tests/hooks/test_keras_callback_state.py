@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from loops import hooks
-from loops.hooks.json_values import from_json, to_json
 from loops.hooks.keras_callback_state import state_of
+from loops.json_values import from_json, to_json
 from tests.hooks.fake_loop import FakeLoop, tiny_model
 
 kc = keras.callbacks

@@ -135,6 +135,8 @@ def leave_out(item, state, arrays):
         del state["hooks"][tail]
     elif head == "progress":
         state["progress"][tail] = 0
+        if tail in state["feed"]["position"]:
+            state["feed"]["position"][tail] = 0
     else:
         nothing = {
             "trace": {"trace": {**state["trace"], "chunks": []}},

@@ -110,9 +110,9 @@ def test_another_seed_gives_other_weights(trained, tmp_path):
     assert any(not np.array_equal(first[name], other[name]) for name in first)
 
 
-def test_a_used_workdir_is_refused_with_one_sentence(trained):
+def test_a_used_workdir_is_refused_with_one_sentence_if_it_has_to_be_new(trained):
     before = sorted(trained[0].rglob("*"))
-    code, output, errors = run(train, f"--workdir={trained[0]}", "--config.epochs=1")
+    code, output, errors = run(train, f"--workdir={trained[0]}", "--config.epochs=1", "--resume=never")
     assert code == command_line.EXIT_REFUSED
     assert str(trained[0]) in errors and errors.count("\n") == 1
     assert sorted(trained[0].rglob("*")) == before

@@ -1,4 +1,4 @@
-"""Values that hooks keep (numbers, arrays, NaN) as JSON and back, with their types."""
+"""Values that a run keeps (numbers, arrays, NaN) as JSON and back, with their types."""
 
 from __future__ import annotations
 
