@@ -28,17 +28,20 @@ class Formula:
     Attributes:
         make: makes the layer.
         plain: `(layer, *inputs) -> (output, loss)` as in training, on the layer's variables.
-        shapes: shapes of the inputs.
+        shapes: shapes of the floating inputs.
+        labels: shape of labels that come after them, and number of classes; None if there are none.
     """
 
     make: Callable[[], keras.layers.Layer]
     plain: Callable[..., Outputs]
     shapes: tuple[tuple[int, ...], ...]
+    labels: tuple[tuple[int, ...], int] | None = None
 
     def inputs(self) -> list[tf.Tensor]:
-        """Inputs drawn from the standard normal distribution."""
+        """Inputs drawn from the standard normal distribution, and labels."""
         random = np.random.default_rng(0)
-        return [tf.constant(random.standard_normal(shape), tf.float32) for shape in self.shapes]
+        inputs = [tf.constant(random.standard_normal(shape), tf.float32) for shape in self.shapes]
+        return inputs + ([] if self.labels is None else [tf.constant(random.integers(self.labels[1], size=self.labels[0]), tf.int32)])
 
 
 def gaussian_sampling(layer: Any, mean: Any, logvar: Any) -> Outputs:
@@ -167,6 +170,97 @@ def gated_residual(layer: Any, x: Any, context: Any) -> Outputs:
     return tf.nn.batch_normalization(y, mean, variance, layer.offset.value, layer.scale.value, layer.epsilon), 0.0
 
 
+def concrete_dropout(layer: Any, x: Any) -> Outputs:
+    p, kernel = tf.sigmoid(layer.p_logit.value), layer.layer.kernel.value
+    u = tf.random.uniform(tf.shape(x), 1e-7, 1 - 1e-7)
+    dropped = tf.sigmoid((layer.p_logit.value + tf.math.log(u) - tf.math.log(1 - u)) / layer.temperature)
+    y = (x * (1 - dropped) / (1 - p)) @ kernel + layer.layer.bias.value
+    entropy = x.shape[-1] * (p * tf.math.log(p) + (1 - p) * tf.math.log(1 - p))
+    weights = tf.reduce_sum(tf.square(kernel)) / (1 - p)
+    return y, layer.weight_regularizer.value * weights + layer.dropout_regularizer.value * entropy
+
+
+def hard_concrete_gate(layer: Any, x: Any) -> Outputs:
+    log_alpha = layer.log_alpha.value
+    u = tf.random.uniform(tf.shape(x), 1e-7, 1 - 1e-7)
+    s = tf.sigmoid((log_alpha + tf.math.log(u) - tf.math.log(1 - u)) / layer.temperature)
+    gate = tf.clip_by_value(s * (layer.high - layer.low) + layer.low, 0.0, 1.0)
+    return x * gate, layer.strength.value * tf.reduce_sum(tf.sigmoid(log_alpha - layer.temperature * math.log(-layer.low / layer.high)))
+
+
+def center_loss(layer: Any, x: Any, labels: Any) -> Outputs:
+    centers = layer.centers.value
+    difference = x - tf.gather(centers, labels)
+    total = tf.math.unsorted_segment_sum(tf.stop_gradient(difference), labels, layer.num_classes)
+    count = tf.math.unsorted_segment_sum(tf.ones_like(labels, tf.float32), labels, layer.num_classes)
+    centers.assign_add(layer.update_rate * total / (1 + count[:, None]))
+    return tf.identity(x), layer.strength.value * tf.reduce_mean(tf.reduce_sum(tf.square(difference), -1))
+
+
+def margin_softmax(layer: Any, x: Any, labels: Any) -> Outputs:
+    cosines = tf.math.l2_normalize(x, -1) @ tf.math.l2_normalize(layer.kernel.value, 0)
+    turned = tf.cos(tf.acos(tf.clip_by_value(cosines, -1 + 1e-7, 1 - 1e-7)) + layer.angular_margin.value) - layer.cosine_margin.value
+    return layer.scale * tf.where(tf.one_hot(labels, layer.num_classes) > 0, turned, cosines), 0.0
+
+
+def barlow_twins(layer: Any, first: Any, second: Any) -> Outputs:
+    def normalised(x: Any) -> Any:
+        mean, variance = tf.nn.moments(x, 0)
+        return (x - mean) / tf.sqrt(variance + layer.epsilon)
+
+    c = tf.matmul(normalised(first), normalised(second), transpose_a=True) / first.shape[0]
+    diagonal = tf.linalg.diag_part(c)
+    beside = tf.reduce_sum(tf.square(c)) - tf.reduce_sum(tf.square(diagonal))
+    return tf.identity(first), layer.strength.value * (tf.reduce_sum(tf.square(1 - diagonal)) + layer.redundancy.value * beside)
+
+
+def vicreg(layer: Any, first: Any, second: Any) -> Outputs:
+    loss = layer.invariance.value * tf.reduce_mean(tf.square(first - second))
+    for x in (first, second):
+        x -= tf.reduce_mean(x, 0)
+        covariance = tf.matmul(x, x, transpose_a=True) / (x.shape[0] - 1)
+        diagonal = tf.linalg.diag_part(covariance)
+        loss += layer.variance.value * tf.reduce_mean(tf.nn.relu(1 - tf.sqrt(diagonal + layer.epsilon)))
+        beside = tf.reduce_sum(tf.square(covariance)) - tf.reduce_sum(tf.square(diagonal))
+        loss += layer.covariance.value * beside / x.shape[1]
+    return tf.identity(first), loss
+
+
+def sinkhorn(layer: Any, x: Any) -> Outputs:
+    log_p = x / layer.temperature.value
+    for _ in range(layer.iterations):
+        log_p -= tf.reduce_logsumexp(log_p, -1, keepdims=True)
+        log_p -= tf.reduce_logsumexp(log_p, -2, keepdims=True)
+    return tf.exp(log_p), 0.0
+
+
+def crf(layer: Any, unary: Any, tags: Any) -> Outputs:
+    transitions, start, end = layer.transitions.value, layer.start.value, layer.end.value
+    steps = tf.transpose(unary, [1, 0, 2])
+    first = start + steps[0]
+    total = tf.foldl(lambda s, now: tf.reduce_logsumexp(s[:, :, None] + transitions, 1) + now, steps[1:], first)
+    moves = tf.gather_nd(transitions, tf.stack([tags[:, :-1], tags[:, 1:]], -1))
+    score = tf.reduce_sum(tf.gather(unary, tags, batch_dims=2), 1) + tf.reduce_sum(moves, 1)
+    score += tf.gather(start, tags[:, 0]) + tf.gather(end, tags[:, -1])
+    loss = tf.reduce_mean(tf.reduce_logsumexp(total + end, -1) - score)
+
+    def best(before: Any, now: Any) -> Any:
+        paths = before[0][:, :, None] + tf.stop_gradient(transitions)
+        return tf.reduce_max(paths, 1) + now, tf.argmax(paths, 1, output_type=tf.int32)
+
+    fixed = tf.stop_gradient(steps)
+    scores, origins = tf.scan(best, fixed[1:], (tf.stop_gradient(first), tf.zeros_like(fixed[0], tf.int32)))
+    last = tf.argmax(scores[-1] + tf.stop_gradient(end), -1, output_type=tf.int32)
+    others = tf.scan(lambda tag, origin: tf.gather(origin, tag, batch_dims=1), origins, last, reverse=True)
+    return tf.transpose(tf.concat([others, last[None]], 0)), loss
+
+
+def random_feature_gp(layer: Any, x: Any) -> Outputs:
+    phi = math.sqrt(2 / layer.features) * tf.cos(x @ layer.frequencies.value / layer.length_scale + layer.phases.value)
+    layer.precision.value.assign_add(tf.matmul(phi, phi, transpose_a=True))
+    return phi @ layer.kernel.value, 0.0
+
+
 POSITIVE = keras.initializers.RandomUniform(0.0, 0.1)
 EDGES = [[-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0]] * 64
 
@@ -180,6 +274,21 @@ FORMULAS: dict[str, Formula] = {
     "DenseVariational": Formula(lambda: layers.DenseVariational(units=256, examples=1000), dense_variational, ((128, 256),)),
     "Dropout": Formula(lambda: layers.Dropout(rate=0.3), dropout, ((256, 1024),)),
     "DropPath": Formula(lambda: layers.DropPath(rate=0.3), drop_path, ((256, 1024),)),
+    "ConcreteDropout": Formula(lambda: layers.ConcreteDropout(keras.layers.Dense(512)), concrete_dropout, ((128, 512),)),
+    "HardConcreteGate": Formula(layers.HardConcreteGate, hard_concrete_gate, ((256, 512),)),
+    # Centers that stay where they are, so that both programs have the same.
+    "CenterLoss": Formula(
+        lambda: layers.CenterLoss(num_classes=100, update_rate=0.0, centers_initializer="random_normal"),
+        center_loss,
+        ((256, 128),),
+        ((256,), 100),
+    ),
+    "MarginSoftmax": Formula(lambda: layers.MarginSoftmax(num_classes=1000), margin_softmax, ((128, 128),), ((128,), 1000)),
+    "BarlowTwins": Formula(layers.BarlowTwins, barlow_twins, ((256, 256), (256, 256))),
+    "VICReg": Formula(layers.VICReg, vicreg, ((256, 256), (256, 256))),
+    "Sinkhorn": Formula(layers.Sinkhorn, sinkhorn, ((16, 32, 32),)),
+    "CRF": Formula(layers.CRF, crf, ((32, 40, 10),), ((32, 40), 10)),
+    "RandomFeatureGP": Formula(lambda: layers.RandomFeatureGP(units=10, features=512), random_feature_gp, ((128, 128),)),
     "NoisyDense": Formula(lambda: layers.NoisyDense(units=512), noisy_dense, ((128, 512),)),
     "WeightNormalization": Formula(lambda: layers.WeightNormalization(keras.layers.Dense(512)), weight_normalization, ((128, 512),)),
     # With a positive kernel power iterations have converged at the start, and both programs have the same u.

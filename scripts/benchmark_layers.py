@@ -68,7 +68,7 @@ def measure(formula: Formula, *, xla: bool, rounds: int, seconds: float) -> list
 
 
 def programs(formula: Formula, *, xla: bool) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """The layer's and the hand-written program, each some steps of forward and backward; they return the last step's gradients."""
+    """The layer's and the hand-written program, some steps of forward and backward each, that return the last one's gradients and total."""
     import tensorflow as tf
 
     layer = formula.make()
@@ -84,26 +84,28 @@ def programs(formula: Formula, *, xla: bool) -> tuple[Callable[[], Any], Callabl
 
     def program(forward: Callable[..., tuple[Any, Any]]) -> Callable[[], Any]:
         variables = [v.value for v in layer.trainable_weights]
+        floats = [x for x in inputs if x.dtype.is_floating]
+        labels = inputs[len(floats) :]
 
-        def step(inputs: list[Any]) -> list[Any]:
+        def step(floats: list[Any], labels: list[Any]) -> list[Any]:
             with tf.GradientTape() as tape:
-                tape.watch(inputs)
-                output, loss = forward(*inputs)
-                total = tf.reduce_sum(output * upstream) + loss
-            return [tf.convert_to_tensor(g) for g in tape.gradient(total, [*inputs, *variables], unconnected_gradients="zero")]
+                tape.watch(floats)
+                output, loss = forward(*floats, *labels)
+                total = tf.reduce_sum(tf.cast(output, tf.float32) * upstream) + loss
+            gradients = tape.gradient(total, [*floats, *variables], unconnected_gradients="zero")
+            return [*(tf.convert_to_tensor(gradient) for gradient in gradients), total]
 
         @tf.function(jit_compile=xla, autograph=False)
-        def run(*inputs: Any) -> list[Any]:
+        def run(floats: list[Any], labels: list[Any]) -> list[Any]:
             # Each step's inputs depend on the step before: otherwise it could be taken out of the loop.
-            def body(i: Any, inputs: list[Any], _: Any) -> Any:
-                gradients = step(inputs)
-                moved = [x + 1e-6 * g for x, g in zip(inputs, gradients, strict=False)]
-                return i + 1, moved, gradients
+            def body(i: Any, floats: list[Any], _: Any) -> Any:
+                results = step(floats, labels)
+                return i + 1, [x + 1e-6 * g for x, g in zip(floats, results, strict=False)], results
 
-            zeros = [tf.zeros_like(x) for x in (*inputs, *variables)]
-            return tf.while_loop(lambda i, *_: i < STEPS, body, (tf.constant(0), list(inputs), zeros), parallel_iterations=1)[2]
+            zeros = [*(tf.zeros_like(x) for x in (*floats, *variables)), tf.zeros([])]
+            return tf.while_loop(lambda i, *_: i < STEPS, body, (tf.constant(0), floats, zeros), parallel_iterations=1)[2]
 
-        return lambda: run(*inputs)
+        return lambda: run(floats, labels)
 
     return program(by_layer), program(lambda *inputs: formula.plain(layer, *inputs))
 

@@ -13,7 +13,7 @@ from research import command_line
 from research.layer_formulas import FORMULAS
 from scripts import benchmark_layers, layers_table
 
-RANDOM = {"GaussianSampling", "DenseVariational", "Dropout", "DropPath", "NoisyDense"}
+RANDOM = {"GaussianSampling", "DenseVariational", "Dropout", "DropPath", "NoisyDense", "ConcreteDropout", "HardConcreteGate"}
 
 
 def run(*arguments):
@@ -29,18 +29,18 @@ def test_the_formula_by_hand_has_the_gradients_of_the_layer(name):
     by_layer, by_hand = benchmark_layers.programs(FORMULAS[name], xla=False)
     for i, (ours, theirs) in enumerate(zip(by_layer(), by_hand(), strict=True)):
         scale = np.abs(theirs).max()
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-3 * scale, err_msg=f"gradient {i}")
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-3 * scale, err_msg=f"result {i}")
 
 
 @pytest.mark.parametrize("name", sorted(RANDOM))
 def test_formulas_with_noise_have_gradients_of_the_same_size(name):
     by_layer, by_hand = benchmark_layers.programs(FORMULAS[name], xla=False)
-    for i, (ours, theirs) in enumerate(zip(by_layer(), by_hand(), strict=True)):
+    for i, (ours, theirs) in enumerate(zip(by_layer()[:-1], by_hand()[:-1], strict=True)):
         assert np.std(theirs) / 3 <= np.std(ours) <= 3 * np.std(theirs), f"gradient {i}"
 
 
-def test_a_formula_is_that_of_a_layer():
-    assert set(FORMULAS) <= set(layers_table.members("layers"))
+def test_every_layer_takes_part():
+    assert set(FORMULAS) == set(layers_table.members("layers"))
 
 
 def test_a_line_is_a_layer_and_its_ratios():
