@@ -235,7 +235,7 @@ def sinkhorn(layer: Any, x: Any) -> Outputs:
 
 
 def crf(layer: Any, unary: Any, tags: Any) -> Outputs:
-    transitions, start, end = layer.transitions.value, layer.start.value, layer.end.value
+    transitions, start, end = (tf.convert_to_tensor(v.value) for v in (layer.transitions, layer.start, layer.end))
     steps = tf.transpose(unary, [1, 0, 2])
     first = start + steps[0]
     total = tf.foldl(lambda s, now: tf.reduce_logsumexp(s[:, :, None] + transitions, 1) + now, steps[1:], first)
