@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from loops import replicas
+from loops import fused_updates, replicas
 from loops.step_context import StepContext, Transform, current
 
 __all__ = ["ClipByGlobalNorm", "ClipByNorm", "ClipByValue", "apply_gradients", "as_transforms", "minimize"]
@@ -132,7 +132,7 @@ def apply_gradients(gradients: Sequence[Any], variables: Sequence[Any], optimize
     reduced = iter(grads)
     pairs = [(None if g is None else next(reduced), v) for g, v in zip(gradients, variables, strict=True)]
     if when is None:
-        optimizer.apply_gradients(pairs)
+        _apply(optimizer, pairs, context)
     else:
         _apply_when(tf.convert_to_tensor(when), pairs, optimizer, context)
 
@@ -168,11 +168,18 @@ def _own_clipping(optimizer: Any) -> list[Transform]:
     return [ClipByValue(optimizer.clipvalue)] if optimizer.clipvalue else []
 
 
+def _apply(optimizer: Any, pairs: list[tuple[Any, Any]], context: StepContext) -> None:
+    if context.fuse:
+        fused_updates.apply_gradients(optimizer, pairs)
+    else:
+        optimizer.apply_gradients(pairs)
+
+
 def _apply_when(when: tf.Tensor, pairs: list[tuple[Any, Any]], optimizer: Any, context: StepContext) -> None:
     if context.replicas == 1:
 
         def update() -> tf.Tensor:
-            optimizer.apply_gradients(pairs)
+            _apply(optimizer, pairs, context)
             return tf.constant(True)
 
         tf.cond(when, update, lambda: tf.constant(False))

@@ -237,7 +237,15 @@ class LoopFace:
 
     def _new_program(self) -> Program:
         observes = frozenset().union(*(hook.observes for hook in self.hooks))
-        step = GlobalStep(self.task, "train_step", self.strategy, seed=self.seed, transforms=self._transforms, observes=observes)
+        step = GlobalStep(
+            self.task,
+            "train_step",
+            self.strategy,
+            seed=self.seed,
+            transforms=self._transforms,
+            observes=observes,
+            fuse=self.mode == "graph",
+        )
         return Program(step, self.mode)
 
     def _average_replicas(self) -> None:

@@ -28,15 +28,24 @@ class StepContext:
         run_seed: seed of the run.
         transforms: gradient transforms of the loop, clipping included.
         observes: names that some hook observes.
+        fuse: whether optimizers may be replaced by faster ones with the same bits.
     """
 
     def __init__(
-        self, step: tf.Tensor, index: tf.Tensor, examples: Any, run_seed: int, transforms: Sequence[Transform], observes: frozenset[str]
+        self,
+        step: tf.Tensor,
+        index: tf.Tensor,
+        examples: Any,
+        run_seed: int,
+        transforms: Sequence[Transform],
+        observes: frozenset[str],
+        fuse: bool = False,
     ):
         self.step = step
         self.examples = tf.convert_to_tensor(examples)
         self.transforms = transforms
         self.observes = observes
+        self.fuse = fuse and self.replicas == 1
         self.losses: list[tf.Tensor] = []
         self.observed: dict[str, Any] = {}
         self._run_seed, self._index = run_seed, index

@@ -43,6 +43,7 @@ class GlobalStep:
         seed: seed of the run.
         transforms: gradient transforms.
         observes: names that hooks observe.
+        fuse: whether the step is for a graph in which optimizers may be replaced by faster ones with the same bits.
         training_step: holds the number of training steps where the step counts something else (evaluation batches).
     """
 
@@ -56,9 +57,11 @@ class GlobalStep:
         transforms: Sequence[Transform] = (),
         observes: frozenset[str] = frozenset(),
         training_step: tf.Variable | None = None,
+        fuse: bool = False,
     ):
         self.task, self.method, self.strategy = task, method, strategy
         self._seed, self._transforms, self._observes, self._training_step = seed, transforms, observes, training_step
+        self._fuse = fuse
         self.meta: StepMeta | None = None
         self.traces = 0
         self._eager = False
@@ -138,7 +141,7 @@ class GlobalStep:
 
     def _on_replica(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
         counted = step if self._training_step is None else self._training_step.read_value()
-        with StepContext(counted, step, self.task.batch_size(batch), self._seed, self._transforms, self._observes) as context:
+        with StepContext(counted, step, self.task.batch_size(batch), self._seed, self._transforms, self._observes, self._fuse) as context:
             keep = self._per_replica_state() if tf.distribute.get_strategy().num_replicas_in_sync > 1 else []
             returned = self._user_step()(batch)
             for variable, before in keep:

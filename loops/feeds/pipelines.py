@@ -124,6 +124,7 @@ def findings(dataset: tf.data.Dataset) -> list[str]:
         >>> import tensorflow as tf
         >>> findings(tf.data.Dataset.range(9).shuffle(9, seed=1).batch(2))
         []
+        >>> tf.random.set_seed(None)
         >>> print(*findings(tf.data.Dataset.range(9).shuffle(9).batch(2)))
         shuffle has no seed: a resumed run would see another order; give shuffle(..., seed=...), or call tf.random.set_seed before.
     """
