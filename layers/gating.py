@@ -262,13 +262,13 @@ class GatedResidual(Layer):
         hidden = self.drop(hidden, training=training)
         gate = tf.sigmoid(linear(hidden, self.gate_kernel, self.gate_bias))
         skip = inputs if self.skip_kernel is None else linear(inputs, self.skip_kernel, self.skip_bias)
-        return self._normalised(skip + gate * linear(hidden, self.value_kernel, self.value_bias))
+        added = gate * linear(hidden, self.value_kernel, self.value_bias)
+        return tf.cast(self._normalised(full_precision(skip) + full_precision(added)), inputs.dtype)
 
     def _normalised(self, values: tf.Tensor) -> tf.Tensor:
-        wide = full_precision(values)
-        centered = wide - tf.reduce_mean(wide, -1, keepdims=True)
+        centered = values - tf.reduce_mean(values, -1, keepdims=True)
         inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(centered), -1, keepdims=True) + self.epsilon)
-        return tf.cast(centered * inverse, values.dtype) * tf.convert_to_tensor(self.scale) + tf.convert_to_tensor(self.offset)
+        return centered * inverse * tf.cast(self.scale, values.dtype) + tf.cast(self.offset, values.dtype)
 
     def compute_output_shape(self, inputs_shape: Any, context_shape: Any = None) -> Any:
         return (*inputs_shape[:-1], inputs_shape[-1] if self.output_units is None else self.output_units)

@@ -15,6 +15,12 @@ from layers.gating import GatedResidual, Maxout, NetVLAD
 from layers.testing import BrokenLayer, check_layer
 from tests.layers.mutations import mutant
 
+
+@pytest.fixture(autouse=True)
+def _same_weights_in_every_run():
+    keras.utils.set_random_seed(0)
+
+
 RANDOM = np.random.default_rng(0)
 INPUTS = RANDOM.standard_normal((5, 6))
 SEQUENCES = RANDOM.standard_normal((4, 7, 6))
@@ -177,7 +183,7 @@ def test_gated_residual_keeps_its_promises(two_replicas):
 
 def test_without_context_and_of_another_size_it_does_too():
     checks = ["config", "build", "oracle", "gradient", "policies", "masking", "unknown_dimensions", "keras_file"]
-    check_layer(functools.partial(GatedResidual, **{"units": 5, "output_units": 3}), SEQUENCES, oracle=gated, only=checks)
+    check_layer(functools.partial(GatedResidual, **{"units": 5, "output_units": 9}), SEQUENCES, oracle=gated, only=checks)
 
 
 def test_with_dropout_it_does_too(two_replicas):
@@ -239,15 +245,15 @@ MUTATIONS = {
     "sign of the gate": (GatedResidual, "tf.sigmoid(linear(", "tf.sigmoid(-linear(", "oracle"),
     "gate and value share a bias": (
         GatedResidual,
-        "self.value_kernel, self.value_bias))",
-        "self.value_kernel, self.gate_bias))",
+        "self.value_kernel, self.value_bias)\n",
+        "self.value_kernel, self.gate_bias)\n",
         "degenerate",
     ),
     "variance over time": (GatedResidual, "tf.square(centered), -1,", "tf.square(centered), -2,", "oracle"),
     "mean is a constant to the gradient": (
         GatedResidual,
-        "wide - tf.reduce_mean(wide, -1, keepdims=True)",
-        "wide - tf.stop_gradient(tf.reduce_mean(wide, -1, keepdims=True))",
+        "values - tf.reduce_mean(values, -1, keepdims=True)",
+        "values - tf.stop_gradient(tf.reduce_mean(values, -1, keepdims=True))",
         "gradient",
     ),
 }
