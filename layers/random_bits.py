@@ -15,12 +15,14 @@ __all__ = ["random_bits", "random_uniform"]
 # Odd multipliers and shifts of integer hashes whose bias was measured by exhaustive search (C. Wellons, "hash-prospector", public domain).
 _MULTIPLIERS = 0x21F0AAAD, 0xD35A2D97
 _SHIFTS = 16, 15
-# Takes (0, 0), which the hash would leave as it is, away from 0, and seed and counter onto different paths.
-_OFFSETS = 0x9E3779B9, 0x7F4A7C15
+_SPREAD = 0x9E3779B9  # 2^32 / golden ratio
+# Both keys depend on seed and counter, no two pairs of these give the same keys (the matrix is invertible modulo 2^32), and (0, 0), which
+# the hash would leave as it is, is away from 0.
+_OWN, _OTHER, _OFFSETS = (0x9E3779B1, 0x85EBCA6B), (0xC2B2AE3C, 0x27D4EB2E), (0x9E3779B9, 0x7F4A7C15)
 
 
 def random_bits(shape: Any, seed: Any) -> tf.Tensor:
-    """Independent uniform integers. Most random are the upper bits.
+    """Independent uniform integers; the upper bits are the most random ones.
 
     Args:
         shape: shape, a list or an int32 vector.
@@ -33,8 +35,11 @@ def random_bits(shape: Any, seed: Any) -> tf.Tensor:
         >>> random_bits([2, 3], tf.constant([1, 0])).shape
         TensorShape([2, 3])
     """
-    keys = _mix(tf.bitcast(tf.cast(seed, tf.int32), tf.uint32) ^ tf.constant(_OFFSETS, tf.uint32))
-    index = tf.bitcast(tf.range(tf.reduce_prod(shape)), tf.uint32)
+    pair = tf.bitcast(tf.cast(seed, tf.int32), tf.uint32)
+    own, other, offsets = (tf.constant(c, tf.uint32) for c in (_OWN, _OTHER, _OFFSETS))
+    keys = _mix((pair * own + tf.gather(pair, [1, 0]) * other) ^ offsets)
+    # Spread over all bits: two rounds alone leave elements correlated that are a power of two apart, such as rows of 4096.
+    index = tf.bitcast(tf.range(tf.reduce_prod(shape)), tf.uint32) * tf.constant(_SPREAD, tf.uint32)
     # The second key between the rounds: with one only, two masks would be shifted copies of one sequence.
     return tf.reshape(_round(_round(index + keys[0], 0) + keys[1], 1), shape)
 

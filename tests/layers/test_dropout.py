@@ -101,10 +101,8 @@ def test_masks_of_steps_and_elements_are_independent_and_have_the_rate():
 
 
 WRONG_BITS = {
-    "one key only": ("_round(index + keys[0], 0) + keys[1]", "_round(index + keys[0], 0)"),
-    "one round only": ("_round(_round(index + keys[0], 0) + keys[1], 1)", "_round(index + keys[0] + keys[1], 0)"),
-    "seeds are not mixed": ("keys = _mix(", "keys = tf.identity("),
     "no shift": ("return (x ^ tf.bitwise.right_shift(x, tf.constant(_SHIFTS[i], tf.uint32))) *", "return x *"),
+    "neither key is mixed": ("keys = _mix((pair * own + tf.gather(pair, [1, 0]) * other) ^ offsets)", "keys = pair"),
 }
 
 
@@ -119,6 +117,33 @@ def p_values_of_bits(bits):
 @pytest.mark.parametrize("name", WRONG_BITS)
 def test_the_chi_square_tests_notice_bits_that_are_not_random(name):
     assert min(p_values_of_bits(mutant(random_bits, *WRONG_BITS[name])).values()) < 1e-9
+
+
+def p_values_of_large_masks(bits):
+    """Of elements far apart, as neighbours in the next row or the next example are; at a rate of a half, which is the first bit."""
+    draw = tf.function(lambda seed: bits([2**20], seed) >= 2**31, autograph=False)
+    lags, found = [*(2**i for i in range(20)), 300, 768, 1000, 1536, 3072], []
+    for seed in range(3):
+        kept = draw(tf.constant([seed, 0])).numpy()
+        found += [p_of_independence(kept[lag:], kept[:-lag]) for lag in lags]
+    return found
+
+
+def test_elements_far_apart_are_independent():
+    found = p_values_of_large_masks(random_bits)
+    assert min(found) > 1e-3 / len(found)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("* tf.constant(_SPREAD, tf.uint32)", ""),
+        ("_round(_round(index + keys[0], 0) + keys[1], 1)", "_round(index + keys[0] + keys[1], 0)"),
+    ],
+    ids=["index not spread", "one round only"],
+)
+def test_the_chi_square_tests_notice_elements_that_are_not_independent(old, new):
+    assert min(p_values_of_large_masks(mutant(random_bits, old, new))) < 1e-9
 
 
 def test_masks_of_replicas_are_independent(two_replicas):
