@@ -3,7 +3,8 @@
 In graph mode Keras updates each variable by a dozen small ops, each of which reads and writes whole arrays. In their place:
 
     SGD, with momentum or Nesterov     one TensorFlow kernel for each variable
-    Adam, AdamW                        one XLA program for all variables, if they are large enough to be worth compiling it
+    Adam, AdamW, large variables       one XLA program for all of them
+    Adam, AdamW, small variables       what they have in common computed once, products and sums in one kernel
 
 What Keras does around the update (clipping, weight decay, averages, the count of iterations) stays Keras's. XLA may contract a product and
 a sum into one instruction that rounds once where Keras's ops round twice; so the bits of each product are combined with a zero that XLA
@@ -21,7 +22,7 @@ import tensorflow as tf
 
 __all__ = ["apply_gradients"]
 
-# Fewer elements than these are updated by Keras's ops: a program of its own would take longer to compile, and to start, than it saves.
+# For fewer elements than these, a program of their own would take longer to start than it saves.
 SMALLEST_FOR_XLA = 20_000
 
 # What SGD multiplies by the learning rate. If that is a product itself, as for a scale, TensorFlow may multiply in another order, which a
@@ -51,8 +52,6 @@ def apply_gradients(optimizer: Any, pairs: Sequence[tuple[Any, Any]]) -> None:
     def update_step(gradients: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
         given = list(zip(gradients, variables, strict=True))
         fused = [(g, v) for g, v in given if _is_plain(g, v) and (update is _adam or g.op.type in NOT_REORDERED)]
-        if sum(v.value.shape.num_elements() for _, v in fused) < (SMALLEST_FOR_XLA if update is _adam else 1):
-            fused = []
         chosen = {id(v) for _, v in fused}
         if rest := [(g, v) for g, v in given if id(v) not in chosen]:
             plain([g for g, _ in rest], [v for _, v in rest], learning_rate)
@@ -108,6 +107,12 @@ def _adam(optimizer: Any, pairs: Sequence[Pair], learning_rate: Any) -> None:
         index = optimizer._get_variable_index(variable)
         slots.append((variable.value, optimizer._momentums[index].value, optimizer._velocities[index].value))
     rates, epsilon = (1 - optimizer.beta_1, 1 - optimizer.beta_2), optimizer.epsilon
+    if sum(variable.shape.num_elements() for variable, _, _ in slots) < SMALLEST_FOR_XLA:
+        for (gradient, _), (variable, momentum, velocity) in zip(pairs, slots, strict=True):
+            _add_product(momentum, gradient - momentum, rates[0])
+            _add_product(velocity, tf.square(gradient) - velocity, rates[1])
+            variable.assign_sub((momentum * alpha) / (tf.sqrt(velocity) + epsilon))
+        return
 
     def update(gradients: list[tf.Tensor], alpha: tf.Tensor, zero: tf.Tensor) -> None:
         def rounded(product: tf.Tensor) -> tf.Tensor:
@@ -121,3 +126,8 @@ def _adam(optimizer: Any, pairs: Sequence[Pair], learning_rate: Any) -> None:
             variable.assign_sub((first * alpha) / (tf.sqrt(second) + epsilon))
 
     tf.function(update, jit_compile=True, autograph=False)([g for g, _ in pairs], alpha, tf.constant(0, tf.int32))
+
+
+def _add_product(variable: tf.Variable, values: tf.Tensor, factor: float) -> None:
+    # Minus a product with the opposite sign: negation rounds nothing.
+    tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=-factor, delta=values)

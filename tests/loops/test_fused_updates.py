@@ -26,9 +26,11 @@ OPTIMIZERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def every_size(monkeypatch):
-    monkeypatch.setattr(fused_updates, "SMALLEST_FOR_XLA", 1)
+@pytest.fixture(params=["large", "small"])
+def size(request, monkeypatch):
+    """Variables of any size are taken for large, or small."""
+    monkeypatch.setattr(fused_updates, "SMALLEST_FOR_XLA", 1 if request.param == "large" else 1 << 60)
+    return request.param
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def numbers(shape, rng):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_updates_have_keras_own_bits_whatever_the_numbers(name, fused, monkeypatch):
+def test_updates_have_keras_own_bits_whatever_the_numbers(name, size, fused, monkeypatch):
     rng = np.random.default_rng(0)
     shapes = [(37, 11), (5,), (1,), (300, 20)]
     gradients = [[tf.constant(numbers(shape, rng)) for shape in shapes] for _ in range(5)]
@@ -72,7 +74,7 @@ def test_updates_have_keras_own_bits_whatever_the_numbers(name, fused, monkeypat
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_training_has_the_bits_of_fit(name, fused):
+def test_training_has_the_bits_of_fit(name, size, fused):
     def compiled():
         keras.utils.set_random_seed(0)
         layers = [
@@ -95,7 +97,7 @@ def test_training_has_the_bits_of_fit(name, fused):
     assert bool(fused) == (name != "clipped sgd")
 
 
-def test_sparse_gradients_and_other_types_are_left_to_keras(fused):
+def test_sparse_gradients_and_other_types_are_left_to_keras(size, fused):
     sparse = tf.IndexedSlices(tf.ones([2, 2]), tf.constant([1, 4]), tf.constant([7, 2]))
     gradients = [sparse, tf.ones([3], tf.float64), tf.ones([4])]
 
@@ -143,7 +145,8 @@ def test_the_optimizer_is_as_it_was_afterwards():
     assert set(vars(optimizer)) == before
 
 
-def test_small_models_are_not_worth_a_program(monkeypatch, fused):
-    monkeypatch.setattr(fused_updates, "SMALLEST_FOR_XLA", 10_000)
-    loops.TrainLoop(tiny.Classifier(keras.optimizers.Adam()), loops.ArrayFeed(tiny.data(100))).run(steps=1)
-    assert not fused
+def test_small_models_are_not_worth_a_program():
+    loop = loops.TrainLoop(tiny.Classifier(keras.optimizers.Adam()), loops.ArrayFeed(tiny.data(100)))
+    loop.run(steps=1)
+    calls = [op for op in loop.graph.get_operations() if "PartitionedCall" in op.type]
+    assert not any(op.get_attr("_XlaMustCompile") for op in calls)
