@@ -3,8 +3,8 @@
 In graph mode Keras updates each variable by a dozen small ops, each of which reads and writes whole arrays. In their place:
 
     SGD, with momentum or Nesterov     one TensorFlow kernel for each variable
+    Adam, AdamW, small variables       what they have in common computed once, a product and a sum in one kernel
     Adam, AdamW, large variables       one XLA program for all of them
-    Adam, AdamW, small variables       what they have in common computed once, products and sums in one kernel
 
 What Keras does around the update (clipping, weight decay, averages, the count of iterations) stays Keras's. XLA may contract a product and
 a sum into one instruction that rounds once where Keras's ops round twice; so the bits of each product are combined with a zero that XLA
@@ -22,8 +22,8 @@ import tensorflow as tf
 
 __all__ = ["apply_gradients"]
 
-# For fewer elements than these, a program of their own would take longer to start than it saves.
-SMALLEST_FOR_XLA = 20_000
+# Elements of a variable below which it takes longer to hand it to an XLA program than that saves.
+SMALLEST_FOR_XLA = 10_000
 
 # What SGD multiplies by the learning rate. If that is a product itself, as for a scale, TensorFlow may multiply in another order, which a
 # kernel of its own would prevent.
@@ -102,30 +102,33 @@ def _adam(optimizer: Any, pairs: Sequence[Pair], learning_rate: Any) -> None:
     count = tf.cast(optimizer.iterations.value + 1, tf.float32)
     powers = [tf.pow(tf.cast(beta, tf.float32), count) for beta in (optimizer.beta_1, optimizer.beta_2)]
     alpha = tf.cast(learning_rate, tf.float32) * tf.sqrt(1 - powers[1]) / (1 - powers[0])
-    slots = []
-    for _, variable in pairs:
-        index = optimizer._get_variable_index(variable)
-        slots.append((variable.value, optimizer._momentums[index].value, optimizer._velocities[index].value))
     rates, epsilon = (1 - optimizer.beta_1, 1 - optimizer.beta_2), optimizer.epsilon
-    if sum(variable.shape.num_elements() for variable, _, _ in slots) < SMALLEST_FOR_XLA:
-        for (gradient, _), (variable, momentum, velocity) in zip(pairs, slots, strict=True):
-            _add_product(momentum, gradient - momentum, rates[0])
-            _add_product(velocity, tf.square(gradient) - velocity, rates[1])
-            variable.assign_sub((momentum * alpha) / (tf.sqrt(velocity) + epsilon))
+    large = []
+    for gradient, variable in pairs:
+        index = optimizer._get_variable_index(variable)
+        slots = (variable.value, optimizer._momentums[index].value, optimizer._velocities[index].value)
+        if variable.value.shape.num_elements() >= SMALLEST_FOR_XLA:
+            large.append((gradient, slots))
+            continue
+        value, momentum, velocity = slots
+        _add_product(momentum, gradient - momentum, rates[0])
+        _add_product(velocity, tf.square(gradient) - velocity, rates[1])
+        value.assign_sub((momentum * alpha) / (tf.sqrt(velocity) + epsilon))
+    if not large:
         return
 
     def update(gradients: list[tf.Tensor], alpha: tf.Tensor, zero: tf.Tensor) -> None:
         def rounded(product: tf.Tensor) -> tf.Tensor:
             return tf.bitcast(tf.bitwise.bitwise_xor(tf.bitcast(product, tf.int32), zero), tf.float32)
 
-        for gradient, (variable, momentum, velocity) in zip(gradients, slots, strict=True):
+        for gradient, (_, (value, momentum, velocity)) in zip(gradients, large, strict=True):
             first = momentum + rounded((gradient - momentum) * rates[0])
             second = velocity + rounded((rounded(tf.square(gradient)) - velocity) * rates[1])
             momentum.assign(first)
             velocity.assign(second)
-            variable.assign_sub((first * alpha) / (tf.sqrt(second) + epsilon))
+            value.assign_sub((first * alpha) / (tf.sqrt(second) + epsilon))
 
-    tf.function(update, jit_compile=True, autograph=False)([g for g, _ in pairs], alpha, tf.constant(0, tf.int32))
+    tf.function(update, jit_compile=True, autograph=False)([gradient for gradient, _ in large], alpha, tf.constant(0, tf.int32))
 
 
 def _add_product(variable: tf.Variable, values: tf.Tensor, factor: float) -> None:
