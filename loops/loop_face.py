@@ -83,8 +83,6 @@ class LoopFace:
         self.steps_per_epoch, self.seed, self.clip = steps_per_epoch, int(seed), clip
         self.compile, self.mode = compile, resolve_mode(compile)
         self._transforms = as_transforms(clip)
-        if self.mode == "xla" and self.strategy.num_replicas_in_sync > 1:
-            raise ValueError("compile='xla' compiles a window for one device; with several replicas use compile='graph'.")
         self._keeper = Keeper(workdir, resume)
         self.history = History()
         self.hooks: list[Hook] = line_up(hooks, history=self.history, evaluations=self.evaluations, workdir=self.workdir, model=task.model)

@@ -85,11 +85,18 @@ class Program:
 
     Args:
         step: the step.
-        mode: "graph", "xla" or "eager".
+        mode: "graph", "xla" or "eager". An XLA program is for one device: under several replicas the window is a graph, in which XLA
+            compiles what each replica does by itself.
+
+    Attributes:
+        mode: how the window runs.
     """
 
     def __init__(self, step: GlobalStep, mode: str):
         self.step, self.mode = step, mode
+        if mode == "xla" and step.strategy.num_replicas_in_sync > 1:
+            step.compile_replicas()
+            self.mode = "graph"
         self._compiled: dict[Any, Any] = {}
 
     @property

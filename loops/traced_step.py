@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,7 +62,7 @@ class GlobalStep:
     ):
         self.task, self.method, self.strategy = task, method, strategy
         self._seed, self._transforms, self._observes, self._training_step = seed, transforms, observes, training_step
-        self._fuse = fuse
+        self._fuse, self._compiled_replicas = fuse, False
         self.meta: StepMeta | None = None
         self.traces = 0
         self._eager = False
@@ -76,6 +77,10 @@ class GlobalStep:
     def key(spec: Any) -> Any:
         """A hashable identity of the structure, shapes and dtypes of a batch."""
         return tuple(tf.nest.flatten(spec)), str(tf.nest.map_structure(lambda _: 0, spec))
+
+    def compile_replicas(self) -> None:
+        """Has XLA compile the ops of each replica, as far as it can; reductions and what follows them stay outside."""
+        self._compiled_replicas = True
 
     def build(self, spec: Any) -> None:
         """Builds what need not wait for the trace."""
@@ -143,7 +148,9 @@ class GlobalStep:
         counted = step if self._training_step is None else self._training_step.read_value()
         with StepContext(counted, step, self.task.batch_size(batch), self._seed, self._transforms, self._observes, self._fuse) as context:
             keep = self._per_replica_state() if tf.distribute.get_strategy().num_replicas_in_sync > 1 else []
-            returned = self._user_step()(batch)
+            scope = tf.xla.experimental.jit_scope() if self._compiled_replicas else contextlib.nullcontext()
+            with scope:
+                returned = self._user_step()(batch)
             for variable, before in keep:
                 # Statistics over no example are NaN: an empty replica keeps what it had.
                 variable.assign(tf.where(context.examples > 0, variable.read_value(), before))

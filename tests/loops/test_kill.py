@@ -17,7 +17,6 @@ from tests.loops.kill_cases import SOURCES, TECHNIQUES, Case, Kill
 ALL = [
     Case(source, mode, replicas, technique)
     for source, mode, replicas, technique in itertools.product(SOURCES, ("graph", "xla"), (1, 2), TECHNIQUES)
-    if (mode, replicas) != ("xla", 2)
 ]
 
 

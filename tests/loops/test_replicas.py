@@ -57,6 +57,15 @@ def test_the_optimizers_own_clipping_bounds_what_one_device_would_clip(one_devic
     assert_close(train(one_device, make), train(two_replicas, make))
 
 
+def test_xla_compiles_what_a_replica_does_by_itself(one_device, two_replicas):
+    make = regularized(lambda: keras.optimizers.SGD(0.2, momentum=0.9))
+    compiled = train(two_replicas, make, compile="xla", clip=0.1)
+    assert_close(train(one_device, make, clip=0.1), compiled)
+    functions = [compiled.graph, *(f.graph for f in compiled.graph._functions.values())]
+    marked = {op.type for graph in functions for op in graph.get_operations() if "_XlaCompile" in op.node_def.attr}
+    assert "MatMul" in marked
+
+
 def test_a_dataset_is_split_like_arrays(one_device, two_replicas):
     x, y = tiny.data(N)
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
