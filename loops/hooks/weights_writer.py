@@ -7,8 +7,11 @@ Not for whole models (`.keras`), whose configuration has to be read from the liv
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -42,12 +45,24 @@ def atomically(path: pathlib.Path, write: Callable[[str], Any]) -> None:
         raise OSError(f"Cannot write {path} ({error}); give the path of a file in a folder that you may write to.") from error
 
 
+_SECONDS_BETWEEN_FILES = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    model: keras.Model
+    path: pathlib.Path
+    copies: list[tuple[Any, Any]]
+    then: list[Callable[[], Any]]
+
+
 class WeightsWriter:
-    """Saves a model's weights in a thread, at most one file at a time.
+    """Saves a model's weights in a thread, at most one file at a time, and one path at most twice a second.
 
     The first save of a model is waited for and tells which variables Keras writes; those are copied at each later save, and the thread
     shows the copies to Keras's writer in place of the live variables (`keras.StatelessScope`). The file is the one that
-    `model.save_weights` would have written at the time of the call, byte for byte.
+    `model.save_weights` would have written at the time of the call, byte for byte. A file that the next one would replace at once is not
+    written: of saves to one path that come faster, the newest is.
 
     Example:
         >>> import tempfile
@@ -65,6 +80,10 @@ class WeightsWriter:
         self._structure: tuple[int, ...] = ()
         self._written: list[Any] = []
         self._in_thread = True
+        self._lock = threading.Lock()
+        self._job: _Job | None = None
+        self._hurry = threading.Event()
+        self._not_before = 0.0
 
     def save(self, model: keras.Model, path: pathlib.Path, then: Callable[[], Any] = lambda: None) -> None:
         """Takes the weights as they are now and writes them, in time, to `path`.
@@ -77,15 +96,18 @@ class WeightsWriter:
         Raises:
             OSError: if this file, or the one before it, could not be written.
         """
-        self.wait()
         structure = _structure(model)
+        if structure == self._structure and self._in_thread:
+            copies = [(variable, np.asarray(variable.numpy())) for variable in self._written]
+            if not self._replaces(job := _Job(model, path, copies, [then])):
+                self.wait()
+                self._job = job
+                self._writing = self._thread().submit(self._write)
+            return
+        self.wait()
         if structure != self._structure:
             self._structure = structure
             self._in_thread = self._learn(model, path)
-        elif self._in_thread:
-            copies = [(variable, np.asarray(variable.numpy())) for variable in self._written]
-            self._writing = self._thread().submit(_write_copies, model, path, copies, then)
-            return
         if not self._in_thread:
             atomically(path, lambda name: model.save_weights(name, overwrite=True))
         then()
@@ -99,7 +121,11 @@ class WeightsWriter:
         """Returns when no file is being written; raises the error of the last one."""
         writing, self._writing = self._writing, None
         if writing is not None:
-            writing.result()
+            self._hurry.set()
+            try:
+                writing.result()
+            finally:
+                self._hurry.clear()
 
     def close(self) -> None:
         """Waits, and ends the thread."""
@@ -109,6 +135,23 @@ class WeightsWriter:
             if self._pool is not None:
                 self._pool.shutdown()
             self._pool = None
+
+    def _replaces(self, job: _Job) -> bool:
+        """Puts `job` in the place of one for the same path that was not begun; False if there is none."""
+        with self._lock:
+            waiting = self._job
+            if waiting is None or waiting.path != job.path:
+                return False
+            self._job = dataclasses.replace(job, then=[*waiting.then, *job.then])
+            return True
+
+    def _write(self) -> None:
+        self._hurry.wait(max(0.0, self._not_before - time.monotonic()))
+        with self._lock:
+            job, self._job = self._job, None
+        assert job is not None
+        self._not_before = time.monotonic() + _SECONDS_BETWEEN_FILES
+        _write_copies(job.model, job.path, job.copies, lambda: [then() for then in job.then])
 
     def _thread(self) -> concurrent.futures.ThreadPoolExecutor:
         if self._pool is None:

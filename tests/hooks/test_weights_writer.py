@@ -149,3 +149,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         atomically(path, fail)
     assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_of_saves_to_one_path_in_quick_succession_the_newest_is_written(tmp_path, monkeypatch):
+    written, plain = [], weights_writer._write_copies
+    monkeypatch.setattr(weights_writer, "_write_copies", lambda *args: (written.append(args[1].name), plain(*args)))
+    monkeypatch.setattr(weights_writer, "_SECONDS_BETWEEN_FILES", 60.0)
+    model, writer, done = compiled(sequential), WeightsWriter(), []
+    writer.save(model, tmp_path / "first.weights.h5")
+    for i in range(20):
+        change(model, i)
+        writer.save(model, tmp_path / "best.weights.h5", lambda i=i: done.append(i))
+    writer.close()
+    model.save_weights(tmp_path / "expected.weights.h5")
+    assert (tmp_path / "best.weights.h5").read_bytes() == (tmp_path / "expected.weights.h5").read_bytes()
+    assert len(written) <= 2, "the first one may have begun before the others came"
+    assert done == list(range(20))
