@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from layers.base import Layer, full_precision, register
-from layers.random_bits import random_bits, random_uniform
+from layers.random_bits import random_bits, random_normal
 from layers.replicas import replica_seed, sum_over_replicas
 
 __all__ = ["DenseVariational", "RandomFeatureGP"]
@@ -136,7 +136,7 @@ class DenseVariational(Layer):
 
     def _flipout(self, inputs: tf.Tensor, stddev: tf.Tensor) -> tf.Tensor:
         seeds = tf.unstack(tf.random.split(replica_seed(self.seed_generator), 3))
-        kernel = stddev * _normal(tf.shape(stddev), seeds[0], stddev.dtype)
+        kernel = stddev * random_normal(tf.shape(stddev), seeds[0], stddev.dtype)
         shape = tf.shape(inputs)
         signs_in = _signs(shape, seeds[1], inputs.dtype)
         signs_out = _signs(tf.concat([shape[:-1], [self.units]], 0), seeds[2], inputs.dtype)
@@ -147,7 +147,7 @@ class DenseVariational(Layer):
         wide = full_precision(inputs)
         variance = _product(tf.square(wide), tf.cast(tf.square(stddev), wide.dtype))
         deviation = tf.sqrt(tf.maximum(variance, np.finfo(wide.dtype.as_numpy_dtype).tiny))
-        noise = _normal(tf.shape(deviation), replica_seed(self.seed_generator), wide.dtype)
+        noise = random_normal(tf.shape(deviation), replica_seed(self.seed_generator), wide.dtype)
         return tf.cast(deviation * noise, inputs.dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -332,8 +332,3 @@ def _product(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 def _signs(shape: Any, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """-1 or 1, each with probability 1/2."""
     return tf.where(tf.bitcast(random_bits(shape, seed), tf.int32) < 0, tf.constant(-1, dtype), tf.constant(1, dtype))
-
-
-def _normal(shape: Any, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """N(0, 1) from uniform numbers, which cost XLA less than TensorFlow's normal ones."""
-    return math.sqrt(2) * tf.math.erfinv(2 * random_uniform(shape, seed, dtype) - 1)

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from layers.base import Layer, full_precision, register
-from layers.random_bits import random_uniform
+from layers.random_bits import random_normal
 from layers.replicas import replica_seed
 
 __all__ = ["NoisyDense"]
@@ -126,9 +126,7 @@ class NoisyDense(Layer):
         return normal[:-1], normal[-1]
 
     def _normal(self, shape: list[int]) -> tf.Tensor:
-        """N(0, 1) from uniform numbers: TensorFlow's own normal ones take XLA on a CPU nearly as long as the product of the layer."""
-        uniform = random_uniform(shape, replica_seed(self.seed_generator), tf.float64 if self.variable_dtype == "float64" else tf.float32)
-        return math.sqrt(2) * tf.math.erfinv(2 * uniform - 1)
+        return random_normal(shape, replica_seed(self.seed_generator), tf.float64 if self.variable_dtype == "float64" else tf.float32)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return (*input_shape[:-1], self.units)

@@ -6,8 +6,10 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common.masking import get_keras_mask
 
 from layers.base import Layer, full_precision, masked_mean, register
+from layers.random_bits import random_normal
 from layers.replicas import replica_seed
 
 __all__ = ["GaussianSampling"]
@@ -33,7 +35,8 @@ class GaussianSampling(Layer):
     Call:
         mean: `[..., D]`, floating.
         logvar: `[..., D]`, floating.
-        mask: bool `[...]` without the last dimension of `mean`; what is masked counts neither in the loss nor in the metrics.
+        mask: bool `[...]` without the last dimension of `mean`, by default the mask that `mean` carries; what is masked counts neither in
+            the loss nor in the metrics.
         training: whether to sample.
 
     Returns:
@@ -85,6 +88,7 @@ class GaussianSampling(Layer):
             raise ValueError(f"`mean` and `logvar` must have the same shape; got {mean_shape} and {logvar_shape}.")
 
     def call(self, mean: Any, logvar: Any, mask: Any = None, training: bool | None = None) -> tf.Tensor:
+        mask = get_keras_mask(mean) if mask is None else mask  # which Keras hands over only to layers of one input
         wide_mean, wide_logvar = full_precision(mean), full_precision(logvar)
         wide_logvar = tf.clip_by_value(wide_logvar, -self.clip_logvar, self.clip_logvar)
         kl = 0.5 * (tf.square(wide_mean) + tf.exp(wide_logvar) - wide_logvar - 1)
@@ -94,7 +98,7 @@ class GaussianSampling(Layer):
         self.add_metric(tf.reduce_max(by_dimension), "max_kl")
         if not training:
             return tf.identity(mean)
-        noise = tf.random.stateless_normal(tf.shape(wide_mean), replica_seed(self.seed_generator), dtype=wide_mean.dtype)
+        noise = random_normal(tf.shape(wide_mean), replica_seed(self.seed_generator), wide_mean.dtype)
         return tf.cast(wide_mean + tf.exp(wide_logvar / 2) * noise, mean.dtype)
 
     def compute_output_shape(self, mean_shape: Any, logvar_shape: Any) -> Any:

@@ -13,7 +13,7 @@ from scipy import stats
 
 import loops
 from layers.dropout import Dropout, DropPath
-from layers.random_bits import random_bits, random_uniform
+from layers.random_bits import random_bits, random_normal, random_uniform
 from layers.testing import BrokenLayer, check_layer
 from tests.layers.mutations import mutant
 
@@ -226,6 +226,16 @@ def test_uniform_numbers_are_uniform_and_open():
     extremes = tf.constant([0, 2**23 - 1])
     low, high = ((tf.cast(extremes, tf.float32) + 0.5) * 2.0**-23).numpy()
     assert low > 0 and high < 1 and np.isfinite(np.log([low, 1 - high])).all()
+
+
+def test_normal_numbers_are_normal_finite_and_others_for_other_seeds():
+    for dtype in ("float32", "float64"):
+        first, second = (random_normal([400, 500], tf.constant([5, i]), dtype).numpy().ravel() for i in (6, 7))
+        assert first.dtype == dtype and np.abs(first).max() < 5.3
+        assert stats.kstest(first, "norm").pvalue > 1e-3
+        assert stats.pearsonr(first, second).pvalue > 1e-3 and stats.pearsonr(first**2, second**2).pvalue > 1e-3
+        narrow = mutant(random_normal, "math.sqrt(2) * ", "")([400, 500], tf.constant([5, 6]), dtype).numpy().ravel()
+        assert stats.kstest(narrow, "norm").pvalue < 1e-9
 
 
 def test_it_stands_in_for_the_dropout_of_keras():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -127,6 +128,23 @@ def test_below_the_free_bits_nothing_presses():
         total = layer.losses[0]
     np.testing.assert_allclose(tape.gradient(total, mean), [[0.0, 2.0]])
     np.testing.assert_allclose(total, 0.5 + 2.0)
+
+
+def test_the_mask_that_the_mean_carries_counts():
+    mean, logvar = np.where(MASK[..., None], SEQUENCES[0], 0.0).astype("float32"), SEQUENCES[1].astype("float32")
+    expected = mean_kl(mean, logvar, MASK).sum()
+    unmasked = mutant(GaussianSampling, "get_keras_mask(mean)", "None")
+    for kind, found in ((GaussianSampling, expected), (unmasked, mean_kl(mean, logvar).sum())):
+        layer = kind()
+        z = layer(keras.layers.Masking()(mean), logvar)
+        np.testing.assert_allclose(float(layer.losses[0]), found, rtol=1e-5)
+        np.testing.assert_allclose({m.name.rpartition("/")[2]: float(m.result()) for m in layer.metrics}["kl"], found, rtol=1e-5)
+        assert z._keras_mask.numpy().tolist() == MASK.tolist()
+    x = keras.Input([6, 3])
+    masked = keras.layers.Masking()(x)
+    model = keras.Model(x, GaussianSampling()(masked, keras.layers.Dense(3, kernel_initializer="zeros")(masked)))
+    model(mean)
+    np.testing.assert_allclose(float(model.losses[0]), mean_kl(mean, 0 * logvar, MASK).sum(), rtol=1e-5)
 
 
 def test_shapes_that_differ_are_refused():
