@@ -13,6 +13,8 @@ from layers.base import Layer, full_precision, masked_mean, register
 
 __all__ = ["CRF", "Sinkhorn"]
 
+UNROLLED = 32  # iterations that a graph may hold one by one; a loop that has a gradient keeps all that it goes through
+
 #: Transitions, start and end.
 Chain = tuple[tf.Tensor, ...]
 
@@ -234,8 +236,12 @@ class Sinkhorn(Layer):
             row = -tf.reduce_logsumexp(scores + column, -1, keepdims=True)
             return row, -tf.reduce_logsumexp(scores + row, -2, keepdims=True)
 
-        start = tf.zeros_like(scores[..., :1]), tf.zeros_like(scores[..., :1, :])
-        row, column = tf.while_loop(lambda row, column: True, balance, start, maximum_iterations=self.iterations)
+        row, column = tf.zeros_like(scores[..., :1]), tf.zeros_like(scores[..., :1, :])
+        if self.iterations <= UNROLLED:
+            for _ in range(self.iterations):
+                row, column = balance(row, column)
+        else:
+            row, column = tf.while_loop(lambda row, column: True, balance, (row, column), maximum_iterations=self.iterations)
         outputs = tf.exp(scores + row + column)
         self.add_metric(tf.abs(tf.reduce_sum(outputs, -1) - 1), "marginal_error")
         return tf.cast(outputs, inputs.dtype)

@@ -269,6 +269,11 @@ def test_sinkhorn_keeps_its_promises(two_replicas):
     check_layer(sinkhorn_of, SCORES, strategy=two_replicas, fit=loops.fit, **SINKHORN)
 
 
+def test_many_iterations_run_in_a_loop_that_does_the_same(monkeypatch):
+    monkeypatch.setattr(structured, "UNROLLED", 3)
+    check_layer(sinkhorn_of, SCORES, only=["oracle", "metric_values", "gradient", "function", "xla", "unknown_dimensions"], **SINKHORN)
+
+
 def test_two_by_two_is_a_sigmoid_of_half_the_difference():
     a = RANDOM.standard_normal((7, 2, 2)).astype("float32")
     p = Sinkhorn(iterations=200)(a).numpy()
