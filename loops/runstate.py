@@ -150,7 +150,7 @@ def gather_variables(groups: Mapping[str, Sequence[Any]]) -> tuple[dict[str, np.
     for group, variables in groups.items():
         flat = local_variables(variables)
         names[group] = [_name(v) for v in flat]
-        arrays.update((f"{group}/{i}", np.array(v.numpy())) for i, v in enumerate(flat))
+        arrays.update((f"{group}/{i}", np.asarray(v.numpy())) for i, v in enumerate(flat))
     return arrays, names
 
 

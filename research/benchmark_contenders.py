@@ -233,11 +233,13 @@ class Ours(Contender):
         compile: as in `loops.TrainLoop`.
         hooks: whether to train with early stopping, best weights, each step's scalars in TensorBoard, CSV log and progress bar.
         on_nonfinite: as in `loops.TrainLoop`; "ignore" is what Keras does.
+        snapshots: whether the whole state is saved after every epoch; only with hooks.
     """
 
     compile: str
     hooks: bool = False
     on_nonfinite: str = "ignore"
+    snapshots: bool = False
 
     def __post_init__(self) -> None:
         self.xla = self.compile == "xla"
@@ -249,6 +251,7 @@ class Ours(Contender):
             loops.KerasTask(workload.model()),
             feed,
             [*(self._hooks(directory) if self.hooks else []), self._clock],
+            workdir=directory / "run" if self.snapshots else None,
             compile=self.compile,
             on_nonfinite=self.on_nonfinite,
         )
@@ -282,6 +285,7 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
     "loops": lambda: Ours("graph"),
     "loops_guarded": lambda: Ours("graph", on_nonfinite="raise"),
     "loops_hooks": lambda: Ours("graph", hooks=True),
+    "loops_snapshots": lambda: Ours("graph", hooks=True, snapshots=True),
     "loops_xla": lambda: Ours("xla"),
     "loops_xla_hooks": lambda: Ours("xla", hooks=True),
 }

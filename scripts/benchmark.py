@@ -37,7 +37,13 @@ Rates = dict[str, list[float]]  # contender -> steps per second in each round
 GRAPH_FITS = ("fit", "fit_50", "fit_200")
 FITS = (*GRAPH_FITS, "fit_50_xla")
 DEFAULT_CONTENDERS = (*FITS, "eager", "while", "while_xla", "loops", "loops_hooks", "loops_xla", "loops_xla_hooks")
-PAIRS = (("loops", "while"), ("loops_xla", "while_xla"), ("loops_hooks", "loops"), ("loops_xla_hooks", "loops_xla"))
+PAIRS = (
+    ("loops", "while"),
+    ("loops_xla", "while_xla"),
+    ("loops_hooks", "loops"),
+    ("loops_xla_hooks", "loops_xla"),
+    ("loops_snapshots", "loops_hooks"),
+)
 COLUMNS = {"vs fit": ("fit",), "vs best graph fit": GRAPH_FITS, "vs best fit": FITS}
 
 
