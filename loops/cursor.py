@@ -95,6 +95,7 @@ class IteratorCursor(Cursor):
     def consumed(self, n: int) -> None:
         if self._left is not None:
             self._left -= n
+            self.available = self._left
 
     def put_back(self, n: int) -> None:
         """`n` batches that were counted as consumed are still in the iterator."""

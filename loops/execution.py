@@ -92,8 +92,9 @@ class Execution:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Metrics that the step returned when it was run last."""
-        return self._meta.metrics if self._meta is not None else {}
+        """Metrics that the step returned when it was run last; before the first call of a resumed run, when it was traced."""
+        meta = self._meta or self.step.meta
+        return meta.metrics if meta is not None else {}
 
     def switch(self, feed: Feed) -> None:
         """Goes on with another feed, from its beginning."""

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import loops
 from loops import hooks, interrupts
+from loops.feeds.keras_data import feed_for
 from loops.snapshots import SnapshotStore
 from tests.loops import tiny
 
@@ -163,6 +164,52 @@ def test_the_feed_that_a_hook_switched_to_has_to_be_there_again(tmp_path):
     loop = make(tmp_path / "run", chosen=[Switch(again=True)])
     loop.run(epochs=3)
     tiny.assert_same_bits(tiny.state(loop.task), tiny.state(whole.task))
+
+
+class Batches(keras.utils.PyDataset):
+    """In another order in every epoch, from a seed of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.epoch = 0
+        self.on_epoch_end()
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        x, y = tiny.data(100)
+        rows = self.order[BATCH * index : BATCH * (index + 1)]
+        return x[rows], y[rows]
+
+    def on_epoch_end(self):
+        self.order = np.random.default_rng(self.epoch).permutation(100)
+        self.epoch += 1
+
+
+@pytest.mark.parametrize("steps", [4, 6, 8, 15])
+@pytest.mark.parametrize("compile", ["graph", "xla"])
+def test_a_pydataset_is_read_on_where_it_was(steps, compile, tmp_path, capsys):
+    whole = make(tmp_path / "whole", feed=feed_for(Batches()), compile=compile)
+    whole.run(epochs=3)
+    make(tmp_path / "run", feed=feed_for(Batches()), compile=compile).run(steps=steps)
+    loop = make(tmp_path / "run", feed=feed_for(Batches()), compile=compile)
+    capsys.readouterr()
+    loop.run(epochs=3)
+    tiny.assert_same_bits(tiny.state(loop.task), tiny.state(whole.task))
+    assert loop.history.history == whole.history.history
+    assert ("reading and dropping" in capsys.readouterr().out) == (steps != 6)
+
+
+@pytest.mark.parametrize("kind", ["array", "known", "unknown"])
+def test_a_run_that_ended_with_the_last_step_of_a_pass_is_carried_on(kind, tmp_path):
+    whole = make(tmp_path / "whole", feed=tiny.feed_of(kind, *tiny.data(96)))
+    whole.run(epochs=2)
+    make(tmp_path / "run", feed=tiny.feed_of(kind, *tiny.data(96))).run(steps=6)
+    loop = make(tmp_path / "run", feed=tiny.feed_of(kind, *tiny.data(96)))
+    loop.run(epochs=2)
+    tiny.assert_same_bits(tiny.state(loop.task), tiny.state(whole.task))
+    assert loop.history.history == whole.history.history
 
 
 # What would break exactness, said beforehand.
