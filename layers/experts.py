@@ -209,6 +209,9 @@ class MixtureOfExperts(Layer):
     Returns:
         `[..., D]` in the layer's compute dtype.
 
+    Losses:
+        balance_weight * E * sum over i of f_i P_i + z_weight * mean (logsumexp h)^2, the router's, as in `TopKRouter`.
+
     Metrics:
         dropped, max_load, entropy: the router's, under the name `"<layer name>_router/..."`.
 
