@@ -91,15 +91,16 @@ class GaussianSampling(Layer):
         mask = get_keras_mask(mean) if mask is None else mask  # which Keras hands over only to layers of one input
         wide_mean, wide_logvar = full_precision(mean), full_precision(logvar)
         wide_logvar = tf.clip_by_value(wide_logvar, -self.clip_logvar, self.clip_logvar)
-        kl = 0.5 * (tf.square(wide_mean) + tf.exp(wide_logvar) - wide_logvar - 1)
-        by_dimension = masked_mean(kl, mask, keep_last=True)
-        self.add_loss(tf.cast(self.beta, kl.dtype) * tf.reduce_sum(tf.maximum(by_dimension, self.free_bits)))
-        self.add_metric(tf.reduce_sum(kl, -1), "kl", sample_weight=mask)
+        sigma = tf.exp(wide_logvar / 2)
+        doubled = tf.square(wide_mean) + tf.square(sigma) - wide_logvar - 1  # halved when there is less of it
+        by_dimension = masked_mean(doubled, mask, keep_last=True) / 2
+        self.add_loss(tf.cast(self.beta, sigma.dtype) * tf.reduce_sum(tf.maximum(by_dimension, self.free_bits)))
+        self.add_metric(tf.reduce_sum(doubled, -1) / 2, "kl", sample_weight=mask)
         self.add_metric(tf.reduce_max(by_dimension), "max_kl")
         if not training:
             return tf.identity(mean)
         noise = random_normal(tf.shape(wide_mean), replica_seed(self.seed_generator), wide_mean.dtype)
-        return tf.cast(wide_mean + tf.exp(wide_logvar / 2) * noise, mean.dtype)
+        return tf.cast(wide_mean + sigma * noise, mean.dtype)
 
     def compute_output_shape(self, mean_shape: Any, logvar_shape: Any) -> Any:
         return mean_shape

@@ -370,3 +370,35 @@ def test_views_that_do_not_fit_are_refused_and_both_get_the_mask():
     x = keras.layers.Masking()(tf.constant([[[1.0, 2.0], [0.0, 0.0]]]))
     first, second = VICReg()(x, tf.ones([1, 2, 2]))
     assert first._keras_mask.numpy().tolist() == second._keras_mask.numpy().tolist() == [[True, False]]
+
+
+CARRIED = {
+    "CenterLoss": (CenterLoss, "mask = get_keras_mask(inputs) if mask is None else mask\n        wide", center_loss, TAGS),
+    "MarginSoftmax": (
+        MarginSoftmax,
+        "mask = get_keras_mask(inputs) if mask is None else mask\n            cos",
+        lambda kind: kind(num_classes=3),
+        TAGS,
+    ),
+    "BarlowTwins": (BarlowTwins, "get_keras_mask(first)", lambda kind: kind(), SEQUENCES[::-1]),
+    "VICReg": (VICReg, "get_keras_mask(first)", lambda kind: kind(), SEQUENCES[::-1]),
+}
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_the_mask_that_the_first_input_carries_counts_as_one_that_is_handed_over(name):
+    kind, old, factory, second = CARRIED[name]
+    first = np.where(MASK[..., None], SEQUENCES, 0.0).astype("float32")
+    second = second if second.dtype == np.int32 else second.astype("float32")
+
+    def reported(kind, inputs, **arguments):
+        keras.utils.set_random_seed(0)  # the same weights
+        layer = factory(kind)
+        layer(inputs, second, **arguments)
+        return [*map(float, layer.losses), *(float(metric.result()) for metric in layer.metrics)]
+
+    carried = keras.layers.Masking()(first)
+    expected = reported(kind, first, mask=MASK)
+    np.testing.assert_allclose(reported(kind, carried), expected, rtol=1e-6)
+    deaf = mutant(kind, old, old.replace("get_keras_mask(inputs)", "None").replace("get_keras_mask(first)", "None"))
+    assert not np.allclose(reported(deaf, carried), expected, rtol=1e-3)
