@@ -15,12 +15,6 @@ from layers.gating import GatedResidual, Maxout, NetVLAD
 from layers.testing import BrokenLayer, check_layer
 from tests.layers.mutations import mutant
 
-
-@pytest.fixture(autouse=True)
-def _same_weights_in_every_run():
-    keras.utils.set_random_seed(0)
-
-
 RANDOM = np.random.default_rng(0)
 INPUTS = RANDOM.standard_normal((5, 6))
 SEQUENCES = RANDOM.standard_normal((4, 7, 6))

@@ -13,12 +13,6 @@ from layers.noisy import NoisyDense
 from layers.testing import BrokenLayer, check_layer
 from tests.layers.mutations import mutant
 
-
-@pytest.fixture(autouse=True)
-def _same_weights_in_every_run():
-    keras.utils.set_random_seed(0)
-
-
 INPUTS = np.random.default_rng(0).standard_normal((6, 5))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import keras
 import numpy as np
 import pytest
 
@@ -12,12 +11,6 @@ import loops
 from layers.tabular import CrossV2, PeriodicEmbedding, PiecewiseLinearEmbedding, quantile_edges
 from layers.testing import BrokenLayer, check_layer
 from tests.layers.mutations import mutant
-
-
-@pytest.fixture(autouse=True)
-def _same_weights_in_every_run():
-    keras.utils.set_random_seed(0)
-
 
 RANDOM = np.random.default_rng(0)
 X0, X = RANDOM.standard_normal((6, 4)), RANDOM.standard_normal((6, 4))
