@@ -99,7 +99,7 @@ def _sgd(optimizer: Any, pairs: Sequence[Pair], learning_rate: Any) -> None:
 
 
 def _adam(optimizer: Any, pairs: Sequence[Pair], learning_rate: Any) -> None:
-    count = tf.cast(optimizer.iterations.value + 1, tf.float32)
+    count = tf.cast(optimizer.iterations + 1, tf.float32)
     powers = [tf.pow(tf.cast(beta, tf.float32), count) for beta in (optimizer.beta_1, optimizer.beta_2)]
     alpha = tf.cast(learning_rate, tf.float32) * tf.sqrt(1 - powers[1]) / (1 - powers[0])
     rates, epsilon = (1 - optimizer.beta_1, 1 - optimizer.beta_2), optimizer.epsilon

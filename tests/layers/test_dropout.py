@@ -231,11 +231,20 @@ def test_uniform_numbers_are_uniform_and_open():
 def test_normal_numbers_are_normal_finite_and_others_for_other_seeds():
     for dtype in ("float32", "float64"):
         first, second = (random_normal([400, 500], tf.constant([5, i]), dtype).numpy().ravel() for i in (6, 7))
-        assert first.dtype == dtype and np.abs(first).max() < 5.3
+        assert first.dtype == dtype and np.abs(first).max() < 5.8
         assert stats.kstest(first, "norm").pvalue > 1e-3
         assert stats.pearsonr(first, second).pvalue > 1e-3 and stats.pearsonr(first**2, second**2).pvalue > 1e-3
-        narrow = mutant(random_normal, "math.sqrt(2) * ", "")([400, 500], tf.constant([5, 6]), dtype).numpy().ravel()
+        # The two halves are sines and cosines of the same angles.
+        halves = np.split(first, 2)
+        assert stats.pearsonr(*halves).pvalue > 1e-3 and stats.pearsonr(*(h**2 for h in halves)).pvalue > 1e-3
+        assert stats.kstest(halves[0], "norm").pvalue > 1e-3 and stats.kstest(halves[1], "norm").pvalue > 1e-3
+        narrow = mutant(random_normal, "-2.0 * ", "-1.0 * ")([400, 500], tf.constant([5, 6]), dtype).numpy().ravel()
         assert stats.kstest(narrow, "norm").pvalue < 1e-9
+
+
+@pytest.mark.parametrize("shape", [[], [1], [7], [3, 5]], ids=str)
+def test_any_number_of_normal_numbers_can_be_had(shape):
+    assert random_normal(shape, tf.constant([1, 2])).shape == shape
 
 
 def test_it_stands_in_for_the_dropout_of_keras():

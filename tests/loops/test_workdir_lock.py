@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -78,8 +79,14 @@ def test_a_forked_worker_that_outlives_it_does_not_have_it(tmp_path):
             WorkdirLock(tmp_path).acquire()
         holder.kill()
         os.kill(holder.worker, 0)
-        with WorkdirLock(tmp_path):
-            pass
+        deadline = time.monotonic() + 10  # the worker lets go as soon as it gets to run
+        while True:
+            try:
+                with WorkdirLock(tmp_path):
+                    break
+            except WorkdirInUse:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
     finally:
         os.kill(holder.worker, signal.SIGKILL)
         holder.kill()
