@@ -82,7 +82,10 @@ def _update_of(optimizer: Any) -> Update | None:
 
 def _is_plain(gradient: Any, variable: Any) -> bool:
     dense = isinstance(gradient, tf.Tensor) and isinstance(variable, keras.Variable)
-    return dense and gradient.dtype == variable.value.dtype == tf.float32 and gradient.shape.is_fully_defined()
+    # A mirrored variable, though on one device, is the strategy's to update.
+    if not dense or isinstance(variable.value, tf.distribute.DistributedValues):
+        return False
+    return gradient.dtype == variable.value.dtype == tf.float32 and gradient.shape.is_fully_defined()
 
 
 def _sgd(optimizer: Any, pairs: Sequence[Pair], learning_rate: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,15 +48,19 @@ class Keeper:
         return self._folder.path if self._folder is not None else None
 
     def open(
-        self, task: Task, hook: Snapshot | None, config: dict[str, Any], made: dict[str, Any]
+        self,
+        task: Task,
+        hook: Snapshot | None,
+        made: Callable[[], dict[str, Any]],
+        config: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> tuple[RunState, pathlib.Path | None] | None:
         """Takes the folder; the first time, finds the state to go on from.
 
         Args:
             task: what is trained.
             hook: says which snapshots stay.
-            config: for `config.json`.
-            made: what the run is made with, from `resume.description`.
+            made: what the run is made with, from `resume.description`; asked once.
+            config: what `config.json` says of a run that was made so.
 
         Returns:
             The state and the folder in which its feed wrote its position, if it did; None if the run begins here.
@@ -67,22 +71,27 @@ class Keeper:
         """
         if self._folder is None:
             return None
-        self._made = self._made or made  # what was given at first: by the second run, learning rates may have moved
+        self._made = self._made or made()  # what was given at first: by the second run, learning rates may have moved
         rules = (hook.keep_last, hook.keep_best) if hook is not None else (3, None)
-        found = self._folder.open(config, keep_last=rules[0], keep_best=rules[1])
+        found = self._folder.open(config(self._made), keep_last=rules[0], keep_best=rules[1])
         if found is None:
             return None
         saved = RunState(found.step, found.arrays, found.state)
         try:
-            notes = resume.check(found.state["made"], made)
+            notes = resume.check(found.state["made"], self._made)
             runstate.check_model(task, saved)
         except MismatchError as error:
-            self._folder.forget()
             raise self._refusal(error) from None
         where = f"step {found.step:,} (epoch {found.info['epoch'] + 1})"
         print(f"Resuming the run in {self._folder.path} at {where}.", *notes, sep="\n  note: ", flush=True)
         feed = found.files / FEED if found.state["feed_files"] and found.files is not None else None
         return saved, feed
+
+    def forget(self) -> None:
+        """Has the next `open` look for a state again."""
+        self._made = {}
+        if self._folder is not None:
+            self._folder.forget()
 
     def restore(self, parts: Parts, saved: RunState) -> None:
         """Puts a state that was found back.

@@ -99,7 +99,7 @@ class LoopFace:
         self.outcome: str | None = None
         self._logs, self._end_epoch = EpochLogs(), False
         self._looks = Looks(self.hooks)
-        self._running = self._save_asked = False
+        self._running = self._save_asked = self._epoch_anew = False
         self._rollback_asked: str | None = None
         self._failures: dict[str, str] = {}
         self._watch: TraceWatch | None = None
@@ -169,16 +169,19 @@ class LoopFace:
         self._end_epoch |= end_epoch
 
     def save(self) -> None:
-        """Saves the whole state of the run to its workdir when all hooks have acted; to be called at a look.
+        """Saves the whole state of the run to its workdir: at a look when all hooks have acted, between two runs at once.
 
         Raises:
-            RuntimeError: if the loop does not run; the end of a run is saved in any case.
+            ValueError: without a workdir.
+            RuntimeError: before the first run.
+            SaveError: between two runs, if that is not possible.
         """
-        if not self._running:
-            raise RuntimeError("loop.save is for hooks, while the loop runs; the end of a run is saved in any case.")
         if self.workdir is None:
             raise ValueError("loop.save has nowhere to save to: give TrainLoop or fit a `workdir`.")
-        self._save_asked = True
+        if self._running:
+            self._save_asked = True
+        else:
+            cast("TrainLoop", self)._save_between_runs()
 
     def rollback(self, reason: str) -> None:
         """Goes back to the last good state when all hooks have acted, and drops the batches since then; see `loops.OnNonFinite`.

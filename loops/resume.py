@@ -37,8 +37,10 @@ def optimizers_of(optimizers: Mapping[str, Any]) -> dict[str, Any]:
     """Class and settings of every optimizer, as they are before training; numbers as text, so that nothing is lost in JSON."""
     found: dict[str, Any] = {}
     for name, optimizer in optimizers.items():
-        config = {key: _text(value) for key, value in optimizer.get_config().items() if key != "name"}
-        found[name] = {"class": type(optimizer).__name__, **config}
+        config = {key: value for key, value in optimizer.get_config().items() if key != "name"}
+        if isinstance(config.get("learning_rate"), dict):
+            config["schedule"] = config.pop("learning_rate")  # code, so that the new one holds; a number is a variable of the optimizer
+        found[name] = {"class": type(optimizer).__name__, **{key: _text(value) for key, value in config.items()}}
     return found
 
 
@@ -58,7 +60,7 @@ def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if old == new:
             continue
         head, _, tail = key.partition(".")
-        if key.endswith(".learning_rate"):
+        if key.endswith(".learning_rate") and "absent" not in (old, new):
             notes.append(f"the learning rate was given as {new}, but the run goes on with its saved one (it began with {old})")
         elif head in _ANNOUNCED or (head == "optimizer" and tail and not tail.endswith(".class") and "absent" not in (old, new)):
             notes.append(f"{key} was {old} and is {new} now")

@@ -92,7 +92,7 @@ class TrainLoop(LoopFace):
         begun, interrupts = self.clock(), Interrupts(self._grace)
         try:
             with interrupts:
-                self._begin()
+                self._prepare()
                 begun = self.clock() - self.progress.seconds
                 while not self._target_reached() and not self.stopping and not interrupts.requested:
                     self._run_epoch(interrupts, begun)
@@ -119,6 +119,7 @@ class TrainLoop(LoopFace):
         return self.history
 
     def _run_epoch(self, interrupts: Interrupts, begun: float) -> None:
+        self._epoch_anew = False
         if self.progress.epoch_ended or self.progress.step_in_epoch == 0:
             self.progress.begin_epoch()
             self._logs = EpochLogs()
@@ -127,7 +128,7 @@ class TrainLoop(LoopFace):
             for hook in self.hooks:
                 hook.on_epoch_begin(self)
         self._check_trace()
-        while not (self.progress.epoch_ended or self.stopping or interrupts.requested or self._target_reached()):
+        while not (self.progress.epoch_ended or self._epoch_anew or self.stopping or interrupts.requested or self._target_reached()):
             target = self._next_look()
             pass_ended = self._execution_now.advance(max(1, target - self.progress.step))
             self._watch = self._watch or TraceWatch(self.task)
@@ -258,7 +259,8 @@ class TrainLoop(LoopFace):
             print(f"{message} The batch is skipped.", flush=True)
             return
         step = self._keeper.roll_back(self._parts())
-        self._read = None
+        # The state is that from before an epoch began: it has to begin, here as after a kill.
+        self._epoch_anew, self._read = self.progress.step_in_epoch == 0, None
         if policy.learning_rate_factor != 1.0:
             self.learning_rate.scale(policy.learning_rate_factor)
         print(f"{message} Rolled back to step {step:,}; the batches since then are dropped.", flush=True)
@@ -272,6 +274,17 @@ class TrainLoop(LoopFace):
     def _keep_last(self) -> None:
         with self._records_may_fail(None):
             self._keeper.keep_last(self._parts(), self._feed)
+
+    def _save_between_runs(self) -> None:
+        if self._execution is None:
+            raise RuntimeError("There is nothing to save before the first run.")
+        try:
+            self._keeper.open(self.task, self._snapshots, self._made, self._config)
+            self._keeper.keep(self._parts(), self._feed, on_disk=True)
+        finally:
+            failure = self._keeper.close()
+        if failure is not None:
+            raise SaveError(failure)
 
     def _parts(self) -> Parts:
         run = self._execution_now
@@ -298,10 +311,21 @@ class TrainLoop(LoopFace):
 
     # The ends of a run.
 
+    def _prepare(self) -> None:
+        """Everything before the first step. If it fails the first time, the next run finds nothing half done."""
+        first = self._execution is None
+        try:
+            self._begin()
+        except BaseException:
+            if first:
+                self._execution = None
+                self._keeper.forget()
+            raise
+
     def _begin(self) -> None:
         self._end_epoch, self._save_asked, self._rollback_asked = False, False, None
         self._failures.clear()
-        found = self._keeper.open(self.task, self._snapshots, self._settings_to_keep(), self._made())
+        found = self._keeper.open(self.task, self._snapshots, self._made, self._config)
         saved, resume_from = (found[0], found[1:]) if found is not None else (None, None)
         if saved is not None:
             self.progress.load_state_dict(saved.state["progress"])
@@ -397,8 +421,10 @@ class TrainLoop(LoopFace):
         }
         return resume.description(settings, self._feed.describe(), resume.optimizers_of(self.task.optimizers))
 
-    def _settings_to_keep(self) -> dict[str, Any]:
-        return {"loop": {"compile": self.compile, **self._made()}, "config": self.config}
+    def _config(self, made: dict[str, Any]) -> dict[str, Any]:
+        """What `config.json` says."""
+        loop = {name: value for name, value in made.items() if name not in ("config", "versions")}
+        return {"loop": {"compile": self.compile, **loop}, "config": self.config}
 
     def _check_targets(self, epochs: int | None, steps: int | None) -> None:
         for name, value in (("epochs", epochs), ("steps", steps)):

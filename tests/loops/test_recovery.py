@@ -33,11 +33,8 @@ def trained(kind, data, compile="graph", epochs=2, random=True, **arguments):
 
 
 @pytest.mark.parametrize("kind", ["array", "known", "unknown"])
-@pytest.mark.parametrize("compile", ["graph", "eager"])
-@pytest.mark.parametrize("bad", [(4,), (0,), (6,), (2, 3), (1, 5, 6)], ids=str)
+@pytest.mark.parametrize(("compile", "bad"), [*(("graph", bad) for bad in [(4,), (0,), (6,), (2, 3), (1, 5, 6)]), ("eager", (4,))], ids=str)
 def test_a_skipped_batch_might_never_have_been_there(kind, compile, bad):
-    if compile == "eager" and bad != (4,):
-        pytest.skip("one case is enough to see that eager mode is no other")
     loop = trained(kind, poisoned(*bad), compile, on_nonfinite="skip")
     clean = trained(kind, without(*bad), compile)
     tiny.assert_same_bits(tiny.state(loop.task), tiny.state(clean.task))
@@ -105,6 +102,31 @@ def test_a_rollback_drops_what_came_since_the_good_state(kind):
     tiny.assert_same_bits(tiny.state(loop.task), tiny.state(clean.task))
     assert loop.history.history["loss"] == clean.history.history["loss"]
     assert loop.history.history["rollbacks"] == [1, 2]
+
+
+class Beginnings(hooks.Hook):
+    """Counts how often an epoch began."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def on_epoch_begin(self, loop):
+        self.count += 1
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+def test_an_epoch_that_is_rolled_back_whole_begins_again():
+    counter = Beginnings()
+    loop = loops.TrainLoop(tiny.Classifier(), tiny.feed_of("array", *poisoned(4)), [counter], on_nonfinite="rollback")
+    loop.run(epochs=1)
+    # The state went back to that from before the first beginning, so that beginning is undone too.
+    assert counter.count == 1 and loop.history.history["rollbacks"] == [1]
 
 
 def test_a_rollback_lowers_the_learning_rate_if_asked_to():

@@ -343,10 +343,52 @@ def test_save_is_for_hooks_of_a_loop_with_a_workdir(tmp_path):
     assert steps_saved(tmp_path) == [3, 6, 7]
     with pytest.raises(ValueError, match="give TrainLoop or fit a `workdir`"):
         make(None, chosen=[Save()]).run(steps=7)
-    with pytest.raises(RuntimeError, match="is for hooks, while the loop runs"):
-        make(None).save()
     with pytest.raises(ValueError, match="hooks.Snapshot has nowhere to save to"):
         make(None, chosen=[hooks.Snapshot()]).run(steps=1)
+
+
+def test_save_between_two_runs_keeps_what_was_changed_there(tmp_path):
+    loop = make(tmp_path)
+    with pytest.raises(RuntimeError, match="before the first run"):
+        loop.save()
+    loop.run(epochs=1)
+    loop.learning_rate = 0.003
+    loop.save()
+    again = make(tmp_path)
+    again.run(epochs=1)
+    assert float(again.learning_rate) == pytest.approx(0.003)
+
+
+def test_a_second_run_after_a_refusal_is_refused_again(saved_run):
+    loop = make(saved_run, seed=1)
+    for _ in range(2):
+        with pytest.raises(loops.MismatchError, match="seed was 0 and is 1 now"):
+            loop.run(epochs=2)
+
+
+class Moody(tiny.Classifier):
+    def train_step(self, batch):
+        logs = super().train_step(batch)
+        return {**logs, "mood": tf.random.normal([])}
+
+
+def test_a_step_that_cannot_resume_is_refused_again(tmp_path):
+    loop = make(tmp_path, Moody())
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"self\.seed"):
+            loop.run(epochs=1)
+
+
+def test_a_new_schedule_holds_and_is_said(tmp_path, capsys):
+    def task(rate):
+        return tiny.Classifier(keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(rate, 10, 0.9)))
+
+    make(tmp_path, task(0.05)).run(epochs=1)
+    loop = make(tmp_path, task(0.2))
+    loop.run(epochs=2)
+    said = capsys.readouterr().out
+    assert "optimizer.optimizer.schedule" in said and "given as" not in said
+    assert float(loop.learning_rate) == pytest.approx(0.2 * 0.9 ** (loop.progress.step / 10), rel=1e-5)
 
 
 def test_the_best_snapshots_stay(tmp_path):
