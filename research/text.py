@@ -1,0 +1,167 @@
+"""Text as characters: a small corpus in three parts, and its cutting into streams that go on from batch to batch.
+
+For models that read one character after the other; how batches are made of the streams is the business of `loops.feeds`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from research.study import InputError
+
+__all__ = ["CORPORA", "Streams", "Text", "load", "streams"]
+
+CORPORA = ("handbook", "tinyshakespeare")
+
+# Of the file as it is published in karpathy/char-rnn.
+_MD5 = "6fb458f1232090904fb40fe944165e91"
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A corpus as numbers of characters. The arrays are read-only.
+
+    Attributes:
+        name: what `load` was asked for.
+        train, val, test: uint8 `[N]`, indices into `vocabulary`: the first 90%, the next 5% and the last 5% of the text.
+        vocabulary: all characters of the text, in the order of their code points.
+        description: one sentence on what it is and how it was split.
+    """
+
+    name: str
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    vocabulary: str
+    description: str
+
+    def __post_init__(self) -> None:
+        for part in (self.train, self.val, self.test):
+            part.setflags(write=False)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Numbers `[len(text)]`, uint8, of the characters of `text`.
+
+        Raises:
+            InputError: for a character that the corpus does not have.
+        """
+        unknown = sorted(set(text) - set(self.vocabulary))
+        if unknown:
+            raise InputError(f"The character {unknown[0]!r} does not occur in {self.name}.")
+        return np.array([self.vocabulary.index(character) for character in text], np.uint8)
+
+    def decode(self, numbers: np.ndarray) -> str:
+        """The text that `numbers` stand for."""
+        return "".join(self.vocabulary[number] for number in numbers)
+
+
+class Streams(NamedTuple):
+    """A text in parallel streams, as windows; `count` windows that follow each other make up a batch.
+
+    Row `k * count + s` is window `k` of stream `s`, so stream `s` goes on in the same row of the next batch.
+
+    Attributes:
+        x: int32 `[windows * count, length]`, characters read.
+        y: int32 `[windows * count, length]`, the character after each; -1 where the stream has ended.
+        begins: bool `[windows * count]`, whether the stream begins with this window.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    begins: np.ndarray
+
+
+def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Text:
+    """Loads a corpus by name.
+
+    Args:
+        name: "handbook" (what scikit-learn says on its data sets, 47 kB of technical prose that is installed with it) or
+            "tinyshakespeare" (1.1 MB of plays).
+        data_dir: folder that holds `tinyshakespeare/input.txt`. Default: the environment variable `TAPELOOPS_DATA`.
+
+    Raises:
+        InputError: for an unknown name, or a file that is missing or not the original one.
+
+    Example:
+        >>> text = load("handbook")
+        >>> text.decode(text.encode("data"))
+        'data'
+    """
+    if name not in CORPORA:
+        raise InputError(f"There is no text {name!r}; choose one of {', '.join(CORPORA)}.")
+    folder = data_dir if data_dir is not None else os.environ.get("TAPELOOPS_DATA")
+    text, title = _handbook() if name == "handbook" else _tinyshakespeare(folder)
+    vocabulary = "".join(sorted(set(text)))
+    number = {character: i for i, character in enumerate(vocabulary)}
+    numbers = np.array([number[character] for character in text], np.uint8)
+    train, val, test = np.split(numbers, [len(numbers) * 90 // 100, len(numbers) * 95 // 100])
+    description = f"{title}: {len(text):,} characters, {len(vocabulary)} different ones; the first 90% to train on, then 5% and 5%."
+    return Text(name, train, val, test, vocabulary, description)
+
+
+def streams(numbers: np.ndarray, *, count: int, length: int) -> Streams:
+    """Cuts a text into `count` streams of equal length, and these into windows of `length` characters.
+
+    Every character but the first is the target of exactly one place; what is left over at the ends is filled up with targets -1.
+
+    Args:
+        numbers: characters `[N]`.
+        count: streams that are read side by side.
+        length: characters of a window: how far back-propagation through time goes.
+
+    Raises:
+        InputError: if `count` or `length` is not positive, or the text has fewer than `count + 1` characters.
+
+    Example:
+        >>> x, y, begins = streams(np.arange(9), count=2, length=3)
+        >>> x.tolist(), y[:2].tolist(), begins.tolist()
+        ([[0, 1, 2], [4, 5, 6], [3, 0, 0], [7, 0, 0]], [[1, 2, 3], [5, 6, 7]], [True, True, False, False])
+    """
+    if count < 1 or length < 1:
+        raise InputError(f"Streams need a count and a window length of 1 or more; got {count} and {length}.")
+    if len(numbers) <= count:
+        raise InputError(f"A text of {len(numbers)} characters cannot be read in {count} streams; choose fewer.")
+    targets = len(numbers) - 1
+    windows = -(-targets // (count * length))
+    # As even as possible: the text fills all streams up to the same place but for one character.
+    longest = -(-targets // count)
+    x, y = np.zeros([count, windows * length], np.int32), np.full([count, windows * length], -1, np.int32)
+    for stream in range(count):
+        part = numbers[stream * longest : min((stream + 1) * longest, targets) + 1].astype(np.int32)
+        x[stream, : len(part) - 1], y[stream, : len(part) - 1] = part[:-1], part[1:]
+
+    def by_window(rows: np.ndarray) -> np.ndarray:
+        return rows.reshape(count, windows, length).swapaxes(0, 1).reshape(windows * count, length)
+
+    return Streams(by_window(x), by_window(y), np.arange(windows * count) < count)
+
+
+def _handbook() -> tuple[str, str]:
+    import sklearn.datasets
+
+    folder = pathlib.Path(sklearn.datasets.__file__).parent / "descr"
+    text = "\n".join(file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.rst")))
+    return "".join(c for c in text if c.isascii()), "What scikit-learn says on its data sets"
+
+
+def _tinyshakespeare(folder: str | os.PathLike[str] | None) -> tuple[str, str]:
+    if not folder:
+        raise InputError(
+            "tinyshakespeare is not bundled: name a folder that has tinyshakespeare/input.txt by --data_dir (or the environment variable "
+            "TAPELOOPS_DATA), or train on --config.dataset=handbook."
+        )
+    path = pathlib.Path(folder).expanduser() / "tinyshakespeare" / "input.txt"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); put the input.txt of karpathy/char-rnn there.") from error
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != _MD5:
+        raise InputError(f"{path} is damaged or not the original file (md5 {found}, expected {_MD5}); replace it.")
+    return content.decode("ascii"), "Tiny Shakespeare"
