@@ -120,11 +120,6 @@ class SnapshotWriter:
         """As `wait`; the writer can be used again."""
         self.wait()
 
-    def abandon(self) -> None:
-        """Lets the process exit without waiting for what is being written: that snapshot is lost, the ones before are whole."""
-        if self._writing is not None:
-            _in_flight.discard(self._writing)
-
     @contextlib.contextmanager
     def failing(self, step: int) -> Iterator[None]:
         """In this context an `OSError` counts as a failure to save the snapshot of `step`, and does not leave it.

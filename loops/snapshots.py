@@ -1,9 +1,8 @@
 """The snapshots of a run in one folder: one for each step that was saved, put there whole or not at all, and found whole or set aside.
 
-    <directory>/<step>/             a snapshot (`loops.snapshot_files` says what is in it)
-    <directory>/damaged-<step>/     one that did not verify; never deleted
-    <directory>/abandoned-<step>/   one from a future that did not happen, because training went back; the newest of these stays
-    <directory>/.writing-...        one that is being written; `.replaced-...`, `.pruning-...`: one that is on its way out
+    <directory>/<step>/           a snapshot (`loops.snapshot_files` says what is in it)
+    <directory>/damaged-<step>/   one that did not verify; never deleted
+    <directory>/.writing-...      one that is being written; `.replaced-...`, `.pruning-...`: one that is on its way out
 
 Order is all: a new snapshot is written beside the others, synced, renamed, synced again; only then is an older one deleted. It knows files
 and bytes, nothing of training, and does not need TensorFlow.
@@ -164,29 +163,6 @@ class SnapshotStore:
             report(f"The snapshot of step {error.step:,} is damaged ({error.reason}). It is kept as {str(kept)!r}; {instead}.")
         return snapshot
 
-    def set_aside_after(self, step: int) -> list[int]:
-        """Renames the snapshots of later steps to `abandoned-<step>`, because training goes on from `step` another way.
-
-        To be called before the first step that differs: a process that is killed later would otherwise go on from a future that did not
-        happen. When a snapshot has been written after that, only the newest of those set aside stays.
-
-        Args:
-            step: the step that training goes on from; -1 sets all aside.
-
-        Returns:
-            The steps that were set aside, the newest first.
-
-        Raises:
-            OSError: if one cannot be renamed.
-        """
-        later = [found for found in reversed(self.steps()) if found > step]
-        for found in later:
-            os.rename(self.path(found), _free(self.directory / f"abandoned-{found}"))
-            self._values.pop(found, None)
-        if later:
-            snapshot_files.sync_directory(self.directory)
-        return later
-
     def _put_in_place(self, path: pathlib.Path, step: int, info: Mapping[str, Any]) -> pathlib.Path:
         target, replaced = self.directory / str(step), None
         with self._renaming:
@@ -206,17 +182,12 @@ class SnapshotStore:
         crash_points.reached(crash_points.BEFORE_PRUNE)
         steps = self.steps()
         kept = self.retention.kept({step: self._value_of(step) for step in steps})
-        abandoned = sorted(
-            (name for name in self._names() if re.fullmatch(r"abandoned-\d+(-\d+)?", name)),
-            key=lambda name: [*map(int, name.split("-")[1:])],
-        )
-        outdated = [(str(step), step) for step in steps if step not in kept and step != written]
-        for name, step in [*outdated, *((name, int(name.split("-")[1])) for name in abandoned[:-1])]:
+        for step in (step for step in steps if step not in kept and step != written):
             # Under another name first: a kill while it is being deleted would leave what looks like a damaged snapshot.
             doomed = _free(self.directory / f".pruning-{step}-{os.getpid()}")
             # The new snapshot is safe. What cannot be deleted now is tried again with the next one.
             with contextlib.suppress(OSError):
-                os.rename(self.directory / name, doomed)
+                os.rename(self.directory / str(step), doomed)
                 _remove(doomed)
 
     def _value(self, info: Mapping[str, Any]) -> float | None:

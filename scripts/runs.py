@@ -98,7 +98,7 @@ def snapshots(workdir: str) -> int:
     rows = [["step", "epoch", "written", "size", "kept as", "metrics"]]
     rows += [[f"{step:,}", *_described(store, step, what, kept.get(step, []))] for step, what in found.items()]
     print(_table(rows))
-    aside = sorted(path for path in store.directory.iterdir() if re.fullmatch(r"(damaged|abandoned)-\d+(-\d+)?", path.name))
+    aside = sorted(path for path in store.directory.iterdir() if re.fullmatch(r"damaged-\d+(-\d+)?", path.name))
     for path in aside:
         print(f"Set aside: {path.name} ({_state_of(path)})")
     print(f"{len(found)} in {store.directory}: {len(whole)} whole, {len(found) - len(whole)} damaged, {len(aside)} set aside.")

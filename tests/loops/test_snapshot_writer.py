@@ -190,13 +190,11 @@ from loops.snapshots import SnapshotStore
 
 directory, how = sys.argv[1:]
 fsync = os.fsync
-os.fsync = lambda descriptor: (time.sleep(3600 if how in ("hangs", "abandoned") else 0.1), fsync(descriptor))
+os.fsync = lambda descriptor: (time.sleep(3600 if how == "hangs" else 0.1), fsync(descriptor))
 writer = snapshot_writer.SnapshotWriter(SnapshotStore(directory))
 writer.submit(writer.begin(1), {"w": np.arange(5.0)}, {}, {})
 if how == "hangs":
     snapshot_writer.EXIT_SECONDS = 0.1
-if how == "abandoned":
-    writer.abandon()
 if how == "forks":
     child = os.fork()
     if child == 0:
@@ -208,9 +206,7 @@ if how == "error":
 """
 
 
-@pytest.mark.parametrize(
-    ("how", "code", "saved"), [("normal", 0, True), ("error", 1, True), ("forks", 0, True), ("hangs", 0, False), ("abandoned", 0, False)]
-)
+@pytest.mark.parametrize(("how", "code", "saved"), [("normal", 0, True), ("error", 1, True), ("forks", 0, True), ("hangs", 0, False)])
 def test_an_exit_finishes_the_write_but_does_not_wait_for_ever(tmp_path, how, code, saved):
     done = subprocess.run([sys.executable, "-c", EXIT, str(tmp_path), how], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr

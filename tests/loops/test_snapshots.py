@@ -402,19 +402,6 @@ def test_a_policy_that_makes_no_sense_is_refused(tmp_path, bad):
         SnapshotStore(tmp_path, **{name: Best(*value) if name == "keep_best" else value for name, value in bad.items()})
 
 
-def test_snapshots_of_a_future_that_did_not_happen_are_set_aside(tmp_path):
-    store = SnapshotStore(tmp_path, keep_last=9)
-    for step in (10, 20, 30, 40):
-        save(store, step)
-    assert store.set_aside_after(20) == [40, 30]
-    assert store.steps() == [10, 20]
-    assert_same(store.latest(no_report), 20)
-    assert names(store) == ["10", "20", "abandoned-30", "abandoned-40"]
-    save(store, 25)
-    assert names(store) == ["10", "20", "25", "abandoned-40"]
-    assert store.set_aside_after(25) == []
-
-
 # Kills, and disks that fail.
 
 BARE = """

@@ -72,13 +72,13 @@ def test_the_table_says_what_each_snapshot_holds_and_why_it_is_kept(workdir):
 
 def test_damaged_ones_are_shown_with_the_reason_and_left_alone(workdir):
     (workdir / "snapshots" / "300" / "tensors.bin").write_bytes(b"")
-    SnapshotStore(workdir / "snapshots").set_aside_after(300)
+    os.rename(workdir / "snapshots" / "400", workdir / "snapshots" / "damaged-400")
     (workdir / "snapshots" / "damaged-50").mkdir()
     before = sorted(os.listdir(workdir / "snapshots"))
     code, out, _ = run("snapshots", workdir)
     assert code == 1
     assert re.search(r"^ *300 .*DAMAGED: tensors.bin has 0 bytes instead of \d+$", out, re.MULTILINE)
-    assert re.search(r"^Set aside: abandoned-400 \(whole, \d+ B\)$", out, re.MULTILINE)
+    assert re.search(r"^Set aside: damaged-400 \(whole, \d+ B\)$", out, re.MULTILINE)
     assert re.search(r"^Set aside: damaged-50 \(manifest.json is missing\)$", out, re.MULTILINE)
     assert out.endswith("1 whole, 1 damaged, 2 set aside.\n")
     assert sorted(os.listdir(workdir / "snapshots")) == before
