@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import hashlib
+import io
 import os
 import pathlib
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from research import tables
+from research.files import data_folder, original, unavailable
 from research.study import InputError
 
 __all__ = ["NORMALIZATIONS", "Dataset", "Split", "load", "names", "normalize"]
@@ -35,10 +37,15 @@ _MD5 = {
         "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
         "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
     },
+    "optdigits": {
+        "optdigits.tra": "268ce7771f3f15afbc54402478b1d454",
+        "optdigits.tes": "a0339c30a8a5312a1b6f9e5c719dcce5",
+    },
 }
 
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _VALIDATION_IMAGES = 5_000
+_VALIDATION_DIGITS = 573
 
 
 class Split(NamedTuple):
@@ -62,6 +69,8 @@ class Dataset:
         train, val, test: the parts.
         class_names: name of each class index; empty for regression.
         description: one sentence on what it is and how it was split.
+        feature_names: name of each column of a table; empty for images.
+        unit: what one unit of a regression target is; empty if it has no name.
     """
 
     name: str
@@ -70,6 +79,8 @@ class Dataset:
     test: Split
     class_names: tuple[str, ...]
     description: str
+    feature_names: tuple[str, ...] = ()
+    unit: str = ""
 
     def __post_init__(self) -> None:
         for split in (self.train, self.val, self.test):
@@ -86,10 +97,12 @@ def load(name: str, *, normalization: str = "raw", data_dir: str | os.PathLike[s
     """Loads a data set by name.
 
     Args:
-        name: "digits", "diabetes", "breast_cancer" or "wine" (they come with scikit-learn), "mnist" or "fashion_mnist".
+        name: "digits", "diabetes", "breast_cancer" or "wine" (they come with scikit-learn), "mnist", "fashion_mnist", "optdigits" or
+            "california_housing".
         normalization: see `normalize`.
-        data_dir: folder that holds `mnist/` and `fashion_mnist/` with the four original `*-ubyte.gz` files each. Default: the
-            environment variable `TAPELOOPS_DATA`. Without such a folder Keras downloads the data once.
+        data_dir: folder that holds `mnist/` and `fashion_mnist/` with the four original `*-ubyte.gz` files each, `optdigits/` with
+            `optdigits.tra` and `.tes`, `california_housing/` with `cal_housing.data`. Default: the environment variable
+            `TAPELOOPS_DATA`. Without such a folder the data is downloaded once (but for optdigits).
 
     Returns:
         The data set. The parts are the same in every call, on every machine.
@@ -104,8 +117,7 @@ def load(name: str, *, normalization: str = "raw", data_dir: str | os.PathLike[s
     """
     if name not in _LOADERS:
         raise InputError(f"There is no data set {name!r}; choose one of {', '.join(names())}.")
-    folder = data_dir if data_dir is not None else os.environ.get("TAPELOOPS_DATA")
-    return normalize(_LOADERS[name](None if not folder else pathlib.Path(folder).expanduser()), normalization)
+    return normalize(_LOADERS[name](data_dir), normalization)
 
 
 def normalize(dataset: Dataset, how: str) -> Dataset:
@@ -148,8 +160,11 @@ def normalize(dataset: Dataset, how: str) -> Dataset:
     return dataclasses.replace(dataset, train=rescale(dataset.train), val=rescale(dataset.val), test=rescale(dataset.test))
 
 
-def _from_sklearn(name: str, title: str) -> Callable[[pathlib.Path | None], Dataset]:
-    def load_it(_: pathlib.Path | None) -> Dataset:
+_Loader = Callable[[str | os.PathLike[str] | None], Dataset]
+
+
+def _from_sklearn(name: str, title: str) -> _Loader:
+    def load_it(_: str | os.PathLike[str] | None) -> Dataset:
         import sklearn.datasets
 
         bunch = getattr(sklearn.datasets, f"load_{name}")()
@@ -157,9 +172,33 @@ def _from_sklearn(name: str, title: str) -> Callable[[pathlib.Path | None], Data
         classes = tuple(str(c) for c in bunch.get("target_names", ()))
         y = np.asarray(bunch.target, np.int32 if classes else np.float32)
         description = f"{title}: {len(x):,} examples, split 70/15/15 by a fixed permutation, stratified by target."
-        return Dataset(name, *_stratified(x, y), class_names=classes, description=description)
+        features = () if "images" in bunch else tuple(str(f) for f in bunch.feature_names)
+        return Dataset(name, *_stratified(x, y), class_names=classes, description=description, feature_names=features)
 
     return load_it
+
+
+def _california_housing(data_dir: str | os.PathLike[str] | None) -> Dataset:
+    x, y = tables.california_housing(data_folder(data_dir))
+    train, val, test = _stratified(x, y)
+    middle = np.nanmedian(train.x, axis=0)
+    filled = int(np.isnan(x).sum())
+    gaps = f" {filled} missing values became the median of their column." if filled else ""
+
+    def complete(split: Split) -> Split:
+        return Split(np.where(np.isnan(split.x), middle, split.x).astype(np.float32), split.y.astype(np.float32))
+
+    return Dataset(
+        "california_housing",
+        *map(complete, (train, val, test)),
+        class_names=(),
+        description=(
+            f"California housing: median house values of {len(x):,} block groups, split 70/15/15 by a fixed permutation, stratified by "
+            f"target.{gaps}"
+        ),
+        feature_names=tables.HOUSING_FEATURES,
+        unit="$100,000",
+    )
 
 
 def _stratified(x: np.ndarray, y: np.ndarray) -> tuple[Split, Split, Split]:
@@ -173,12 +212,11 @@ def _stratified(x: np.ndarray, y: np.ndarray) -> tuple[Split, Split, Split]:
     return Split(x[rows[0]], y[rows[0]]), Split(x[rows[1]], y[rows[1]]), Split(x[rows[2]], y[rows[2]])
 
 
-def _images(name: str, title: str, class_names: tuple[str, ...]) -> Callable[[pathlib.Path | None], Dataset]:
-    def load_it(root: pathlib.Path | None) -> Dataset:
-        if root and not root.is_dir():
-            raise InputError(f"There is no folder {root}, which --data_dir or TAPELOOPS_DATA names.")
+def _images(name: str, title: str, class_names: tuple[str, ...]) -> _Loader:
+    def load_it(data_dir: str | os.PathLike[str] | None) -> Dataset:
+        root = data_folder(data_dir)
         folder = root / name if root else None
-        x, y, x_test, y_test = _read_folder(name, folder) if folder and folder.is_dir() else _download(name, folder)
+        x, y, x_test, y_test = _read_folder(name, folder) if folder and folder.is_dir() else _download(name, root)
         n = _VALIDATION_IMAGES
         return Dataset(
             name,
@@ -192,45 +230,57 @@ def _images(name: str, title: str, class_names: tuple[str, ...]) -> Callable[[pa
     return load_it
 
 
+def _optdigits(data_dir: str | os.PathLike[str] | None) -> Dataset:
+    root = data_folder(data_dir)
+    if root is None:
+        raise InputError(f"optdigits is not downloaded; put {', '.join(_MD5['optdigits'])} in a folder optdigits/ below --data_dir.")
+    parts = []
+    for file, md5 in _MD5["optdigits"].items():
+        table = np.loadtxt(io.BytesIO(original(root / "optdigits" / file, md5)), np.float32, delimiter=",", ndmin=2)
+        parts.append(Split(table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int32)))
+    writers, n = parts[0], _VALIDATION_DIGITS
+    return Dataset(
+        "optdigits",
+        train=Split(writers.x[n:], writers.y[n:]),
+        val=Split(writers.x[:n], writers.y[:n]),
+        test=parts[1],
+        class_names=tuple("0123456789"),
+        description=(
+            "Optical digits in 8x8 pixels of 0..16: 3,823 by 30 writers, of which the first 573 are for validation; 1,797 by 13 others "
+            "are the test set."
+        ),
+    )
+
+
 def _read_folder(name: str, folder: pathlib.Path) -> list[np.ndarray]:
     return [_read_idx(folder / file, md5) for file, md5 in _MD5[name].items()]
 
 
 def _read_idx(path: pathlib.Path, md5: str) -> np.ndarray:
     """An idx file: two zero bytes, type (8: uint8), number of dimensions, each dimension as big-endian int32, then the values."""
-    try:
-        packed = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); put the original file of that name there.") from error
-    found = hashlib.md5(packed, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise InputError(f"{path} is damaged or not the original file (md5 {found}, expected {md5}); replace it.")
-    data = gzip.decompress(packed)
+    data = gzip.decompress(original(path, md5))
     dimensions = data[3]
     shape = np.frombuffer(data, ">i4", count=dimensions, offset=4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def _download(name: str, folder: pathlib.Path | None) -> list[np.ndarray]:
+def _download(name: str, root: pathlib.Path | None) -> list[np.ndarray]:
     import keras
 
     try:
         (x, y), (x_test, y_test) = getattr(keras.datasets, name).load_data()
     except Exception as error:  # Keras wraps whatever went wrong on the way into a bare Exception.
-        where = f"in {folder}" if folder else f"in a folder {name}/ below --data_dir (or below the environment variable TAPELOOPS_DATA)"
-        raise InputError(f"{name} could not be downloaded ({_first_line(error)}); put {', '.join(_MD5[name])} {where}.") from error
+        raise unavailable(name, error, wanted=_MD5[name], root=root) from error
     return [x, y, x_test, y_test]
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-_LOADERS: dict[str, Callable[[pathlib.Path | None], Dataset]] = {
+_LOADERS: dict[str, _Loader] = {
+    "california_housing": _california_housing,
     "digits": _from_sklearn("digits", "Handwritten digits in 8x8 pixels of 0..16"),
     "diabetes": _from_sklearn("diabetes", "Diabetes progression after a year, from 10 measurements"),
     "breast_cancer": _from_sklearn("breast_cancer", "Breast tumours, malignant or benign, from 30 measurements"),
     "wine": _from_sklearn("wine", "Wines of three growers, from 13 measurements"),
+    "optdigits": _optdigits,
     "mnist": _images("mnist", "MNIST, handwritten digits", tuple("0123456789")),
     "fashion_mnist": _images("fashion_mnist", "Fashion-MNIST, pictures of clothes", _FASHION),
 }

@@ -145,3 +145,22 @@ def test_an_unknown_name_is_answered_with_the_known_ones(call, said):
 def test_a_data_dir_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(InputError, match="no folder"):
         datasets.load("mnist", data_dir=tmp_path / "nowhere")
+
+
+def test_optical_digits_come_in_their_own_training_and_test_set(tmp_path, monkeypatch):
+    rng, sums = np.random.RandomState(0), {}
+    (tmp_path / "optdigits").mkdir()
+    rows = {"optdigits.tra": rng.randint(0, 17, (580, 65)), "optdigits.tes": rng.randint(0, 17, (3, 65))}
+    for name, table in rows.items():
+        content = "\n".join(",".join(map(str, row)) for row in table).encode()
+        (tmp_path / "optdigits" / name).write_bytes(content)
+        sums[name] = hashlib.md5(content).hexdigest()
+    monkeypatch.setitem(datasets._MD5, "optdigits", sums)
+    data = datasets.load("optdigits", data_dir=tmp_path)
+    assert np.array_equal(data.train.x.reshape(-1, 64), rows["optdigits.tra"][573:, :64])
+    assert np.array_equal(data.val.y, rows["optdigits.tra"][:573, 64])
+    assert np.array_equal(data.test.x, rows["optdigits.tes"][:, :64].reshape(3, 8, 8)) and data.test.y.dtype == np.int32
+
+
+def test_tables_name_their_columns():
+    assert datasets.load("diabetes").feature_names[:3] == ("age", "sex", "bmi") and not datasets.load("digits").feature_names
