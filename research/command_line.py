@@ -5,6 +5,7 @@ It knows flags and exit codes, nothing of training.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import pathlib
@@ -18,7 +19,9 @@ from ml_collections import config_dict, config_flags
 
 from research.study import InputError
 
-__all__ = ["EXIT_INTERRUPTED", "EXIT_REFUSED", "define_config", "parse", "quiet_tensorflow", "run"]
+__all__ = ["CONFIGS", "EXIT_INTERRUPTED", "EXIT_REFUSED", "define_config", "list_configs", "parse", "quiet_tensorflow", "run"]
+
+CONFIGS = pathlib.Path(__file__).resolve().parent / "configs"
 
 EXIT_REFUSED = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -54,10 +57,31 @@ def run(main: Callable[[flags.FlagValues], int], define: Callable[[flags.FlagVal
 
 
 def define_config(values: flags.FlagValues, argv: list[str], default: pathlib.Path) -> None:
-    """Declares `--config=FILE` and `--config.FIELD=VALUE`."""
+    """Declares `--config=FILE` (or `--config=NAME` for one in `research/configs/`) and `--config.FIELD=VALUE`."""
+    for i, argument in enumerate(argv):
+        name = re.fullmatch(r"--?config=(\w+)", argument)
+        if name and name[1] in _configs():
+            argv[i] = f"--config={CONFIGS / name[1]}.py"
     config_flags.DEFINE_config_file(
-        "config", str(default), "File with get_config(); --config.FIELD=VALUE changes a field of it.", flag_values=values, sys_argv=argv
+        "config",
+        str(default),
+        "File with get_config(), or the name of one in research/configs; --config.FIELD=VALUE changes a field of it.",
+        flag_values=values,
+        sys_argv=argv,
     )
+
+
+def list_configs() -> str:
+    """The configs in `research/configs/`, a line each: the name, and the first line of what the file says of itself. Runs none of them."""
+    first = {
+        name: (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0] for name, path in _configs().items()
+    }
+    width = max(map(len, first))
+    return "\n".join(f"{name:<{width}}  {line}".rstrip() for name, line in first.items())
+
+
+def _configs() -> dict[str, pathlib.Path]:
+    return {path.stem: path for path in sorted(CONFIGS.glob("*.py")) if path.stem != "__init__"}
 
 
 def parse(define: Callable[[flags.FlagValues, list[str]], None], argv: Sequence[str]) -> flags.FlagValues:

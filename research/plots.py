@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,18 +16,17 @@ _TRAIN, _VALIDATION, _INK, _MUTED, _GRID = "#3b6fb6", "#d9662b", "#22272e", "#6b
 _NOT_CURVES = ("learning_rate", "lr")
 
 
-def learning_curves(history: Any, path: str | os.PathLike[str], *, best: int | None = None, title: str = "") -> Figure:
+def learning_curves(history: Any, *, best: int | None = None, title: str = "") -> Figure:
     """Draws loss and metrics over epochs, training against validation, one panel each.
 
     Args:
         history: what `TrainLoop.run`, `loops.fit` or `model.fit` returned: `.history` maps names to one value per epoch, `.epoch`
             holds the 0-based epoch indices. `val_NAME` goes into the panel of `NAME`.
-        path: file to write; the suffix decides the format ("learning_curves.png").
         best: position in the lists of the epoch whose weights were kept; it is marked. None marks nothing.
         title: line above the panels.
 
     Returns:
-        The figure that was written.
+        The figure.
 
     Raises:
         ValueError: if the history holds no epoch.
@@ -56,7 +54,6 @@ def learning_curves(history: Any, path: str | os.PathLike[str], *, best: int | N
         axes.legend(loc=corner, labelcolor=_INK, fontsize=10, facecolor="white", edgecolor="none", framealpha=1)
     if title:
         figure.suptitle(title, color=_INK, fontsize=12, x=0.012, ha="left", weight="bold")
-    figure.savefig(path, dpi=160)
     return figure
 
 

@@ -1,25 +1,33 @@
 """What a study hands to the programs in `scripts/`, so that they need to know no study by name.
 
-A study is a module `research.NAME` with a function `build(config, *, data_dir, seed, strategy) -> Study`.
+A study is a module `research.NAME` with a function `build(config, *, data_dir, seed, strategy)` that returns a `Study`, or a
+`Comparison` of several. How they are trained is the business of `research.runner`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
+    from matplotlib.figure import Figure
 
     import loops
 
-__all__ = ["InputError", "Study", "build", "in_scope"]
+__all__ = ["Comparison", "InputError", "Run", "Runs", "Study", "build", "in_scope"]
+
+COMPARISON = "comparison"  # the TensorBoard run of what a comparison shows as a whole
+PLOTS = "plots"
 
 
 class InputError(ValueError):
@@ -35,24 +43,160 @@ class Study:
         model: the model whose best weights are kept and evaluated.
         train: batches to train on.
         evaluate: named feeds that are evaluated after every epoch; "val" gives `val_loss` and so on.
-        test: the feed that nothing is decided by.
-        monitor: name in the logs by which the best epoch is chosen.
+        test: the feed that nothing is decided by, or None.
+        monitor: name in the logs by which the best epoch is chosen; None takes the last epoch.
         mode: "min" or "max": which of its values is best.
-        hooks: hooks that belong to the experiment; the program that runs it adds early stopping on `monitor`, and its progress bar.
+        hooks: hooks that belong to the experiment; `research.runner` adds early stopping on `monitor`, the keepers of best and last
+            weights, and the progress bar.
         title: a few words, for the head of a picture.
         description: a sentence or two on data and model, printed before training.
+        after: called when training has ended and the model has the weights of the best epoch: draws pictures, computes what the study is
+            about, and returns lines to print. Called again when a finished run is started again.
+        epochs: epochs to train, None: those of the config.
+        steps_per_epoch: steps of an epoch, None: a pass over `train`.
+        clip: as in `loops.TrainLoop`.
     """
 
     task: loops.Task
     model: keras.Model
     train: loops.Feed
     evaluate: Mapping[str, loops.Feed]
-    test: loops.Feed
-    monitor: str
+    test: loops.Feed | None
+    monitor: str | None
     mode: str
     hooks: Sequence[Any]
     title: str
     description: str
+    after: Callable[[Run], Sequence[str]] | None = None
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+    clip: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Several studies that are trained one after the other, and what they show together.
+
+    Each is made when the ones before it have been trained, from the same seed, and so the same whether those were trained just now or in a
+    process that was killed since.
+
+    Attributes:
+        parts: name -> function that makes the study, given the runs of the parts before it. The name is that of its folder in the workdir.
+        conclude: given all runs, returns lines to print: a table, say; see `research.report.metrics_table`.
+        description: a sentence or two, printed before training.
+    """
+
+    parts: Mapping[str, Callable[[Mapping[str, Run]], Study]]
+    conclude: Callable[[Runs], Sequence[str]]
+    description: str
+
+    def __post_init__(self) -> None:
+        for name in self.parts:
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in (PLOTS, COMPARISON):
+                raise ValueError(f"A part of a comparison cannot be named {name!r}; it names a folder beside plots.")
+
+    def make(self, name: str, before: Mapping[str, Run], *, seed: int) -> Study:
+        """The study of one part, from a fixed seed.
+
+        Args:
+            name: which part.
+            before: the runs of the parts before it.
+            seed: see `build`.
+        """
+        _begin(seed)
+        return self.parts[name](before)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A study that has been trained. Its model has the weights of the best epoch.
+
+    Attributes:
+        study: what was trained.
+        loop: the loop that trained it.
+        test: metrics on the test set, empty if the study has none.
+        best: position in `history.epoch` of the epoch whose weights the model has; None: they are those of the last.
+        saved: whether everything that the run leaves could be written.
+    """
+
+    study: Study
+    loop: loops.TrainLoop
+    test: Mapping[str, Any]
+    best: int | None = None
+    saved: bool = True
+
+    @property
+    def history(self) -> Any:
+        """`history.history` maps names to values by epoch, `history.epoch` holds the 0-based indices of the epochs."""
+        return self.loop.history
+
+    @property
+    def workdir(self) -> pathlib.Path | None:
+        """The run's folder, or None."""
+        return self.loop.workdir
+
+    @property
+    def logs(self) -> dict[str, Any]:
+        """What was logged in the epoch whose weights the model has."""
+        at = -1 if self.best is None else self.best
+        count = len(self.history.epoch)
+        return {name: values[at] for name, values in self.history.history.items() if count and len(values) == count}
+
+    def picture(self, name: str, figure: Figure) -> None:
+        """Writes `plots/NAME.png`, and the same to the run `train` of TensorBoard, at the step where training stands.
+
+        Does nothing without a workdir.
+
+        Args:
+            name: name of the file without its ending, and TensorBoard's tag.
+            figure: what a function of `research.plots` or `research.pictures` drew.
+        """
+        if self.workdir is None:
+            return
+        from loops import hooks
+        from research import pictures
+
+        pictures.save(figure, self.workdir / PLOTS / f"{name}.png")
+        for hook in self.loop.hooks:
+            if isinstance(hook, hooks.TensorBoard):
+                # When the run is started again the hook takes its files back to the last snapshot, so what is drawn again is not doubled.
+                hook.image(name, pictures.pixels(figure), self.loop.progress.step)
+
+
+class Runs(dict[str, Run]):
+    """The runs of a comparison by the names of its parts, and a place for pictures that show several of them.
+
+    Args:
+        workdir: folder of the comparison, or None.
+    """
+
+    def __init__(self, workdir: pathlib.Path | None = None):
+        super().__init__()
+        self.workdir = workdir
+        self._pictures: dict[str, Any] = {}
+
+    def picture(self, name: str, figure: Figure) -> None:
+        """Writes `plots/NAME.png` of the comparison, and the same to its run `comparison` of TensorBoard. Does nothing without a workdir.
+
+        Args:
+            name: name of the file without its ending, and TensorBoard's tag.
+            figure: what a function of `research.plots` or `research.pictures` drew.
+        """
+        if self.workdir is None:
+            return
+        from loops import summaries
+        from research import pictures
+
+        pictures.save(figure, self.workdir / PLOTS / f"{name}.png")
+        self._pictures[name] = pictures.pixels(figure)
+        # All of them anew, so that a comparison that concludes again doubles none.
+        folder = self.workdir / COMPARISON
+        mark = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+        if folder.is_dir():
+            summaries.cut_back(folder, {}, mark)
+        with summaries.SummaryWriter(folder, mark=mark) as writer:
+            for tag, image in self._pictures.items():
+                writer.image(tag, image, 0)
 
 
 def build(
@@ -61,7 +205,7 @@ def build(
     data_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
     strategy: tf.distribute.Strategy | None = None,
-) -> Study:
+) -> Study | Comparison:
     """Builds the study that a config names, from a fixed seed.
 
     Args:
@@ -73,18 +217,24 @@ def build(
     Raises:
         InputError: if there is no such study, or something in the config cannot be used.
     """
-    import keras
-
     name = f"research.{config.study}"
     if not str(config.study).isidentifier() or importlib.util.find_spec(name) is None:
         raise InputError(f"config.study is {config.study!r}, but there is no module {name}.")
     module = importlib.import_module(name)
     if not hasattr(module, "build"):
         raise InputError(f"config.study is {config.study!r}, but {name} has no function `build`.")
-    keras.utils.set_random_seed(seed)
+    _begin(seed)
     return module.build(config, data_dir=data_dir, seed=seed, strategy=strategy)
 
 
 def in_scope(strategy: tf.distribute.Strategy | None) -> contextlib.AbstractContextManager[Any]:
     """The strategy's scope, or a context that does nothing without one."""
     return strategy.scope() if strategy is not None else contextlib.nullcontext()
+
+
+def _begin(seed: int) -> None:
+    """The same seeds, and the same names of layers, whatever this process has made before."""
+    import keras
+
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(seed)
