@@ -6,13 +6,13 @@ For models that read one character after the other; how batches are made of the 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
+from research import files
 from research.study import InputError
 
 __all__ = ["CORPORA", "Streams", "Text", "load", "streams"]
@@ -95,8 +95,7 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Text:
     """
     if name not in CORPORA:
         raise InputError(f"There is no text {name!r}; choose one of {', '.join(CORPORA)}.")
-    folder = data_dir if data_dir is not None else os.environ.get("TAPELOOPS_DATA")
-    text, title = _handbook() if name == "handbook" else _tinyshakespeare(folder)
+    text, title = _handbook() if name == "handbook" else _tinyshakespeare(data_dir)
     vocabulary = "".join(sorted(set(text)))
     number = {character: i for i, character in enumerate(vocabulary)}
     numbers = np.array([number[character] for character in text], np.uint8)
@@ -150,18 +149,11 @@ def _handbook() -> tuple[str, str]:
     return "".join(c for c in text if c.isascii()), "What scikit-learn says on its data sets"
 
 
-def _tinyshakespeare(folder: str | os.PathLike[str] | None) -> tuple[str, str]:
-    if not folder:
+def _tinyshakespeare(data_dir: str | os.PathLike[str] | None) -> tuple[str, str]:
+    folder = files.data_folder(data_dir)
+    if folder is None:
         raise InputError(
             "tinyshakespeare is not bundled: name a folder that has tinyshakespeare/input.txt by --data_dir (or the environment variable "
             "TAPELOOPS_DATA), or train on --config.dataset=handbook."
         )
-    path = pathlib.Path(folder).expanduser() / "tinyshakespeare" / "input.txt"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); put the input.txt of karpathy/char-rnn there.") from error
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != _MD5:
-        raise InputError(f"{path} is damaged or not the original file (md5 {found}, expected {_MD5}); replace it.")
-    return content.decode("ascii"), "Tiny Shakespeare"
+    return files.original(folder / "tinyshakespeare" / "input.txt", _MD5).decode("ascii"), "Tiny Shakespeare"
