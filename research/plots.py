@@ -1,4 +1,4 @@
-"""Pictures of finished runs for `plots/` in a workdir. Needs matplotlib, but no display and no pyplot state."""
+"""Curves: of one finished run, and of several side by side. Pictures of data are in `research.pictures`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-__all__ = ["learning_curves"]
+from research import look
 
-_TRAIN, _VALIDATION, _INK, _MUTED, _GRID = "#3b6fb6", "#d9662b", "#22272e", "#6b7280", "#e5e7eb"
+__all__ = ["gradient_norms", "learning_curves", "lines"]
+
+_TRAIN, _VALIDATION = look.SERIES[:2]
 _NOT_CURVES = ("learning_rate", "lr")
 
 
@@ -37,39 +38,125 @@ def learning_curves(history: Any, *, best: int | None = None, title: str = "") -
         raise ValueError("The history holds no finished epoch, so there are no curves to draw.")
     epochs = np.asarray(history.epoch) + 1
 
-    figure = Figure(figsize=(4.8 * len(panels) + 0.4, 4.2), layout="constrained", facecolor="white")
+    figure = look.figure(4.8 * len(panels) + 0.4, 4.2)
     for panel, axes in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):
-        _prepare(axes, panel)
+        look.prepare(axes, panel.replace("_", " "), x="epoch")
+        look.whole_numbers(axes)
         for name, label, color in ((panel, "train", _TRAIN), (f"val_{panel}", "validation", _VALIDATION)):
             if name in logs:
                 # A history may hold a name for its last epochs only: validation that began late, or a resumed run.
                 values = np.asarray(logs[name], float)
-                marker = "o" if len(values) == 1 else None
-                axes.plot(epochs[-len(values) :], values, color=color, label=label, linewidth=2, marker=marker, solid_capstyle="round")
+                _draw(axes, epochs[-len(values) :], values, label, color)
         shown = logs.get(f"val_{panel}", logs.get(panel, ()))
         if best is not None and best >= len(epochs) - len(shown):
             _mark(axes, int(epochs[best]), float(shown[best - len(epochs)]))
-        # A curve that falls leaves room at the top, one that rises at the bottom.
-        corner = "upper right" if len(shown) and shown[0] > shown[-1] else "lower right"
-        axes.legend(loc=corner, labelcolor=_INK, fontsize=10, facecolor="white", edgecolor="none", framealpha=1)
-    if title:
-        figure.suptitle(title, color=_INK, fontsize=12, x=0.012, ha="left", weight="bold")
+        look.legend(axes, shown=shown)
+    look.head(figure, title)
     return figure
 
 
-def _prepare(axes: Axes, name: str) -> None:
-    axes.set_title(name.replace("_", " "), color=_INK, fontsize=11, loc="left")
-    axes.set_xlabel("epoch", color=_MUTED, fontsize=10)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_MUTED, labelsize=9, length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
+def lines(
+    series: Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]],
+    *,
+    x: str = "epoch",
+    y: str = "",
+    title: str = "",
+    log: bool = False,
+) -> Figure:
+    """Draws several curves in one panel: the same metric of several runs, say.
+
+    Args:
+        series: label -> values at 1, 2, 3, ..., or label -> (places, values). At most ten.
+        x, y: what the axes measure.
+        title: line above the panel.
+        log: whether the vertical axis is logarithmic.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if there are none, or more than can be told apart.
+
+    Example:
+        >>> figure = lines({"plain": [0.1, 0.5, 0.8], "batch norm": [0.7, 0.8, 0.85]}, y="validation accuracy")
+    """
+    if not 1 <= len(series) <= len(look.SERIES):
+        raise ValueError(f"There is room for 1 to {len(look.SERIES)} curves; got {len(series)}.")
+    figure = look.figure(7.2, 4.4)
+    axes = figure.subplots()
+    look.prepare(axes, y, x=x)
+    places: list[float] = []
+    for (label, points), color in zip(series.items(), look.SERIES, strict=False):
+        at, values = points if isinstance(points, tuple) else (range(1, len(points) + 1), points)
+        _draw(axes, np.asarray(at, float), np.asarray(values, float), label, color)
+        places += list(at)
+    if all(float(place).is_integer() for place in places):
+        look.whole_numbers(axes)
+    if log:
+        axes.set_yscale("log")
+    if len(series) > 1:
+        # Beside the panel: many curves leave no room inside.
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), labelcolor=look.INK, fontsize=10, frameon=False, borderaxespad=0)
+    look.head(figure, title)
+    return figure
+
+
+def gradient_norms(
+    norms: Mapping[str, Mapping[str, Sequence[float]]], at: Mapping[str, Sequence[float]], *, x: str = "step", title: str = ""
+) -> Figure:
+    """Draws how large the gradient of each layer is while a net learns, the layer nearest to the input darkest; one panel a net.
+
+    Args:
+        norms: name of the net -> name of the layer, in the order of the layers -> norms, positive. All panels share the logarithmic axis.
+        at: name of the net -> where on the horizontal axis the norms stand.
+        x: what the horizontal axis measures.
+        title: line above the panels.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if there is nothing to draw.
+
+    Example:
+        >>> figure = gradient_norms({"plain": {"first": [1e-6, 1e-5], "last": [1.0, 0.5]}}, {"plain": [100, 200]})
+    """
+    if not norms or not all(layers and len(at[name]) for name, layers in norms.items()):
+        raise ValueError("There are no gradient norms to draw.")
+    figure = look.figure(3.4 * len(norms) + 1.4, 4.2)
+    panels = np.atleast_1d(figure.subplots(1, len(norms), sharey=True))
+    for (name, layers), axes in zip(norms.items(), panels, strict=True):
+        look.prepare(axes, name, x=x)
+        look.whole_numbers(axes)
+        axes.set_yscale("log")
+        for depth, (layer, values) in enumerate(layers.items()):
+            nearness = 1 - 0.75 * depth / max(1, len(layers) - 1)
+            # A gradient of exactly 0 has no place on this axis: a gap.
+            shown = np.where(np.asarray(values, float) > 0, np.asarray(values, float), np.nan)
+            ends = depth in (0, len(layers) - 1)
+            _draw(axes, np.asarray(at[name], float), shown, layer if ends else None, look.BLUES(nearness), width=2.4 if ends else 1.1)
+    panels[0].set_ylabel("norm of the gradient", color=look.MUTED, fontsize=10)
+    panels[-1].legend(
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1),
+        labelcolor=look.INK,
+        fontsize=10,
+        frameon=False,
+        borderaxespad=0,
+        title="layer",
+        alignment="left",
+    )
+    look.head(figure, title)
+    return figure
+
+
+def _draw(axes: Axes, at: Any, values: Any, label: str | None, color: Any, width: float = 2) -> None:
+    marker = "o" if len(values) == 1 else None
+    axes.plot(at, values, color=color, label=label, linewidth=width, marker=marker, solid_capstyle="round")
 
 
 def _mark(axes: Axes, epoch: int, value: float) -> None:
-    axes.axvline(epoch, color=_MUTED, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+    axes.axvline(epoch, color=look.MUTED, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
     axes.plot([epoch], [value], "o", color=_VALIDATION, markersize=7, markeredgecolor="white", markeredgewidth=1.5, zorder=3)
     # Above the panel rather than at the point, where it would cover the curves.
-    axes.set_title(f"{value:.4g} at the best epoch, {epoch}", color=_MUTED, fontsize=9, loc="right")
+    axes.set_title(f"{value:.4g} at the best epoch, {epoch}", color=look.MUTED, fontsize=9, loc="right")
