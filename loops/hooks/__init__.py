@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loops.hooks.base import Hook, Phase
+from loops.hooks.condition import ConditionHook
 from loops.hooks.csv_logger import CSVLogger
 from loops.hooks.early_stopping import EarlyStopping
 from loops.hooks.evaluate import Evaluate
@@ -10,18 +11,22 @@ from loops.hooks.history import History
 from loops.hooks.keras_callbacks import KerasCallbacks
 from loops.hooks.lambda_hook import LambdaHook
 from loops.hooks.learning_rate_scheduler import LearningRateScheduler
+from loops.hooks.load_weights import LoadWeights
 from loops.hooks.loss_spike import LossSpike
 from loops.hooks.model_checkpoint import ModelCheckpoint
 from loops.hooks.monitor import MonitorHook
+from loops.hooks.notify import Notify
 from loops.hooks.progress_bar import ProgressBar
 from loops.hooks.reduce_lr_on_plateau import ReduceLROnPlateau
 from loops.hooks.remote_monitor import RemoteMonitor
 from loops.hooks.snapshot import Snapshot
 from loops.hooks.tensorboard import TensorBoard
 from loops.hooks.terminate_on_nan import TerminateOnNaN
+from loops.hooks.unfreeze import Unfreeze
 
 __all__ = [
     "CSVLogger",
+    "ConditionHook",
     "EarlyStopping",
     "Evaluate",
     "History",
@@ -29,9 +34,11 @@ __all__ = [
     "KerasCallbacks",
     "LambdaHook",
     "LearningRateScheduler",
+    "LoadWeights",
     "LossSpike",
     "ModelCheckpoint",
     "MonitorHook",
+    "Notify",
     "Phase",
     "ProgressBar",
     "ReduceLROnPlateau",
@@ -39,4 +46,5 @@ __all__ = [
     "Snapshot",
     "TensorBoard",
     "TerminateOnNaN",
+    "Unfreeze",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import keras
@@ -161,17 +160,19 @@ def test_a_schedule_under_an_idle_plateau_keeps_every_bit():
 
 def test_the_order_of_hooks_changes_nothing(tmp_path):
     seen = []
-    for i, order in enumerate(itertools.permutations(range(4))):
-        if i not in (0, 9, 23):
-            continue
-        folder = tmp_path / str(i)
+    for order in ((0, 1, 2, 3, 4, 5, 6), (4, 6, 1, 3, 0, 5, 2), (6, 5, 4, 3, 2, 1, 0)):
+        folder = tmp_path / "".join(map(str, order))
         listed = [
             hooks.ReduceLROnPlateau(patience=1, factor=0.3),
             hooks.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
             hooks.EarlyStopping(patience=3, restore_best_weights=True),
             hooks.ModelCheckpoint(folder / "{epoch}.weights.h5", save_weights_only=True, save_best_only=True),
+            hooks.Unfreeze("hidden", patience=2, min_delta=10.0, learning_rate_factor=0.5),
+            hooks.LoadWeights([np.full(shape, 0.1, "float32") for shape in ([6, 16], [16], [16, 1], [1])], threshold=10.0),
+            hooks.Notify(lambda message: None, "val_loss", threshold=10.0),
         ]
         model = make()
+        model.get_layer("hidden").trainable = False
         history = loops.fit(
             model, X, Y, batch_size=10, epochs=8, shuffle=False, verbose=0, validation_data=(XV, YV), hooks=[listed[j] for j in order]
         )

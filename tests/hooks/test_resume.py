@@ -31,7 +31,7 @@ class Notes(keras.Sequential):
 
 @pytest.fixture(scope="module")
 def model():
-    made = Notes([keras.Input([1]), keras.layers.Dense(1)])
+    made = Notes([keras.Input([1]), keras.layers.Dense(1, name="layer")])
     made.compile(keras.optimizers.SGD(1.0, momentum=0.5), "mse")
     made.optimizer.build(made.trainable_variables)
     return made
@@ -81,6 +81,13 @@ def noticing() -> tuple[list[Any], list[Any]]:
     return [hook], seen
 
 
+LOADED = [np.full([1, 1], 40.0, "float32"), np.full([1], 41.0, "float32")]
+
+
+def failing(message: str) -> None:
+    raise OSError("nobody is there")
+
+
 CASES = {
     "early stopping": early_stopping(patience=2),
     "early stopping, weights and optimizer back": early_stopping(patience=1, restore_best_weights=True, baseline=1.0, min_delta=0.1),
@@ -115,6 +122,25 @@ CASES = {
         lambda folder: [hooks.CSVLogger(folder / "log.csv", ";"), hooks.ReduceLROnPlateau(patience=1, factor=0.5)]
     ),
     "nan": Case(lambda folder: [hooks.TerminateOnNaN()]),
+    "unfreeze": Case(
+        lambda folder: [hooks.Unfreeze("layer", "layer", patience=2, min_delta=0.1, learning_rate_factor=0.5)],
+        lambda loop, made: [made[0].best, made[0].wait, made[0].stage],
+    ),
+    "unfreeze at evaluations": Case(
+        lambda folder: [hooks.Unfreeze("layer", threshold=0.5, at="evaluation", learning_rate_factor=0.5)], lambda loop, made: made[0].stage
+    ),
+    "load weights": Case(
+        lambda folder: [hooks.LoadWeights(LOADED, patience=1)], lambda loop, made: [made[0].best, made[0].wait, made[0].loaded]
+    ),
+    "load weights at a threshold": Case(
+        lambda folder: [hooks.LoadWeights(LOADED, threshold=0.5, at="evaluation")], lambda loop, made: [made[0].met, made[0].loaded]
+    ),
+    "notify": Case(
+        lambda folder: [hooks.Notify(lambda message: None, "val_loss", threshold=0.5)], lambda loop, made: [made[0].met, made[0].best]
+    ),
+    "notify of stagnation": Case(
+        lambda folder: [hooks.Notify(failing, "val_loss", patience=2)], lambda loop, made: [made[0].met, made[0].wait, made[0].best]
+    ),
     "evaluate": Case(lambda folder: [hooks.Evaluate(1.5, "test", every="2 steps")]),
     "functions": Case(lambda folder: noticing()[0], lambda loop, made: made[0].seen),
     "keras: early stopping and plateau": Case(

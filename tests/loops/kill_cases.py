@@ -160,6 +160,13 @@ def make(case, workdir, strategy, **arguments):
         chosen.append(hooks.ReduceLROnPlateau("val_loss", factor=0.5, patience=1, min_delta=10.0))
     if case.technique == "early_stopping":
         chosen.append(hooks.EarlyStopping("val_loss", min_delta=0.2, patience=1, restore_best_weights=True))
+    if case.technique == "unfreeze":
+        made.model.layers[0].trainable = False
+        layer = made.model.layers[0].name
+        chosen.append(hooks.Unfreeze(layer, monitor="val_loss", min_delta=10.0, patience=1, learning_rate_factor=0.5))
+    if case.technique == "load_weights":
+        loaded = [np.full(w.shape, 0.1, "float32") for w in made.model.weights]
+        chosen.append(hooks.LoadWeights(loaded, min_delta=10.0, patience=1))
     validation = loops.ArrayFeed(arrays(40, seed=1), 20)
     if case.technique == "evaluated":  # in the midst of an epoch
         chosen.append(hooks.Evaluate(loops.ArrayFeed(arrays(30, seed=2), 10), "early", every=loops.triggers.At(3, 16, 29, 42)))

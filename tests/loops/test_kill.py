@@ -73,6 +73,14 @@ def test_killed_several_times_it_ends_with_the_same_bits(case, tmp_path, two_rep
     assert not kill_cases.differing(expected, found), kills
 
 
+@pytest.mark.parametrize("technique", ["unfreeze", "load_weights"])
+def test_fine_tuning_is_carried_on_wherever_it_was_killed(technique, tmp_path, one_device):
+    case = Case("array", "graph", 1, technique)
+    expected, reached = undisturbed(case, tmp_path, one_device)
+    found = killed(case, tmp_path, one_device, [("before_prune", reached["before_prune"] // 2), ("hook", reached["hook"] // 3)])
+    assert not kill_cases.differing(expected, found)
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("case", ALL, ids=str)
 @pytest.mark.parametrize("name", crash_points.NAMES)
@@ -117,6 +125,8 @@ LEFT_OUT = {
     "progress.epoch": Case("array", "graph", 1, "adam"),
     "hooks.EarlyStopping": Case("array", "graph", 1, "early_stopping"),
     "hooks.ReduceLROnPlateau": Case("array", "graph", 1, "plateau"),
+    "hooks.Unfreeze": Case("array", "graph", 1, "unfreeze"),
+    "hooks.LoadWeights": Case("array", "graph", 1, "load_weights"),
     "hooks.History": Case("array", "graph", 1, "adam"),
     "hooks.TensorBoard": Case("array", "graph", 1, "adam"),
     "hooks.ModelCheckpoint": Case("array", "graph", 1, "early_stopping"),

@@ -1,0 +1,157 @@
+"""Replaces the model's weights by others when a metric says so, and training goes on from them."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from loops.hooks.base import Phase
+from loops.hooks.condition import ConditionHook
+from loops.hooks.model_checkpoint import ModelCheckpoint
+
+if TYPE_CHECKING:
+    from loops.train_loop import TrainLoop
+
+__all__ = ["LoadWeights"]
+
+
+class LoadWeights(ConditionHook):
+    """Loads another set of weights, once, when `monitor` reached `threshold`, or has not improved for `patience` epochs (or evaluations).
+
+    It decides at the end of an epoch (or at an evaluation) and acts before the first step of the next epoch: what is saved or kept in
+    between belongs to what was measured. Optimizers keep their slots and rates. What epochs began with is logged as "weights_loaded".
+
+    Args:
+        weights: a ".weights.h5" file, which has to be there when training begins and is read then; or arrays in the order of
+            `model.weights`.
+        monitor: name of the metric.
+        threshold: value to reach.
+        patience: epochs (or evaluations) without improvement. Exactly one of `threshold` and `patience` is given.
+        mode: "auto", "min" or "max".
+        min_delta: smallest change that counts as an improvement.
+        at: "epoch", or "evaluation" to look at every evaluation, at any cadence.
+        model: the model to load into; None takes the task's `model`.
+
+    Attributes:
+        loaded: whether the weights were loaded.
+
+    Raises:
+        ValueError: if an argument is not usable; when training begins, if the file is not there or does not fit the model.
+
+    Example:
+        >>> from loops import hooks
+        >>> hook = hooks.LoadWeights("pretrained.weights.h5", monitor="val_loss", patience=3)
+    """
+
+    phase = Phase.DECIDE
+
+    def __init__(
+        self,
+        weights: str | os.PathLike[str] | Sequence[np.ndarray],
+        monitor: str = "val_loss",
+        *,
+        threshold: float | None = None,
+        patience: int | None = None,
+        mode: str = "auto",
+        min_delta: float = 0.0,
+        at: str = "epoch",
+        model: keras.Model | None = None,
+    ):
+        super().__init__(monitor, threshold=threshold, patience=patience, mode=mode, min_delta=min_delta, at=at)
+        self.path = pathlib.Path(weights) if isinstance(weights, (str, os.PathLike)) else None
+        if self.path is not None and not self.path.name.endswith(".weights.h5"):
+            raise ValueError(
+                f"LoadWeights reads files that end in '.weights.h5', as model.save_weights makes them; got {str(self.path)!r}."
+            )
+        self.model = model
+        self.loaded = False
+        self._given = None if self.path is not None else [np.asarray(array) for array in weights]  # type: ignore[union-attr]
+        self._read: list[np.ndarray] | None = None
+
+    def on_train_begin(self, loop: TrainLoop) -> None:
+        super().on_train_begin(loop)
+        if not isinstance(model := self._model(loop), keras.Model):
+            raise ValueError(
+                f"LoadWeights found no Keras model: {type(loop.task).__name__} has no attribute `model` that is one; pass "
+                "LoadWeights(..., model=...)."
+            )
+        self._check_not_written(loop)
+        if loop.progress.step == 0:
+            self.loaded = False
+            self._read = None
+            if self.path is not None and not self.path.is_file():
+                raise ValueError(f"LoadWeights found no file {self.path}; it has to be there when training begins.")
+            # A mistake shows now, not after hours of training. A model that is built later is checked later.
+            if model.built:
+                self._read = self._values(model)
+
+    def on_epoch_begin(self, loop: TrainLoop) -> None:
+        if not self.met or self.loaded:
+            return
+        model = self._model(loop)
+        values = self._read if self._read is not None else self._values(model)
+        for variable, value in zip(model.weights, values, strict=True):
+            variable.assign(value)
+        self.loaded, self._read = True, None
+        what = str(self.path) if self.path is not None else "the given arrays"
+        print(f"\nStep {loop.progress.step:,}: epoch {loop.progress.epoch + 1} begins with the weights of {what}.", flush=True)
+
+    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+        loop.log("weights_loaded", sum(hook.loaded for hook in loop.hooks if isinstance(hook, LoadWeights)))
+        super().on_epoch_end(loop, logs)
+
+    def on_condition(self, loop: TrainLoop, reason: str) -> None:
+        print(f"\nStep {loop.progress.step:,}, epoch {loop.progress.epoch + 1}: LoadWeights will act ({reason}).", flush=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "loaded": self.loaded}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.loaded = state["loaded"]
+
+    def _model(self, loop: TrainLoop) -> Any:
+        return self.model if self.model is not None else getattr(loop.task, "model", None)
+
+    def _check_not_written(self, loop: TrainLoop) -> None:
+        for hook in loop.hooks:
+            if self.path is not None and isinstance(hook, ModelCheckpoint) and pathlib.Path(hook.filepath).resolve() == self.path.resolve():
+                raise ValueError(
+                    f"LoadWeights reads {self.path}, which this run's ModelCheckpoint writes: a copy would be read, or a later state, "
+                    "depending on when. Copy the file; to end with the best weights use EarlyStopping(restore_best_weights=True)."
+                )
+
+    def _values(self, model: keras.Model) -> list[np.ndarray]:
+        values = self._given if self._given is not None else self._from_file(model)
+        shapes, wanted = [v.shape for v in values], [tuple(w.shape) for w in model.weights]
+        if shapes != wanted:
+            odd = next((i for i, (a, b) in enumerate(zip(shapes, wanted, strict=False)) if a != b), min(len(shapes), len(wanted)))
+            raise ValueError(
+                f"LoadWeights got {len(shapes)} arrays for the {len(wanted)} weights of {model.name!r}; they differ first at number {odd}: "
+                f"{shapes[odd] if odd < len(shapes) else 'none'} for {wanted[odd] if odd < len(wanted) else 'none'}."
+            )
+        return values
+
+    def _from_file(self, model: keras.Model) -> list[np.ndarray]:
+        """The weights in the file. Keras reads them into the model; what was in there, and in its optimizer, is put back."""
+        assert self.path is not None
+        optimizer = getattr(model, "optimizer", None)
+        touched = [*model.weights, *(optimizer.variables if optimizer is not None else [])]
+        before = [np.asarray(v.numpy()) for v in touched]
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+                model.load_weights(self.path)
+            return [np.asarray(w.numpy()) for w in model.weights]
+        except (OSError, ValueError, KeyError) as error:
+            why = next((line for line in str(error).splitlines() if "shape" in line), str(error).splitlines()[0])
+            raise ValueError(f"LoadWeights cannot load {self.path} into the model {model.name!r}: {why}") from error
+        finally:
+            for variable, value in zip(touched, before, strict=True):
+                variable.assign(value)

@@ -1,0 +1,174 @@
+"""Fine-tuning: sets frozen layers free when a metric has stopped improving."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import keras
+
+from loops.hooks.base import Phase
+from loops.hooks.condition import ConditionHook
+
+if TYPE_CHECKING:
+    from loops.train_loop import TrainLoop
+
+__all__ = ["Unfreeze"]
+
+NameOrLayer: TypeAlias = str | keras.layers.Layer
+
+
+class Unfreeze(ConditionHook):
+    """Sets `trainable = True` on layers when `monitor` reached `threshold`, or has not improved for `patience` epochs (or evaluations).
+
+    Several arguments are stages: the first is set free when the condition is met, the next when it is met once more. A list is set free
+    at once. The training step is traced anew, which the loop announces; optimizers have their slots for frozen layers from the
+    beginning. The flags are part of the run state. What epochs trained with is logged: "unfrozen_layers", and the learning rate.
+
+    Freeze layers before training, one by one (`for layer in model.layers[:-1]: layer.trainable = False`).
+
+    Args:
+        *stages: layers or their names, or lists of these.
+        monitor: name of the metric.
+        threshold: value to reach.
+        patience: epochs (or evaluations) without improvement. Exactly one of `threshold` and `patience` is given.
+        learning_rate_factor: what to multiply all learning rates with at each stage, more than 0; fine-tuning wants smaller steps.
+        mode: "auto", "min" or "max".
+        min_delta: smallest change that counts as an improvement.
+        at: "epoch", or "evaluation" to look at every evaluation, at any cadence.
+
+    Attributes:
+        stage: how many stages were set free.
+
+    Raises:
+        ValueError: if an argument is not usable; when training begins, if a layer does not exist or is inside one that is frozen; when a
+            layer is set free that the optimizer was built without.
+
+    References:
+        Howard and Ruder 2018, Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146 (gradual unfreezing).
+
+    Example:
+        >>> from loops import hooks
+        >>> gradually = hooks.Unfreeze("block_3", "block_2", monitor="val_loss", patience=2, learning_rate_factor=0.1)
+        >>> at_once = hooks.Unfreeze(["block_3", "block_2"], monitor="val_accuracy", threshold=0.9)
+    """
+
+    phase = Phase.DECIDE
+
+    def __init__(
+        self,
+        *stages: NameOrLayer | Sequence[NameOrLayer],
+        monitor: str = "val_loss",
+        threshold: float | None = None,
+        patience: int | None = None,
+        learning_rate_factor: float = 1.0,
+        mode: str = "auto",
+        min_delta: float = 0.0,
+        at: str = "epoch",
+    ):
+        super().__init__(monitor, threshold=threshold, patience=patience, mode=mode, min_delta=min_delta, at=at)
+        self.stages = [list(stage) if isinstance(stage, (list, tuple)) else [stage] for stage in stages]
+        if not self.stages or not all(self.stages):
+            raise ValueError("Unfreeze needs layers to set free: their names, or the layers themselves.")
+        for item in (item for stage in self.stages for item in stage):
+            if not isinstance(item, (str, keras.layers.Layer)):
+                raise ValueError(f"Unfreeze takes layers and names of layers; got {item!r}.")
+        if not 0 < learning_rate_factor < float("inf"):
+            raise ValueError(f"learning_rate_factor of Unfreeze is a finite number, more than 0; got {learning_rate_factor!r}.")
+        self.learning_rate_factor = learning_rate_factor
+        self._at_epoch_begin = 0
+
+    @property
+    def stage(self) -> int:
+        return self.met
+
+    @property
+    def done(self) -> bool:
+        return self.met >= len(self.stages)
+
+    @property
+    def freed(self) -> int:
+        """How many layers were free, thanks to this hook, when the epoch began."""
+        return sum(map(len, self.stages[: self._at_epoch_begin]))
+
+    def on_train_begin(self, loop: TrainLoop) -> None:
+        super().on_train_begin(loop)
+        if self.learning_rate_factor != 1.0:
+            loop.learning_rate.make_scalable()
+        for stage in self.stages:
+            for layer in self._layers(loop, stage):
+                self._check_not_inside_frozen(loop, layer)
+
+    def on_epoch_begin(self, loop: TrainLoop) -> None:
+        self._at_epoch_begin = self.met
+
+    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+        # Every hook of this kind logs the sum over all of them, so their order does not show.
+        loop.log("unfrozen_layers", sum(hook.freed for hook in loop.hooks if isinstance(hook, Unfreeze)))
+        for name, rate in loop.learning_rate.logs().items():
+            loop.log(name, rate)
+        super().on_epoch_end(loop, logs)
+
+    def on_condition(self, loop: TrainLoop, reason: str) -> None:
+        layers = self._layers(loop, self.stages[self.met - 1])
+        for layer in layers:
+            layer.trainable = True
+        self._check_optimizers(loop, layers)
+        rates = ""
+        if self.learning_rate_factor != 1.0:
+            loop.learning_rate.scale(self.learning_rate_factor)
+            rates = f"; learning rate {', '.join(f'{rate:g}' for _, rate in loop.learning_rate.items())}"
+        names = ", ".join(layer.name for layer in layers)
+        print(f"\nStep {loop.progress.step:,}, epoch {loop.progress.epoch + 1}: Unfreeze sets {names} free ({reason}){rates}.", flush=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "at_epoch_begin": self._at_epoch_begin}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._at_epoch_begin = state["at_epoch_begin"]
+
+    @staticmethod
+    def _layers(loop: TrainLoop, stage: Sequence[NameOrLayer]) -> list[keras.layers.Layer]:
+        known = _all_layers(loop)
+        found = []
+        for item in stage:
+            matching = [layer for layer in known if layer is item or layer.name == item]
+            if not matching:
+                name = item if isinstance(item, str) else item.name
+                names = [layer.name for layer in known]
+                near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+                there = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(names)}."
+                raise ValueError(f"Unfreeze found no layer {name!r} in the task's models; {there}")
+            if len(matching) > 1:
+                raise ValueError(f"{len(matching)} layers are named {item!r}; give Unfreeze the layer itself.")
+            found.append(matching[0])
+        return found
+
+    @staticmethod
+    def _check_not_inside_frozen(loop: TrainLoop, layer: keras.layers.Layer) -> None:
+        for outer in _all_layers(loop):
+            if outer is not layer and not outer.trainable and any(inner is layer for inner in outer._flatten_layers()):
+                raise ValueError(
+                    f"Unfreeze cannot set {layer.name!r} free while {outer.name!r}, which it is inside of, is frozen as a whole; freeze "
+                    f"the layers of {outer.name!r} one by one."
+                )
+
+    @staticmethod
+    def _check_optimizers(loop: TrainLoop, layers: Sequence[keras.layers.Layer]) -> None:
+        optimizers = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in loop.task.optimizers.values()]
+        if not optimizers or not all(optimizer.built for optimizer in optimizers):
+            return
+        known = {id(v) for optimizer in optimizers for v in optimizer._trainable_variables}
+        for variable in (v for layer in layers for v in layer.trainable_variables):
+            if id(variable) not in known:
+                raise ValueError(
+                    f"Unfreeze set {variable.path} free, but the optimizer was built without it; give the task a new optimizer before "
+                    "training, one without an average of the weights (use_ema)."
+                )
+
+
+def _all_layers(loop: TrainLoop) -> list[keras.layers.Layer]:
+    models = [model for model in loop.task.models if isinstance(model, keras.layers.Layer)]
+    return list({id(layer): layer for model in models for layer in model._flatten_layers()}.values())
