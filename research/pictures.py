@@ -146,7 +146,7 @@ def scatter(points: Any, labels: Any = None, class_names: Sequence[str] = (), *,
     look.prepare(axes, x=x, y=y)
     axes.grid(axis="both", color=look.GRID, linewidth=0.8)
     # Small and faint where there are many, so that what lies below shows.
-    size = float(np.clip(4000 / len(points), 2, 24))
+    size = float(np.clip(20_000 / len(points), 3, 30))
     for index, color in zip(classes, look.SERIES, strict=False):
         chosen = points[labels == index]
         name = class_names[index] if len(class_names) else str(index)
