@@ -99,4 +99,5 @@ def build(
         hooks=(),
         title=f"{config.dataset} ({config.normalize}), {config.optimizer.name} {config.optimizer.learning_rate:g}",
         description=f"{data.description} Inputs: {config.normalize}.",
+        preprocessing=data.scaling,
     )

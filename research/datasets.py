@@ -11,7 +11,7 @@ import io
 import os
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from research import tables
 from research.files import data_folder, original, unavailable
 from research.study import InputError
 
-__all__ = ["NORMALIZATIONS", "Dataset", "Split", "load", "names", "normalize"]
+__all__ = ["NORMALIZATIONS", "Dataset", "Scaling", "Split", "load", "names", "normalize"]
 
 NORMALIZATIONS = ("raw", "minmax", "zscore")
 
@@ -61,6 +61,29 @@ class Split(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Scaling:
+    """A normalisation with its numbers, for inputs that come later: `(x - offset) / scale`, of arrays or tensors.
+
+    Attributes:
+        offset, scale: float32 scalar, or one value a column.
+
+    Example:
+        >>> Scaling(np.float32(2), np.float32(4))(np.float32(10))
+        np.float32(2.0)
+    """
+
+    offset: np.ndarray | np.float32 = np.float32(0)
+    scale: np.ndarray | np.float32 = np.float32(1)
+
+    def __call__(self, x: Any) -> Any:
+        return (x - self.offset) / self.scale
+
+    def inverse(self, x: Any) -> Any:
+        """The inputs that were scaled to `x`."""
+        return x * self.scale + self.offset
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """A data set in three parts. The arrays are read-only.
 
@@ -71,6 +94,7 @@ class Dataset:
         description: one sentence on what it is and how it was split.
         feature_names: name of each column of a table; empty for images.
         unit: what one unit of a regression target is; empty if it has no name.
+        scaling: how inputs as they are stored became those of the parts.
     """
 
     name: str
@@ -81,6 +105,7 @@ class Dataset:
     description: str
     feature_names: tuple[str, ...] = ()
     unit: str = ""
+    scaling: Scaling = Scaling()
 
     def __post_init__(self) -> None:
         for split in (self.train, self.val, self.test):
@@ -152,12 +177,15 @@ def normalize(dataset: Dataset, how: str) -> Dataset:
     else:
         offset, scale = x.mean(axis, dtype=np.float64), x.std(axis, dtype=np.float64)
     # A column that never changes carries nothing: it becomes 0, not NaN.
-    offset, scale = np.float32(offset), np.where(scale == 0, 1, scale).astype(np.float32)
+    scaling = Scaling(np.float32(offset), np.where(scale == 0, 1, scale).astype(np.float32))
+    before = dataset.scaling
+    # What takes stored inputs to the new ones at once, if they were scaled before.
+    whole = Scaling(before.offset + before.scale * scaling.offset, before.scale * scaling.scale)
 
     def rescale(split: Split) -> Split:
-        return Split((split.x.astype(np.float32) - offset) / scale, split.y)
+        return Split(scaling(split.x.astype(np.float32)), split.y)
 
-    return dataclasses.replace(dataset, train=rescale(dataset.train), val=rescale(dataset.val), test=rescale(dataset.test))
+    return dataclasses.replace(dataset, train=rescale(dataset.train), val=rescale(dataset.val), test=rescale(dataset.test), scaling=whole)
 
 
 _Loader = Callable[[str | os.PathLike[str] | None], Dataset]

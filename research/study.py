@@ -55,6 +55,8 @@ class Study:
         epochs: epochs to train, None: those of the config.
         steps_per_epoch: steps of an epoch, None: a pass over `train`.
         clip: as in `loops.TrainLoop`.
+        preprocessing: what becomes of inputs as they are stored before the model gets them, of arrays or tensors; exported with the model,
+            and checked on real inputs if it has an `inverse`. None: nothing.
     """
 
     task: loops.Task
@@ -71,6 +73,7 @@ class Study:
     epochs: int | None = None
     steps_per_epoch: int | None = None
     clip: Any = None
+    preprocessing: Callable[[Any], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
