@@ -1,6 +1,7 @@
-"""What the documents say holds: their code runs, their links lead somewhere, and the files and tests that they name are there.
+"""What the documents say holds: code runs, flags exist, links lead somewhere, and the files and tests that they name are there.
 
-Blocks fenced as ```python run in order, those of one document as one program. ```python no-run shows other libraries.
+Blocks fenced as ```python run: each of the README by itself, those of another document in order, as one program. ```python no-run shows
+other libraries.
 """
 
 from __future__ import annotations
@@ -8,14 +9,20 @@ from __future__ import annotations
 import ast
 import pathlib
 import re
+import shlex
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from research import command_line
+from scripts import evaluate, runs, train
+
 REPOSITORY = pathlib.Path(__file__).parents[1]
 LOOPS = REPOSITORY / "loops"
+README = REPOSITORY / "README.md"
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
-DOCUMENTS = [REPOSITORY / "README.md", *DOCS]
+DOCUMENTS = [README, *DOCS]
+SCRIPTS = {"scripts/train.py": train, "scripts/evaluate.py": evaluate}
 FENCE = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -33,12 +40,45 @@ def named(document):
     return document.relative_to(REPOSITORY).as_posix()
 
 
-@pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=named)
+@pytest.mark.parametrize("document", [d for d in DOCS if blocks(d, "python")], ids=named)
 def test_the_code_runs_as_it_stands(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "document"}
     for block in blocks(document, "python"):
         exec(compile(block, str(document), "exec"), namespace)
+
+
+@pytest.mark.parametrize("block", blocks(README, "python"), ids=lambda block: f"line {len(block) - len(block.lstrip()) + 1}")
+def test_each_example_of_the_readme_runs_by_itself_and_learns(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "readme"}
+    exec(compile(block, str(README), "exec"), namespace)
+    losses = namespace["history"].history["loss"]
+    assert len(losses) > 1 and losses[-1] < losses[0]
+
+
+def readme_commands():
+    lines = [line for block in blocks(README, "bash") for line in block.splitlines()]
+    return [part.strip() for line in lines for part in line.split("&&")]
+
+
+def test_the_two_commands_to_set_up_are_there_as_the_continuous_check_runs_them():
+    set_up = [line for line in read(README).splitlines() if line.startswith("pip install")]
+    assert set_up == [
+        'pip install -e ".[research]" && python scripts/train.py --workdir=runs/first',
+        'pip install -e ".[test]" && pytest',
+    ]
+
+
+@pytest.mark.parametrize("command", [command for command in readme_commands() if command.startswith("python ")])
+def test_every_flag_in_a_command_of_the_readme_exists(command, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    _, script, *arguments = shlex.split(command, comments=True)
+    if script == "scripts/runs.py":
+        assert len(runs.COMMANDS[arguments[0]]) == len(arguments) - 1
+        return
+    values = command_line.parse(SCRIPTS[script].define_flags, [script, *arguments])
+    assert values.workdir.startswith("runs/")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
@@ -48,7 +88,7 @@ def test_a_block_is_a_command_or_python(document):
         compile(block, str(document), "exec")
 
 
-@pytest.mark.parametrize("document", DOCS, ids=named)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
 def test_links_lead_somewhere(document):
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", read(document)) if "://" not in target]
     assert targets
