@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from research import look
 
-__all__ = ["confusion_matrix", "image_grid", "pixels", "save", "scatter"]
+__all__ = ["confusion_matrix", "image_grid", "pixels", "predictions", "save", "scatter"]
 
 _DPI = 160
 
@@ -156,6 +156,41 @@ def scatter(points: Any, labels: Any = None, class_names: Sequence[str] = (), *,
         for handle in box.legend_handles:
             handle.set_alpha(1)
             handle.set_sizes([36])
+    look.head(figure, title)
+    return figure
+
+
+def predictions(true: Any, predicted: Any, *, unit: str = "", title: str = "") -> Figure:
+    """Draws predictions of a number against what is true: on the diagonal they are right.
+
+    Args:
+        true, predicted: numbers `[N]`.
+        unit: what one of them is, for the axes.
+        title: line above the panel.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if there is no number, or not a prediction for each.
+
+    Example:
+        >>> figure = predictions([1.0, 2.0, 3.0], [1.1, 1.8, 3.3], unit="$100,000")
+    """
+    true, predicted = np.ravel(np.asarray(true, float)), np.ravel(np.asarray(predicted, float))
+    if not len(true) or len(true) != len(predicted):
+        raise ValueError(f"Each true number needs a prediction; got {len(true)} and {len(predicted)}.")
+    figure = look.figure(5.4, 5.2)
+    axes = figure.subplots()
+    suffix = f", {unit}" if unit else ""
+    look.prepare(axes, x=f"true{suffix}", y=f"predicted{suffix}")
+    axes.grid(axis="both", color=look.GRID, linewidth=0.8)
+    lowest, highest = min(true.min(), predicted.min()), max(true.max(), predicted.max())
+    axes.plot([lowest, highest], [lowest, highest], color=look.MUTED, linewidth=1, linestyle=(0, (2, 3)), zorder=3)
+    # Small and faint where there are many, so that their density shows.
+    size, alpha = float(np.clip(4000 / len(true), 3, 24)), float(np.clip(300 / len(true), 0.25, 0.8))
+    axes.scatter(true, predicted, s=size, color=look.SERIES[0], alpha=alpha, linewidths=0)
+    axes.set_aspect("equal")
     look.head(figure, title)
     return figure
 

@@ -1,0 +1,124 @@
+"""The regression study: a multi-layer perceptron that predicts a number from a table, against a straight line and a constant.
+
+Config: `research/configs/regression.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import loops
+from research import datasets, pictures
+from research.classification import make_optimizer
+from research.study import InputError, Run, Study, in_scope
+
+__all__ = ["build", "least_squares", "load_targets", "make_model", "rmse"]
+
+
+def make_model(
+    features: int, *, hidden: Sequence[int] = (100, 50), activation: str = "relu", mean: float = 0.0, deviation: float = 1.0
+) -> keras.Model:
+    """A perceptron with one output, `mean + deviation * (what its layers compute)`, so that it begins near the targets in any unit.
+
+    Args:
+        features: columns of the table.
+        hidden: units of each hidden layer.
+        activation: activation of the hidden layers.
+        mean, deviation: mean and standard deviation of the training targets.
+
+    Returns:
+        A model that maps float32 `[B, features]` to predictions `[B, 1]`.
+
+    Example:
+        >>> make_model(8, hidden=(30,)).count_params()
+        301
+    """
+    layers = [keras.layers.Dense(units, activation=activation) for units in hidden]
+    unit = keras.layers.Rescaling(deviation, offset=mean)
+    return keras.Sequential([keras.Input([features]), *layers, keras.layers.Dense(1), unit], name="regressor")
+
+
+def load_targets(config: Any, data_dir: str | os.PathLike[str] | None) -> tuple[datasets.Dataset, float, float]:
+    """The data set that `config.dataset` names, and mean and standard deviation of its training targets.
+
+    Raises:
+        InputError: if it has classes, or cannot be had.
+    """
+    data = datasets.load(config.dataset, normalization=config.normalize, data_dir=data_dir)
+    if data.class_names:
+        raise InputError(f"{config.dataset} has classes: it is for classification; choose another config.dataset.")
+    return data, float(data.train.y.mean(dtype=np.float64)), float(data.train.y.std(dtype=np.float64))
+
+
+def rmse(predicted: np.ndarray, y: np.ndarray) -> float:
+    """Root of the mean squared error of predictions `[N]` or `[N, 1]` against targets `[N]`."""
+    return float(np.sqrt(np.mean((np.ravel(predicted).astype(np.float64) - y) ** 2)))
+
+
+def least_squares(data: datasets.Dataset) -> np.ndarray:
+    """Predictions `[N]` for the test part by the straight line that fits the training part best."""
+
+    def with_one(x: np.ndarray) -> np.ndarray:
+        return np.column_stack([x.astype(np.float64), np.ones(len(x))])
+
+    return with_one(data.test.x) @ np.linalg.lstsq(with_one(data.train.x), data.train.y.astype(np.float64), rcond=None)[0]
+
+
+def build(
+    config: Any, *, data_dir: str | os.PathLike[str] | None = None, seed: int = 0, strategy: tf.distribute.Strategy | None = None
+) -> Study:
+    """Makes the study; `research.study.build` has set the seeds before.
+
+    Args:
+        config: fields as in `research/configs/regression.py`.
+        data_dir: see `research.datasets.load`.
+        seed: decides the order of the training data.
+        strategy: distribution strategy in whose scope model and optimizer are made.
+
+    Raises:
+        InputError: for a data set, normalisation or optimizer that does not exist, or sizes that fit no model or batch.
+    """
+    data, mean, deviation = load_targets(config, data_dir)
+    try:
+        with in_scope(strategy):
+            model = make_model(data.train.x.shape[1], hidden=config.hidden, activation=config.activation, mean=mean, deviation=deviation)
+            metrics = [keras.metrics.RootMeanSquaredError(name="rmse"), keras.metrics.MeanAbsoluteError(name="mae")]
+            task = loops.SupervisedTask(model, loss="mse", optimizer=make_optimizer(config.optimizer), metrics=metrics)
+        train = loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed)
+        val, test = (loops.ArrayFeed(split, batch_size=config.batch_size) for split in (data.val, data.test))
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
+    return Study(
+        task=task,
+        model=model,
+        train=train,
+        evaluate={"val": val},
+        test=test,
+        monitor="val_loss",
+        mode="min",
+        hooks=(),
+        title=f"{config.dataset}, {config.optimizer.name} {config.optimizer.learning_rate:g}",
+        description=f"{data.description} Inputs: {config.normalize}.",
+        after=lambda run: _conclude(run, data, mean, config.batch_size),
+        preprocessing=data.scaling,
+    )
+
+
+def _conclude(run: Run, data: datasets.Dataset, mean: float, batch_size: int) -> Sequence[str]:
+    y = data.test.y
+    predicted = np.ravel(loops.PredictLoop(run.study.task, strategy=run.loop.strategy).run(loops.ArrayFeed(data.test.x, batch_size)))
+    run.picture("predictions", pictures.predictions(y, predicted, unit=data.unit, title=run.study.title))
+    unit = f" in units of {data.unit}" if data.unit else ""
+    return [
+        f"Root mean squared error on the test set{unit}: {rmse(predicted, y):.4f}.",
+        f"The straight line that fits best has {rmse(least_squares(data), y):.4f}, the mean of the training targets "
+        f"{rmse(np.full(len(y), mean), y):.4f}.",
+    ]
