@@ -1,4 +1,4 @@
-"""The classification study: a multi-layer perceptron on images or tables, and what normalising its inputs does.
+"""The classification study: a multi-layer perceptron on images or tables, what normalising its inputs does, and where it errs.
 
 Config: `research/configs/classification.py`.
 """
@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import loops
-from research import datasets
-from research.study import InputError, Study, in_scope
+from research import datasets, pictures
+from research.study import InputError, Run, Study, in_scope
 
-__all__ = ["build", "make_model", "make_optimizer"]
+__all__ = ["build", "make_model", "make_optimizer", "show_predictions"]
+
+_MISTAKES_SHOWN = 30
 
 
 def make_model(input_shape: Sequence[int], classes: int, *, hidden: Sequence[int] = (300, 100), activation: str = "relu") -> keras.Model:
@@ -59,6 +62,34 @@ def make_optimizer(config: Any) -> keras.optimizers.Optimizer:
         raise InputError(f"Keras makes no optimizer {name!r} with {arguments}: {reason}.") from error
 
 
+def show_predictions(run: Run, test: datasets.Split, class_names: Sequence[str]) -> list[str]:
+    """Draws which classes were taken for which (`confusion_matrix`) and, of images, some that were mistaken (`mistakes`).
+
+    Args:
+        run: a study whose model gives class probabilities or logits `[B, classes]`.
+        test: the examples to show it by, inputs as the model takes them.
+        class_names: name of each class index.
+
+    Returns:
+        A line on the mistake that is made most often.
+    """
+    scores = loops.PredictLoop(run.study.task, strategy=run.loop.strategy).run(loops.ArrayFeed(test.x, batch_size=256))
+    predicted = np.argmax(scores, axis=-1)
+    run.picture("confusion_matrix", pictures.confusion_matrix(test.y, predicted, class_names, title=f"{run.study.title}: test set"))
+    wrong = np.flatnonzero(predicted != test.y)
+    if not len(wrong):
+        return ["No mistake on the test set."]
+    if test.x.ndim > 2:
+        chosen = wrong[:_MISTAKES_SHOWN]
+        titles = [f"{class_names[predicted[i]]}?\n{class_names[test.y[i]]}" for i in chosen]
+        title = f"{len(wrong):,} of {len(test.y):,} mistaken: what it said, and what it is"
+        run.picture("mistakes", pictures.image_grid(test.x[chosen], titles=titles, title=title))
+    pairs, counts = np.unique(np.stack([test.y[wrong], predicted[wrong]]), axis=1, return_counts=True)
+    most = int(np.argmax(counts))
+    true, taken = (class_names[i] for i in pairs[:, most])
+    return [f"The most frequent mistake: {true} taken for {taken}, {counts[most]} of {np.sum(test.y == pairs[0, most]):,} times."]
+
+
 def build(
     config: Any, *, data_dir: str | os.PathLike[str] | None = None, seed: int = 0, strategy: tf.distribute.Strategy | None = None
 ) -> Study:
@@ -99,5 +130,6 @@ def build(
         hooks=(),
         title=f"{config.dataset} ({config.normalize}), {config.optimizer.name} {config.optimizer.learning_rate:g}",
         description=f"{data.description} Inputs: {config.normalize}.",
+        after=lambda run: show_predictions(run, data.test, data.class_names),
         preprocessing=data.scaling,
     )

@@ -11,7 +11,7 @@ __all__ = ["metrics_table"]
 
 
 def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Metrics as text, one line a data set, one column a metric, "loss" first.
+    """Metrics as text, one line a data set, one column a metric, "loss" first, the others as they come.
 
     Args:
         rows: name of the data set -> name of the metric -> scalar. Metrics that are not scalars are left out.
@@ -23,7 +23,7 @@ def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         test        1.234e+04    0.9000
     """
     scalars = {row: {k: float(v) for k, v in metrics.items() if np.ndim(v) == 0} for row, metrics in rows.items()}
-    columns = sorted({name for metrics in scalars.values() for name in metrics}, key=lambda name: (name != "loss", name))
+    columns = sorted(dict.fromkeys(name for metrics in scalars.values() for name in metrics), key=lambda name: name != "loss")
     cells = {row: {name: _number(metrics[name]) if name in metrics else "" for name in columns} for row, metrics in scalars.items()}
     first = max(map(len, rows), default=0)
     widths = {name: max(len(name), *(len(metrics[name]) for metrics in cells.values())) for name in columns}
