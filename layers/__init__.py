@@ -8,11 +8,12 @@ from __future__ import annotations
 from layers.adversarial import GradientReversal
 from layers.base import Layer, Model
 from layers.bayesian import DenseVariational, RandomFeatureGP
+from layers.decorrelation import BarlowTwins, VICReg
 from layers.dropout import Dropout, DropPath
 from layers.experts import MixtureOfExperts, TopKRouter
 from layers.gating import GatedResidual, Maxout, NetVLAD
 from layers.losses import ContrastiveLoss, NPairsLoss, PinballLoss, SparsemaxLoss, TripletHardLoss, TripletSemiHardLoss, sparsemax
-from layers.metric_learning import BarlowTwins, CenterLoss, MarginSoftmax, VICReg
+from layers.metric_learning import CenterLoss, MarginSoftmax
 from layers.metrics import CohenKappa, KendallTau, MatthewsCorrelation, SpearmanCorrelation
 from layers.noisy import NoisyDense
 from layers.normalization import SpectralNorm, WeightNormalization

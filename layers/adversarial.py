@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from layers.arguments import check_numbers
 from layers.base import Layer, register
 
 __all__ = ["GradientReversal"]
@@ -50,8 +51,7 @@ class GradientReversal(Layer):
 
     def __init__(self, *, strength: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        if not strength >= 0:
-            raise ValueError(f"`strength` must be at least 0; got {strength!r}.")
+        check_numbers(at_least=0, strength=strength)
         self.initial_strength = float(strength)
         self.supports_masking = True
         self.strength = self.add_coefficient("strength", strength)

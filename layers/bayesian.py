@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from layers.arguments import check_choice, check_integers, check_numbers, known_dimension
 from layers.base import Layer, full_precision, register
 from layers.random_bits import random_bits, random_normal
 from layers.replicas import replica_seed, sum_over_replicas
@@ -86,15 +87,10 @@ class DenseVariational(Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if not (isinstance(units, int) and units >= 1):
-            raise ValueError(f"`units` must be an integer, at least 1; got {units!r}.")
-        if estimator not in ("flipout", "local"):
-            raise ValueError(f"`estimator` must be 'flipout' or 'local'; got {estimator!r}.")
-        if not kl_weight >= 0:
-            raise ValueError(f"`kl_weight` must be at least 0; got {kl_weight!r}.")
-        for name, value in (("examples", examples), ("prior_stddev", prior_stddev), ("initial_stddev", initial_stddev)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"`{name}` must be greater than 0 and finite; got {value!r}.")
+        check_integers(at_least=1, units=units)
+        check_choice(["flipout", "local"], estimator=estimator)
+        check_numbers(at_least=0, kl_weight=kl_weight)
+        check_numbers(above=0, below=math.inf, examples=examples, prior_stddev=prior_stddev, initial_stddev=initial_stddev)
         self.units, self.examples, self.use_bias, self.estimator, self.seed = units, examples, use_bias, estimator, seed
         self.initial_kl_weight, self.prior_stddev, self.initial_stddev = float(kl_weight), float(prior_stddev), float(initial_stddev)
         self.activation = keras.activations.get(activation)
@@ -109,7 +105,7 @@ class DenseVariational(Layer):
     def build(self, input_shape: Any) -> None:
         # softplus(rho) = s  <=>  rho = log(e^s - 1) = s + log(1 - e^-s)
         rho = self.initial_stddev + math.log(-math.expm1(-self.initial_stddev))
-        shape = (input_shape[-1], self.units)
+        shape = (known_dimension(self, input_shape), self.units)
         # Not autocast: the divergence needs them as they are.
         self.kernel = self.add_weight(shape=shape, initializer=self.kernel_initializer, autocast=False, name="kernel")
         self.rho = self.add_weight(shape=shape, initializer=keras.initializers.Constant(rho), autocast=False, name="rho")
@@ -238,14 +234,9 @@ class RandomFeatureGP(Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        for name, count in (("units", units), ("features", features)):
-            if not (isinstance(count, int) and count >= 1):
-                raise ValueError(f"`{name}` must be an integer, at least 1; got {count!r}.")
-        for name, value in (("length_scale", length_scale), ("ridge", ridge)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"`{name}` must be greater than 0 and finite; got {value!r}.")
-        if not mean_field >= 0:
-            raise ValueError(f"`mean_field` must be at least 0; got {mean_field!r}.")
+        check_integers(at_least=1, units=units, features=features)
+        check_numbers(above=0, below=math.inf, length_scale=length_scale, ridge=ridge)
+        check_numbers(at_least=0, mean_field=mean_field)
         self.units, self.features, self.return_variance, self.seed = units, features, return_variance, seed
         self.length_scale, self.ridge, self.mean_field = float(length_scale), float(ridge), float(mean_field)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -259,7 +250,8 @@ class RandomFeatureGP(Layer):
         seeds = (None, None) if self.seed is None else (2 * self.seed, 2 * self.seed + 1)  # from one seed they would be correlated
         normal = keras.initializers.RandomNormal(stddev=1.0, seed=seeds[0])
         uniform = keras.initializers.RandomUniform(0.0, 2 * math.pi, seed=seeds[1])
-        self.frequencies = self.add_weight(shape=(input_shape[-1], self.features), initializer=normal, name="frequencies", **frozen)
+        size = known_dimension(self, input_shape)
+        self.frequencies = self.add_weight(shape=(size, self.features), initializer=normal, name="frequencies", **frozen)
         self.phases = self.add_weight(shape=(self.features,), initializer=uniform, name="phases", **frozen)
         self.kernel = self.add_weight(shape=(self.features, self.units), initializer=self.kernel_initializer, name="kernel", **precise)
         self.precision = self.add_weight(

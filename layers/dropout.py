@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from layers.arguments import check_numbers
 from layers.base import Layer, register
 from layers.random_bits import random_bits
 from layers.replicas import replica_seed
@@ -52,7 +53,8 @@ class Dropout(Layer):
 
     def __init__(self, *, rate: float, noise_shape: Sequence[int | None] | None = None, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.rate, self.seed = _checked_rate(rate), seed
+        check_numbers(at_least=0, below=1, rate=rate)
+        self.rate, self.seed = float(rate), seed
         self.noise_shape = None if noise_shape is None else list(noise_shape)
         self.supports_masking = True
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -112,7 +114,8 @@ class DropPath(Layer):
 
     def __init__(self, *, rate: float, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.rate, self.seed = _checked_rate(rate), seed
+        check_numbers(at_least=0, below=1, rate=rate)
+        self.rate, self.seed = float(rate), seed
         self.supports_masking = True
         self.seed_generator = keras.random.SeedGenerator(seed)
 
@@ -130,12 +133,6 @@ class DropPath(Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
-
-
-def _checked_rate(rate: float) -> float:
-    if not 0 <= rate < 1:
-        raise ValueError(f"`rate` must be at least 0 and below 1; got {rate!r}.")
-    return float(rate)
 
 
 def _drop(inputs: tf.Tensor, shape: tf.Tensor, rate: float, generator: keras.random.SeedGenerator) -> tf.Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from layers.arguments import check_integers, check_numbers, known_dimension
 from layers.base import Layer, full_precision, masked_mean, register
 
 __all__ = ["MixtureOfExperts", "TopKRouter"]
@@ -76,16 +77,12 @@ class TopKRouter(Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if not (isinstance(experts, int) and experts >= 1):
-            raise ValueError(f"`experts` must be an integer, at least 1; got {experts!r}.")
+        check_integers(at_least=1, experts=experts)
         if not (isinstance(k, int) and 1 <= k <= experts):
             raise ValueError(f"`k` must be an integer from 1 to the number of experts, {experts}; got {k!r}.")
-        for name, factor in (("capacity_factor", capacity_factor), ("inference_capacity_factor", inference_capacity_factor)):
-            if factor is not None and not 0 < factor < math.inf:
-                raise ValueError(f"`{name}` must be greater than 0 and finite, or None to drop nothing; got {factor!r}.")
-        for name, weight in (("balance_weight", balance_weight), ("z_weight", z_weight)):
-            if not weight >= 0:
-                raise ValueError(f"`{name}` must be at least 0; got {weight!r}.")
+        factors = {"capacity_factor": capacity_factor, "inference_capacity_factor": inference_capacity_factor}
+        check_numbers(above=0, below=math.inf, optional=True, **factors)
+        check_numbers(at_least=0, balance_weight=balance_weight, z_weight=z_weight)
         self.experts, self.k = experts, k
         self.capacity_factor, self.inference_capacity_factor = capacity_factor, inference_capacity_factor
         self.initial_weights = float(balance_weight), float(z_weight)
@@ -98,7 +95,7 @@ class TopKRouter(Layer):
 
     def build(self, input_shape: Any) -> None:
         self.kernel = self.add_weight(
-            shape=(input_shape[-1], self.experts),
+            shape=(known_dimension(self, input_shape), self.experts),
             initializer=self.kernel_initializer,
             dtype=self.z_weight.dtype,
             autocast=False,
@@ -243,8 +240,7 @@ class MixtureOfExperts(Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if not (isinstance(units, int) and units >= 1):
-            raise ValueError(f"`units` must be an integer, at least 1; got {units!r}.")
+        check_integers(at_least=1, units=units)
         self.units = units
         self.activation = keras.activations.get(activation)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -261,8 +257,8 @@ class MixtureOfExperts(Layer):
         )
 
     def build(self, input_shape: Any) -> None:
+        experts, width = self.router.experts, known_dimension(self, input_shape)
         self.router.build(input_shape)
-        experts, width = self.router.experts, input_shape[-1]
         initial = _each(self.kernel_initializer)
         self.kernel_in = self.add_weight(shape=(experts, width, self.units), initializer=initial, name="kernel_in")
         self.bias_in = self.add_weight(shape=(experts, 1, self.units), initializer="zeros", name="bias_in")

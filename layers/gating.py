@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from layers.arguments import check_integers, check_numbers, known_dimension
 from layers.base import Layer, full_precision, register
 from layers.dropout import Dropout
 
@@ -42,8 +44,7 @@ class Maxout(Layer):
 
     def __init__(self, *, units: int, axis: int = -1, **kwargs: Any):
         super().__init__(**kwargs)
-        if not (isinstance(units, int) and units >= 1):
-            raise ValueError(f"`units` must be an integer of at least 1; got {units!r}.")
+        check_integers(at_least=1, units=units)
         if not isinstance(axis, int) or axis == 0:
             raise ValueError(f"`axis` must be an integer other than 0, which is the batch; got {axis!r}.")
         self.units, self.axis = units, axis
@@ -116,10 +117,8 @@ class NetVLAD(Layer):
 
     def __init__(self, *, clusters: int, sharpness: float = 1.0, centers_initializer: Any = "glorot_uniform", **kwargs: Any):
         super().__init__(**kwargs)
-        if not (isinstance(clusters, int) and clusters >= 1):
-            raise ValueError(f"`clusters` must be an integer of at least 1; got {clusters!r}.")
-        if not 0 < sharpness < float("inf"):
-            raise ValueError(f"`sharpness` must be greater than 0 and finite; got {sharpness!r}.")
+        check_integers(at_least=1, clusters=clusters)
+        check_numbers(above=0, below=math.inf, sharpness=sharpness)
         self.clusters, self.sharpness = clusters, float(sharpness)
         self.centers_initializer = keras.initializers.get(centers_initializer)
         self.supports_masking = True
@@ -218,21 +217,16 @@ class GatedResidual(Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        for name, size in {"units": units, "output_units": 1 if output_units is None else output_units}.items():
-            if not (isinstance(size, int) and size >= 1):
-                raise ValueError(f"`{name}` must be an integer of at least 1; got {size!r}.")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be at least 0 and less than 1; got {dropout!r}.")
-        if not 0 < epsilon < float("inf"):
-            raise ValueError(f"`epsilon` must be greater than 0 and finite; got {epsilon!r}.")
+        check_integers(at_least=1, units=units)
+        check_integers(at_least=1, optional=True, output_units=output_units)
+        check_numbers(at_least=0, below=1, dropout=dropout)
+        check_numbers(above=0, below=math.inf, epsilon=epsilon)
         self.units, self.output_units, self.dropout, self.epsilon, self.seed = units, output_units, float(dropout), float(epsilon), seed
         self.supports_masking = True
         self.drop = Dropout(rate=dropout, seed=seed, dtype=self.dtype_policy, name="dropout")
 
     def build(self, inputs_shape: Any, context_shape: Any = None) -> None:
-        size, units = inputs_shape[-1], self.units
-        if size is None or (context_shape is not None and context_shape[-1] is None):
-            raise ValueError(f"GatedResidual has to know the last dimensions; got shapes {tuple(inputs_shape)} and {context_shape}.")
+        size, units = known_dimension(self, inputs_shape), self.units
         if context_shape is not None and len(context_shape) > len(inputs_shape):
             raise ValueError(f"`context` of shape {tuple(context_shape)} has more dimensions than the inputs, {tuple(inputs_shape)}.")
         outputs = size if self.output_units is None else self.output_units
@@ -244,7 +238,7 @@ class GatedResidual(Layer):
             return self.add_weight(shape=(length,), initializer=initializer, name=name)
 
         self.input_kernel, self.input_bias = kernel(size, units, "input_kernel"), bias(units, "input_bias")
-        self.context_kernel = None if context_shape is None else kernel(context_shape[-1], units, "context_kernel")
+        self.context_kernel = None if context_shape is None else kernel(known_dimension(self, context_shape), units, "context_kernel")
         self.hidden_kernel, self.hidden_bias = kernel(units, units, "hidden_kernel"), bias(units, "hidden_bias")
         self.gate_kernel, self.gate_bias = kernel(units, outputs, "gate_kernel"), bias(outputs, "gate_bias")
         self.value_kernel, self.value_bias = kernel(units, outputs, "value_kernel"), bias(outputs, "value_bias")

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from layers.arguments import check_choice, check_numbers
 from layers.base import register
 
 __all__ = ["ContrastiveLoss", "NPairsLoss", "PinballLoss", "SparsemaxLoss", "TripletHardLoss", "TripletSemiHardLoss", "sparsemax"]
@@ -24,10 +25,8 @@ class _TripletLoss(keras.losses.Loss):
 
     def __init__(self, *, margin: float = 1.0, distance: str = "L2", **kwargs: Any):
         super().__init__(**kwargs)
-        if not margin >= 0:
-            raise ValueError(f"`margin` must be at least 0; got {margin!r}.")
-        if distance not in DISTANCES:
-            raise ValueError(f"`distance` must be one of {', '.join(DISTANCES)}; got {distance!r}.")
+        check_numbers(at_least=0, margin=margin)
+        check_choice(DISTANCES, distance=distance)
         self.margin, self.distance = float(margin), distance
 
     def get_config(self) -> dict[str, Any]:
@@ -167,8 +166,7 @@ class ContrastiveLoss(keras.losses.Loss):
 
     def __init__(self, *, margin: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        if not margin > 0:
-            raise ValueError(f"`margin` must be greater than 0; got {margin!r}.")
+        check_numbers(above=0, margin=margin)
         self.margin = float(margin)
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:

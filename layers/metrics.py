@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from layers.arguments import check_choice, check_numbers
 from layers.base import register
 
 __all__ = ["CohenKappa", "KendallTau", "MatthewsCorrelation", "SpearmanCorrelation"]
@@ -56,8 +57,7 @@ class _ConfusionMatrix(_Table):
     """Base of the metrics of two classifications."""
 
     def __init__(self, *, num_classes: int, name: str | None = None, dtype: Any = None):
-        if not num_classes >= 2:
-            raise ValueError(f"`num_classes` must be at least 2; got {num_classes!r}.")
+        check_numbers(at_least=2, num_classes=num_classes)
         super().__init__(int(num_classes), int(num_classes), name, dtype)
         self.num_classes = int(num_classes)
 
@@ -113,8 +113,7 @@ class CohenKappa(_ConfusionMatrix):
     """
 
     def __init__(self, *, num_classes: int, weighting: str | None = None, name: str | None = None, dtype: Any = None):
-        if weighting not in (None, "linear", "quadratic"):
-            raise ValueError(f'`weighting` must be None, "linear" or "quadratic"; got {weighting!r}.')
+        check_choice([None, "linear", "quadratic"], weighting=weighting)
         super().__init__(num_classes=num_classes, name=name, dtype=dtype)
         self.weighting = weighting
 

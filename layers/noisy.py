@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from layers.arguments import check_choice, check_integers, check_numbers, known_dimension
 from layers.base import Layer, full_precision, register
 from layers.random_bits import random_normal
 from layers.replicas import replica_seed
@@ -72,12 +73,9 @@ class NoisyDense(Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if not (isinstance(units, int) and units >= 1):
-            raise ValueError(f"`units` must be an integer of at least 1; got {units!r}.")
-        if noise not in NOISES:
-            raise ValueError(f"`noise` must be one of {', '.join(map(repr, NOISES))}; got {noise!r}.")
-        if sigma is not None and not 0 <= sigma < math.inf:
-            raise ValueError(f"`sigma` must be at least 0 and finite; got {sigma!r}.")
+        check_integers(at_least=1, units=units)
+        check_choice(NOISES, noise=noise)
+        check_numbers(at_least=0, below=math.inf, optional=True, sigma=sigma)
         self.units, self.activation, self.use_bias = units, keras.activations.get(activation), use_bias
         self.noise, self.sigma, self.seed = noise, sigma, seed
         self.supports_masking = True
@@ -85,9 +83,7 @@ class NoisyDense(Layer):
         self.declare_metric("sigma")
 
     def build(self, input_shape: Any) -> None:
-        size = input_shape[-1]
-        if size is None:
-            raise ValueError(f"NoisyDense has to know the last dimension of its inputs; got shape {tuple(input_shape)}.")
+        size = known_dimension(self, input_shape)
         if self.noise == "factorised":
             bound, scale = 1 / math.sqrt(size), (0.5 if self.sigma is None else self.sigma) / math.sqrt(size)
         else:

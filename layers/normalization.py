@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common.variables import AutocastScope
 
+from layers.arguments import check_integers, check_numbers
 from layers.base import Layer, full_precision, register
 from layers.replicas import sum_over_replicas
 
@@ -231,10 +232,8 @@ class SpectralNorm(Reparameterized):
         **kwargs: Any,
     ):
         super().__init__(layer, axis=axis, **kwargs)
-        if not 0 < coefficient < math.inf:
-            raise ValueError(f"`coefficient` must be greater than 0 and finite; got {coefficient!r}.")
-        if not (isinstance(iterations, int) and iterations >= 1):
-            raise ValueError(f"`iterations` must be an integer of at least 1; got {iterations!r}.")
+        check_numbers(above=0, below=math.inf, coefficient=coefficient)
+        check_integers(at_least=1, iterations=iterations)
         self.initial_coefficient, self.shrink_only, self.iterations = float(coefficient), shrink_only, iterations
         self.coefficient = self.add_coefficient("coefficient", coefficient)
         self.declare_metric("sigma")

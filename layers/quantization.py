@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from layers.arguments import check_choice, check_integers, check_numbers, known_dimension
 from layers.base import Layer, full_precision, masked_mean, register
 from layers.replicas import sum_over_replicas
 
@@ -79,14 +80,10 @@ class VectorQuantizer(Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if not (isinstance(codes, int) and codes >= 1):
-            raise ValueError(f"`codes` must be an integer, at least 1; got {codes!r}.")
-        if not beta >= 0:
-            raise ValueError(f"`beta` must be at least 0; got {beta!r}.")
-        if update not in ("loss", "ema"):
-            raise ValueError(f"`update` must be 'loss' or 'ema'; got {update!r}.")
-        if not 0 <= decay < 1:
-            raise ValueError(f"`decay` must be at least 0 and less than 1; got {decay!r}.")
+        check_integers(at_least=1, codes=codes)
+        check_numbers(at_least=0, beta=beta)
+        check_choice(["loss", "ema"], update=update)
+        check_numbers(at_least=0, below=1, decay=decay)
         self.codes, self.initial_beta, self.update, self.decay = codes, float(beta), update, float(decay)
         self.return_indices = return_indices
         self.codebook_initializer = keras.initializers.get(codebook_initializer)
@@ -98,7 +95,7 @@ class VectorQuantizer(Layer):
     def build(self, input_shape: Any) -> None:
         moving = self.update == "ema"
         precise: dict[str, Any] = {"dtype": self.beta.dtype, "autocast": False, "aggregation": "only_first_replica" if moving else "none"}
-        shape = (self.codes, input_shape[-1])
+        shape = (self.codes, known_dimension(self, input_shape))
         self.codebook = self.add_weight(
             shape=shape, initializer=self.codebook_initializer, trainable=not moving, name="codebook", **precise
         )

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.variables import AutocastScope
 
+from layers.arguments import check_numbers, known_dimension
 from layers.base import Layer, full_precision, register
 from layers.random_bits import random_uniform
 from layers.replicas import replica_seed
@@ -74,14 +75,9 @@ class ConcreteDropout(Layer):
         super().__init__(**kwargs)
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(f"`layer` must be a Keras layer to wrap; got {layer!r}.")
-        if not 0 < rate < 1:
-            raise ValueError(f"`rate` must be between 0 and 1; got {rate!r}.")
-        if not weight_regularizer >= 0:
-            raise ValueError(f"`weight_regularizer` must be at least 0; got {weight_regularizer!r}.")
-        if not dropout_regularizer >= 0:
-            raise ValueError(f"`dropout_regularizer` must be at least 0; got {dropout_regularizer!r}.")
-        if not temperature > 0:
-            raise ValueError(f"`temperature` must be greater than 0; got {temperature!r}.")
+        check_numbers(above=0, below=1, rate=rate)
+        check_numbers(at_least=0, weight_regularizer=weight_regularizer, dropout_regularizer=dropout_regularizer)
+        check_numbers(above=0, temperature=temperature)
         self.layer, self.rate, self.temperature, self.seed = layer, float(rate), float(temperature), seed
         self.initial_regularizers = float(weight_regularizer), float(dropout_regularizer)
         self.supports_masking = True
@@ -98,15 +94,13 @@ class ConcreteDropout(Layer):
         return tf.sigmoid(full_precision(self.p_logit))
 
     def build(self, input_shape: Any) -> None:
-        if input_shape[-1] is None:
-            raise ValueError(f"ConcreteDropout needs to know the inputs' last dimension; got inputs of shape {input_shape}.")
+        self.dimension = known_dimension(self, input_shape)
         if not self.layer.built:
             self.layer.build(input_shape)
         if getattr(self.layer, "kernel", None) is None:
             raise ValueError(
                 f"ConcreteDropout regularizes a kernel, and {type(self.layer).__name__} has none; wrap a Dense or a convolution."
             )
-        self.dimension = input_shape[-1]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         logit = full_precision(self.p_logit)
@@ -203,11 +197,8 @@ class HardConcreteGate(Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if not strength >= 0:
-            raise ValueError(f"`strength` must be at least 0; got {strength!r}.")
-        for name, value in (("keep_rate", keep_rate), ("temperature", temperature)):
-            if not 0 < value < 1:
-                raise ValueError(f"`{name}` must be between 0 and 1; got {value!r}.")
+        check_numbers(at_least=0, strength=strength)
+        check_numbers(above=0, below=1, keep_rate=keep_rate, temperature=temperature)
         if not low < 0:
             raise ValueError(f"`low` must be below 0, so that gates can close; got {low!r}.")
         if not high > 1:
@@ -220,10 +211,9 @@ class HardConcreteGate(Layer):
         self.declare_metric("sparsity", "last")
 
     def build(self, input_shape: Any) -> None:
-        if input_shape[-1] is None:
-            raise ValueError(f"HardConcreteGate needs to know the inputs' last dimension; got inputs of shape {input_shape}.")
+        size = known_dimension(self, input_shape)
         initial = keras.initializers.Constant(math.log(self.keep_rate) - math.log1p(-self.keep_rate))
-        self.log_alpha = self.add_weight(shape=(input_shape[-1],), initializer=initial, autocast=False, name="log_alpha")
+        self.log_alpha = self.add_weight(shape=(size,), initializer=initial, autocast=False, name="log_alpha")
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         log_alpha = full_precision(self.log_alpha)

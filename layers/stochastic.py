@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common.masking import get_keras_mask
 
+from layers.arguments import check_numbers
 from layers.base import Layer, full_precision, masked_mean, register
 from layers.random_bits import random_normal
 from layers.replicas import replica_seed
@@ -70,10 +71,7 @@ class GaussianSampling(Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if not beta >= 0:
-            raise ValueError(f"`beta` must be at least 0; got {beta!r}.")
-        if not free_bits >= 0:
-            raise ValueError(f"`free_bits` must be at least 0; got {free_bits!r}.")
+        check_numbers(at_least=0, beta=beta, free_bits=free_bits)
         if not 0 < clip_logvar <= 80:
             raise ValueError(f"`clip_logvar` must be greater than 0 and at most 80, where exp overflows; got {clip_logvar!r}.")
         self.initial_beta, self.free_bits, self.clip_logvar, self.seed = float(beta), float(free_bits), float(clip_logvar), seed

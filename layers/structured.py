@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common.masking import get_keras_mask
 
+from layers.arguments import check_integers, check_numbers
 from layers.base import Layer, full_precision, masked_mean, register
 
 __all__ = ["CRF", "Sinkhorn"]
@@ -214,10 +215,8 @@ class Sinkhorn(Layer):
 
     def __init__(self, *, temperature: float = 1.0, iterations: int = 20, **kwargs: Any):
         super().__init__(**kwargs)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"`temperature` must be greater than 0 and finite; got {temperature!r}.")
-        if not (isinstance(iterations, int) and iterations >= 1):
-            raise ValueError(f"`iterations` must be an integer, at least 1; got {iterations!r}.")
+        check_numbers(above=0, below=math.inf, temperature=temperature)
+        check_integers(at_least=1, iterations=iterations)
         self.initial_temperature, self.iterations = float(temperature), iterations
         self.supports_masking = False  # a masked element of a set would have to go from rows and columns, which one mask does not say
         self.temperature = self.add_coefficient("temperature", temperature)

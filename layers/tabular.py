@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from layers.arguments import check_integers, check_numbers, known_dimension
 from layers.base import Layer, full_precision, register
 
 __all__ = ["CrossV2", "PeriodicEmbedding", "PiecewiseLinearEmbedding", "quantile_edges"]
@@ -57,17 +58,14 @@ class CrossV2(Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if projection is not None and not (isinstance(projection, int) and projection >= 1):
-            raise ValueError(f"`projection` must be an integer of at least 1, or None; got {projection!r}.")
+        check_integers(at_least=1, optional=True, projection=projection)
         self.projection, self.use_bias = projection, use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.supports_masking = True
 
     def build(self, x0_shape: Any, x_shape: Any = None) -> None:
-        size = x0_shape[-1]
-        if size is None:
-            raise ValueError(f"CrossV2 has to know the last dimension of its inputs; got shape {tuple(x0_shape)}.")
+        size = known_dimension(self, x0_shape)
         if x_shape is not None and x_shape[-1] != size:
             raise ValueError(f"`x0` and `x` must have the same shape; got {tuple(x0_shape)} and {tuple(x_shape)}.")
 
@@ -138,19 +136,17 @@ class PeriodicEmbedding(Layer):
 
     def __init__(self, *, frequencies: int, sigma: float, **kwargs: Any):
         super().__init__(**kwargs)
-        if not (isinstance(frequencies, int) and frequencies >= 1):
-            raise ValueError(f"`frequencies` must be an integer of at least 1; got {frequencies!r}.")
-        if not 0 < sigma < math.inf:
-            raise ValueError(f"`sigma` must be greater than 0 and finite; got {sigma!r}.")
+        check_integers(at_least=1, frequencies=frequencies)
+        check_numbers(above=0, below=math.inf, sigma=sigma)
         self.frequencies, self.sigma = frequencies, float(sigma)
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
-        _require_features(self, input_shape)
+        features = known_dimension(self, input_shape)
         initializer = keras.initializers.RandomNormal(stddev=self.sigma)
         # Not autocast: rounded to half precision, a frequency would be off by a whole turn soon.
         self.coefficients = self.add_weight(
-            shape=(input_shape[-1], self.frequencies), initializer=initializer, autocast=False, name="coefficients"
+            shape=(features, self.frequencies), initializer=initializer, autocast=False, name="coefficients"
         )
 
     def call(self, inputs: Any) -> tf.Tensor:
@@ -209,9 +205,9 @@ class PiecewiseLinearEmbedding(Layer):
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
-        _require_features(self, input_shape)
-        if input_shape[-1] != len(self.edges):
-            raise ValueError(f"`edges` has {len(self.edges)} rows, but the inputs have {input_shape[-1]} features.")
+        features = known_dimension(self, input_shape)
+        if features != len(self.edges):
+            raise ValueError(f"`edges` has {len(self.edges)} rows, but the inputs have {features} features.")
 
     def call(self, inputs: Any) -> tf.Tensor:
         wide = full_precision(inputs)
@@ -256,13 +252,7 @@ def quantile_edges(data: Any, *, bins: int) -> np.ndarray:
         [[0.0, 2.0, 4.0]]
     """
     data = np.asarray(data, "float64")
-    if not (isinstance(bins, int) and bins >= 1):
-        raise ValueError(f"`bins` must be an integer of at least 1; got {bins!r}.")
+    check_integers(at_least=1, bins=bins)
     if data.ndim != 2 or np.isnan(data).all(0).any() or not len(data):
         raise ValueError(f"`data` must have the shape [examples, features] and a number in each column; got shape {data.shape}.")
     return np.nanquantile(data, np.linspace(0, 1, bins + 1), axis=0).T
-
-
-def _require_features(layer: Layer, input_shape: Any) -> None:
-    if input_shape[-1] is None:
-        raise ValueError(f"{type(layer).__name__} has to know how many features there are; got shape {tuple(input_shape)}.")

@@ -6,6 +6,9 @@ import inspect
 import sys
 
 import keras
+import pytest
+
+from layers.testing import BrokenLayer, check_layer
 
 
 def mutant(kind, old, new):
@@ -21,3 +24,10 @@ def mutant(kind, old, new):
         keras.saving.get_custom_objects().clear()
         keras.saving.get_custom_objects().update(registered)
     return namespace[kind.__name__]
+
+
+def check_caught(found_by, factory, inputs, **settings):
+    """The battery, asked for one property, finds that the layer breaks it."""
+    with pytest.raises(BrokenLayer) as caught:
+        check_layer(factory, inputs, only=[found_by], **settings)
+    assert [*caught.value.broken] == [found_by]
