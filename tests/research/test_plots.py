@@ -40,3 +40,34 @@ def test_a_metric_that_began_later_is_drawn_at_its_own_epochs():
 def test_a_run_without_a_finished_epoch_has_no_curves():
     with pytest.raises(ValueError, match="no finished epoch"):
         plots.learning_curves(history())
+
+
+def test_lines_stand_at_their_places():
+    figure = plots.lines({"one": [1.0, 2.0], "two": ([5, 10], [3.0, 4.0])}, x="step", y="loss", log=True)
+    one, two = figure.axes[0].lines
+    assert (list(one.get_xdata()), list(one.get_ydata())) == ([1, 2], [1.0, 2.0])
+    assert (list(two.get_xdata()), list(two.get_ydata())) == ([5, 10], [3.0, 4.0])
+    assert figure.axes[0].get_yscale() == "log" and figure.axes[0].get_xlabel() == "step"
+
+
+@pytest.mark.parametrize("count", [0, 11])
+def test_lines_that_cannot_be_told_apart_are_refused(count):
+    with pytest.raises(ValueError, match=f"got {count}"):
+        plots.lines({str(i): [1.0] for i in range(count)})
+
+
+def test_gradient_norms_share_an_axis_and_darken_towards_the_input():
+    nets = {"plain": {"first": [1e-6, 0.0], "middle": [1e-3, 1e-3], "last": [1.0, 1.0]}, "other": {"first": [1.0], "last": [2.0]}}
+    figure = plots.gradient_norms(nets, {"plain": [10, 20], "other": [10]})
+    plain, other = figure.axes
+    assert plain.get_ylim() == other.get_ylim() and plain.get_yscale() == "log"
+    assert [len(axes.lines) for axes in (plain, other)] == [3, 2]
+    darkness = [sum(line.get_color()[:3]) for line in plain.lines]
+    assert darkness == sorted(darkness)
+    # A gradient of zero is a gap, not a point at the bottom.
+    assert list(plain.lines[0].get_ydata())[0] == 1e-6 and list(plain.lines[0].get_ydata())[1] != 0
+
+
+def test_there_have_to_be_gradient_norms():
+    with pytest.raises(ValueError, match="no gradient norms"):
+        plots.gradient_norms({"plain": {"first": []}}, {"plain": []})
