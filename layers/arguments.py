@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 __all__ = ["check_choice", "check_integers", "check_numbers", "known_dimension"]
@@ -41,7 +41,7 @@ def check_numbers(
         Traceback (most recent call last):
         ValueError: `scale` must be greater than 0 and finite; got -2.0.
     """
-    bounds = [
+    bounds: list[tuple[float | None, Callable[[Any, Any], bool], str]] = [
         (at_least, operator.ge, f"at least {at_least}"),
         (above, operator.gt, f"greater than {above}"),
         (at_most, operator.le, f"at most {at_most}"),
