@@ -113,45 +113,33 @@ def _regressions(random: np.random.Generator, examples: int, features: int) -> l
         z = tf.linalg.matvec(tf.constant(x), weights)
         return tf.nn.softplus(z) - label * z
 
-    curvature = x.T * (p * (1 - p)) @ x / examples
-    eigenvalue = d.largest_curvature(lambda: tf.reduce_mean(squared()), [weights], iterations=1000)
+    @tf.function
+    def by_tapes() -> dict[str, tf.Tensor]:
+        def of_squared() -> tf.Tensor:
+            return tf.reduce_mean(squared())
+
+        def of_logistic() -> tf.Tensor:
+            return tf.reduce_mean(logistic())
+
+        return {
+            "squared": d.per_example_gradients(squared, [weights])[0],
+            "logistic": d.per_example_gradients(logistic, [weights])[0],
+            "hessian": d.hessian(of_logistic, weights),
+            "squared product": d.hessian_vector_product(of_squared, [weights], direction)[0],
+            "logistic product": d.hessian_vector_product(of_logistic, [weights], direction)[0],
+        }
+
+    found = {name: value.numpy() for name, value in by_tapes().items()}
+    steepest = d.largest_curvature(lambda: tf.reduce_mean(squared()), [weights], iterations=1000).numpy()
+    gram, curvature = 2 * x.T @ x / examples, x.T * (p * (1 - p)) @ x / examples
+    each, product = "per-example gradients", "Hessian-vector product"
     return [
-        Check(
-            "per-example gradients",
-            "squared loss",
-            "2 (z - y) x",
-            2 * (x @ w - target)[:, None] * x,
-            d.per_example_gradients(squared, [weights])[0].numpy(),
-        ),
-        Check(
-            "per-example gradients",
-            "logistic loss",
-            "(p - y) x",
-            (p - label)[:, None] * x,
-            d.per_example_gradients(logistic, [weights])[0].numpy(),
-        ),
-        Check("Hessian", "logistic loss", "mean p (1 - p) x x'", curvature, d.hessian(lambda: tf.reduce_mean(logistic()), weights).numpy()),
-        Check(
-            "Hessian-vector product",
-            "squared loss",
-            "2 X' X v / N",
-            2 * x.T @ (x @ v) / examples,
-            d.hessian_vector_product(lambda: tf.reduce_mean(squared()), [weights], direction)[0].numpy(),
-        ),
-        Check(
-            "Hessian-vector product",
-            "logistic loss",
-            "X' diag(p (1 - p)) X v / N",
-            curvature @ v,
-            d.hessian_vector_product(lambda: tf.reduce_mean(logistic()), [weights], direction)[0].numpy(),
-        ),
-        Check(
-            "power iteration",
-            "squared loss",
-            "largest eigenvalue of 2 X' X / N",
-            np.linalg.eigvalsh(2 * x.T @ x / examples)[-1],
-            eigenvalue.numpy(),
-        ),
+        Check(each, "squared loss", "2 (z - y) x", 2 * (x @ w - target)[:, None] * x, found["squared"]),
+        Check(each, "logistic loss", "(p - y) x", (p - label)[:, None] * x, found["logistic"]),
+        Check("Hessian", "logistic loss", "mean p (1 - p) x x'", curvature, found["hessian"]),
+        Check(product, "squared loss", "2 X' X v / N", gram @ v, found["squared product"]),
+        Check(product, "logistic loss", "X' diag(p (1 - p)) X v / N", curvature @ v, found["logistic product"]),
+        Check("power iteration", "squared loss", "largest eigenvalue of 2 X' X / N", np.linalg.eigvalsh(gram)[-1], steepest),
     ]
 
 
