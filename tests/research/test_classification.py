@@ -10,7 +10,7 @@ import pytest
 from ml_collections import config_dict
 
 import loops
-from research import classification, study
+from research import classification, datasets, runner, study
 from research.configs import classification as config_file
 from research.study import InputError
 
@@ -37,6 +37,27 @@ def test_it_learns_the_digits():
     made = study.build(config(optimizer__learning_rate=0.1))
     loops.TrainLoop(made.task, made.train, evaluate=made.evaluate, hooks=made.hooks).run(epochs=6)
     assert loops.EvalLoop(made.task).run(made.test)["accuracy"] > 0.93
+
+
+def test_it_shows_where_it_errs(tmp_path):
+    made = config(epochs=1)
+    run = runner.train(study.build(made), made, workdir=tmp_path, compile="graph")
+    assert {path.stem for path in (tmp_path / "plots").iterdir()} == {"learning_curves", "confusion_matrix", "mistakes"}
+    test = datasets.load("digits", normalization="zscore").test
+    predicted = run.study.model.predict(test.x, verbose=0).argmax(-1)
+    (line,) = classification.show_predictions(run, test, tuple("abcdefghij"))
+    true, taken = (ord(name) - ord("a") for name in (line.split(":")[1].split()[0], line.split("for ")[1][0]))
+    pairs = {(a, b): np.sum((test.y == a) & (predicted == b)) for a in range(10) for b in range(10) if a != b}
+    assert pairs[true, taken] == max(pairs.values()) and f" {max(pairs.values())} of {np.sum(test.y == true)} times" in line
+
+
+def test_a_net_without_mistakes_and_a_table_have_less_to_show(tmp_path):
+    made = config(dataset="wine", epochs=3, optimizer__learning_rate=0.1)
+    run = runner.train(study.build(made), made, workdir=tmp_path, compile="graph")
+    assert {path.stem for path in (tmp_path / "plots").iterdir()} == {"learning_curves", "confusion_matrix"}
+    test = datasets.load("wine", normalization="zscore").test
+    right = datasets.Split(test.x, run.study.model.predict(test.x, verbose=0).argmax(-1))
+    assert classification.show_predictions(run, right, tuple("abc")) == ["No mistake on the test set."]
 
 
 def test_tables_are_classified_too():
