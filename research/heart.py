@@ -21,7 +21,7 @@ from research.classification import make_optimizer
 from research.report import metrics_table
 from research.study import Comparison, InputError, Runs, Study, in_scope
 
-__all__ = ["KINDS", "build", "complete", "feature_space", "folds", "make_model", "with_preprocessing"]
+__all__ = ["KINDS", "Encoder", "build", "folds", "make_model"]
 
 KINDS = ("numeric", "indicator", "discretized", "embedding", "crossed")
 
@@ -30,79 +30,79 @@ _CATEGORIES = ("sex", "cp", "fbs", "restecg", "exang")
 _AGE_GROUPS = 10
 _MISSING = "missing"
 
-Columns = dict[str, np.ndarray]
 
+class Encoder:
+    """Turns columns as they are in the table into what a model takes. Everything that it knows comes from the training rows.
 
-def complete(columns: Mapping[str, np.ndarray], fitted_on: np.ndarray) -> Columns:
-    """Fills the gaps of a table, and lets the model see where they were.
-
-    A missing number becomes the median of its column; a column `NAME_missing` (0 or 1) is added for each column of numbers that has gaps
-    anywhere. A missing word becomes "missing". What is a category becomes an integer.
-
-    Args:
-        columns: as in `research.tables.Table`.
-        fitted_on: row indices `[M]` that medians are taken of: the training part.
-
-    Returns:
-        New columns `[N]`: float32, int32 or str, without gaps.
-
-    Example:
-        >>> filled = complete({"ca": np.array([1, np.nan, 3, 9], np.float32)}, fitted_on=np.array([0, 1, 2]))
-        >>> filled["ca"].tolist(), filled["ca_missing"].tolist()
-        ([1.0, 2.0, 3.0, 9.0], [0.0, 1.0, 0.0, 0.0])
-    """
-    filled: Columns = {}
-    for name, values in columns.items():
-        if values.dtype.kind != "f":
-            filled[name] = np.where(values == "", _MISSING, values)
-            continue
-        gaps = np.isnan(values)
-        filled[name] = np.where(gaps, np.nanmedian(values[fitted_on]), values)
-        if name in _CATEGORIES:
-            filled[name] = filled[name].astype(np.int32)
-        if gaps.any():
-            filled[f"{name}_missing"] = gaps.astype(np.float32)
-    return filled
-
-
-def feature_space(columns: Mapping[str, np.ndarray], kinds: Sequence[str], *, crossing: int) -> tuple[keras.utils.FeatureSpace, Columns]:
-    """Decides how each column is encoded.
-
-    A FeatureSpace encodes an input in one way; what is to be encoded in several, as age and thal are, goes in several times.
+    A missing number becomes the median of its column, and a column `NAME_missing` (0 or 1) is added for each column of numbers with gaps
+    in it; a missing word becomes the word "missing". Then a `keras.utils.FeatureSpace` encodes. It encodes an input in one way; what is
+    to be encoded in several, as age and thal are, goes in several times.
 
     Args:
-        columns: what `complete` gave.
+        columns: name -> `[N]`, as in `research.tables.Table`.
+        rows: indices `[M]` of the training rows.
         kinds: of `KINDS`: "numeric" (z-score), "indicator" (one-hot over the values that occur, and one place for others), "discretized"
             (ages in ten groups of equal size, one-hot), "embedding" (of thal: an index, which the model embeds), "crossed" (age group x
             thal, hashed, one-hot; needs "indicator" and "discretized").
         crossing: places that the crossed pairs are hashed into.
 
+    Call:
+        columns: name -> `[B]`, arrays or tensors; works in `tf.data.Dataset.map` too.
+
     Returns:
-        The feature space, not adapted yet, and its inputs.
+        name -> tensor `[B, width]`: float32, or an index (int64).
     """
-    space = keras.utils.FeatureSpace
-    features: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    if "numeric" in kinds:
-        features |= {name: space.float_normalized() for name in _NUMERIC}
-        features |= {name: space.float() for name in columns if name.endswith("_missing")}
-    if "indicator" in kinds:
-        features |= {name: space.integer_categorical(output_mode="one_hot") for name in _CATEGORIES}
-        features["thal"] = space.string_categorical(output_mode="one_hot")
-    if "discretized" in kinds:
-        features["age_group"], sources["age_group"] = space.float_discretized(num_bins=_AGE_GROUPS, output_mode="one_hot"), "age"
-    if "embedding" in kinds:
-        features["thal_index"], sources["thal_index"] = space.string_categorical(output_mode="int"), "thal"
-    crosses = [space.cross(("age_group", "thal"), crossing_dim=crossing)] if "crossed" in kinds else []
-    inputs = {name: columns[sources.get(name, name)] for name in features}
-    return space(features, crosses=crosses, output_mode="dict"), inputs
+
+    def __init__(self, columns: Mapping[str, np.ndarray], rows: np.ndarray, kinds: Sequence[str], *, crossing: int):
+        numbers = {name: values for name, values in columns.items() if values.dtype.kind == "f"}
+        self.medians = {name: float(np.nanmedian(values[rows])) for name, values in numbers.items()}
+        self.gappy = tuple(name for name, values in numbers.items() if np.isnan(values).any())
+        space = keras.utils.FeatureSpace
+        features: dict[str, Any] = {}
+        if "numeric" in kinds:
+            features |= {name: space.float_normalized() for name in _NUMERIC}
+            features |= {f"{name}_missing": space.float() for name in self.gappy}
+        if "indicator" in kinds:
+            features |= {name: space.integer_categorical(output_mode="one_hot") for name in _CATEGORIES}
+            features["thal"] = space.string_categorical(output_mode="one_hot")
+        if "discretized" in kinds:
+            features["age_group"] = space.float_discretized(num_bins=_AGE_GROUPS, output_mode="one_hot")
+        if "embedding" in kinds:
+            features["thal_index"] = space.string_categorical(output_mode="int")
+        crosses = [space.cross(("age_group", "thal"), crossing_dim=crossing)] if "crossed" in kinds else []
+        self.space = space(features, crosses=crosses, output_mode="dict")
+        self.space.adapt(tf.data.Dataset.from_tensor_slices(self.inputs({name: values[rows] for name, values in columns.items()})))
+
+    @property
+    def categories(self) -> int:
+        """Places that the index of thal can name, 0 if nothing is to be embedded."""
+        lookup = self.space.preprocessors.get("thal_index")
+        return lookup.vocabulary_size() if lookup is not None else 0
+
+    def inputs(self, columns: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """What the feature space takes: columns without gaps."""
+        filled: dict[str, tf.Tensor] = {}
+        for name, values in columns.items():
+            values = tf.convert_to_tensor(values)
+            if values.dtype == tf.string:
+                filled[name] = tf.where(values == "", _MISSING, values)
+                continue
+            gaps = tf.math.is_nan(values)
+            values = tf.where(gaps, self.medians[name], values)
+            filled[name] = tf.cast(values, tf.int32) if name in _CATEGORIES else values
+            filled[f"{name}_missing"] = tf.cast(gaps, tf.float32)
+        filled |= {"age_group": filled["age"], "thal_index": filled["thal"]}
+        return {name: filled[name] for name in self.space.features}
+
+    def __call__(self, columns: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        return self.space(self.inputs(columns))
 
 
 def make_model(encoded: Mapping[str, Any], *, hidden: Sequence[int], embedding: int, categories: int, dropout: float) -> keras.Model:
     """A perceptron on encoded columns.
 
     Args:
-        encoded: name -> `[B, width]`, as a FeatureSpace gives them; what has an integer dtype is embedded.
+        encoded: name -> `[B, width]`, arrays, tensors or their specs, as `Encoder` gives them; what has an integer dtype is embedded.
         hidden: units of each hidden layer.
         embedding: length of the vector of each category.
         categories: how many there are.
@@ -113,8 +113,8 @@ def make_model(encoded: Mapping[str, Any], *, hidden: Sequence[int], embedding: 
     """
     inputs, vectors = {}, []
     for name, values in encoded.items():
-        dtype = keras.backend.standardize_dtype(values.dtype)
-        inputs[name] = vector = keras.Input(values.shape[1:], dtype=dtype, name=name)
+        dtype = tf.as_dtype(values.dtype).name
+        inputs[name] = vector = keras.Input(tuple(values.shape)[1:], dtype=dtype, name=name)
         if "int" in dtype:
             vector = keras.layers.Flatten()(keras.layers.Embedding(categories, embedding)(vector))
         vectors.append(vector)
@@ -122,11 +122,6 @@ def make_model(encoded: Mapping[str, Any], *, hidden: Sequence[int], embedding: 
     for units in hidden:
         x = keras.layers.Dropout(dropout)(keras.layers.Dense(units, activation="relu")(x))
     return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x), name="heart")
-
-
-def with_preprocessing(space: keras.utils.FeatureSpace, model: keras.Model) -> keras.Model:
-    """One model from columns as they are in the table, words included, to probabilities `[B, 1]`: for use, rather than for training."""
-    return keras.Model(space.get_inputs(), model(space.get_encoded_features()), name="heart_with_preprocessing")
 
 
 def folds(target: np.ndarray, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -189,18 +184,15 @@ def _study(
     seed: int,
     strategy: tf.distribute.Strategy | None,
 ) -> Study:
-    train_rows = rows[0]
-    space, inputs = feature_space(complete(table.columns, train_rows), config.columns, crossing=config.crossing)
-    # Means, vocabularies and age groups come from the training rows alone.
-    space.adapt(tf.data.Dataset.from_tensor_slices({name: column[train_rows] for name, column in inputs.items()}))
-    encoded = {name: tensor.numpy() for name, tensor in space(inputs).items()}
+    encoder = Encoder(table.columns, rows[0], config.columns, crossing=config.crossing)
+    encoded = {name: values.numpy() for name, values in encoder(table.columns).items()}
     try:
         with in_scope(strategy):
             model = make_model(
                 encoded,
                 hidden=config.hidden,
                 embedding=config.embedding,
-                categories=space.preprocessors["thal_index"].vocabulary_size() if "thal_index" in encoded else 0,
+                categories=encoder.categories,
                 dropout=config.dropout,
             )
             task = loops.SupervisedTask(
@@ -227,6 +219,7 @@ def _study(
         hooks=(),
         title=f"heart disease, {title}",
         description=f"{len(rows[0])} patients to train on, {len(rows[1])} to validate on, {len(rows[2])} to test on.",
+        preprocessing=encoder,
     )
 
 

@@ -40,39 +40,45 @@ def patients(monkeypatch):
 
 
 def test_gaps_are_filled_from_the_training_rows_alone(patients):
-    rows = np.arange(50)
-    filled = heart.complete(patients.columns, rows)
+    encoder = heart.Encoder(patients.columns, np.arange(50), ALL, crossing=64)
+    filled = {name: np.asarray(values) for name, values in encoder.inputs(patients.columns).items()}
     assert filled["ca"][40] == np.median(np.delete(patients.columns["ca"][:50], [3, 40]))
     assert np.flatnonzero(filled["ca_missing"]).tolist() == [3, 40] and "age_missing" not in filled
-    assert filled["thal"][[5, 60]].tolist() == ["missing", "missing"] and filled["cp"].dtype == np.int32
+    assert filled["thal"][[5, 60]].tolist() == [b"missing", b"missing"] and filled["cp"].dtype == np.int32
     known = ~np.isnan(patients.columns["ca"])
     np.testing.assert_array_equal(filled["ca"][known], patients.columns["ca"][known])
 
 
 def test_each_kind_of_column_is_encoded_as_its_formula_says(patients):
-    made = study.build(config(epochs=1)).parts["fold1"]({})
     rows = heart.folds(patients.target, 2, 0)[0][0]
-    filled = heart.complete(patients.columns, rows)
-    space, inputs = heart.feature_space(filled, ALL, crossing=64)
-    space.adapt(tf.data.Dataset.from_tensor_slices({name: column[rows] for name, column in inputs.items()}))
-    encoded = {name: np.asarray(value) for name, value in space(inputs).items()}
-    assert set(encoded) == set(made.model.input)
+    encoder = heart.Encoder(patients.columns, rows, ALL, crossing=64)
+    raw = encoder.inputs(patients.columns)
+    encoded = {name: np.asarray(values) for name, values in encoder(patients.columns).items()}
 
-    scaled = preprocessing.StandardScaler().fit(filled["chol"][rows, None]).transform(filled["chol"][:, None])
-    np.testing.assert_allclose(encoded["chol"], scaled, atol=1e-4)
+    chol = patients.columns["chol"][:, None]
+    np.testing.assert_allclose(encoded["chol"], preprocessing.StandardScaler().fit(chol[rows]).transform(chol), atol=1e-4)
     assert (encoded["cp"].sum(1) == 1).all() and encoded["cp"].shape == (90, 4)  # three values that occur, and one place for others
     assert len({tuple(row) for row in encoded["cp"]}) == 3
     groups = encoded["age_group"].argmax(1)
-    assert encoded["age_group"].shape[1] == 10 and (np.diff(groups[np.argsort(filled["age"])]) >= 0).all()
-    vocabulary = space.preprocessors["thal_index"].get_vocabulary()
+    assert encoded["age_group"].shape[1] == 10 and (np.diff(groups[np.argsort(patients.columns["age"])]) >= 0).all()
+    words = [word.decode() for word in raw["thal"].numpy()]
+    vocabulary = encoder.space.preprocessors["thal_index"].get_vocabulary()
     assert {"fixed", "normal", "reversible"} < set(vocabulary)
-    assert [vocabulary[i] for i in encoded["thal_index"][:, 0]] == [word if word in vocabulary else "[UNK]" for word in filled["thal"]]
+    assert [vocabulary[i] for i in encoded["thal_index"][:, 0]] == [word if word in vocabulary else "[UNK]" for word in words]
     crossed = encoded["age_group_X_thal"]
     assert crossed.shape == (90, 64) and (crossed.sum(1) == 1).all()
     pairs: dict = {}
-    for group, thal, place in zip(groups, filled["thal"], crossed.argmax(1), strict=True):
-        assert pairs.setdefault((group, thal), place) == place
+    for group, word, place in zip(groups, words, crossed.argmax(1), strict=True):
+        assert pairs.setdefault((group, word), place) == place
     assert len(set(pairs.values())) > 5
+
+
+def test_a_pipeline_encodes_as_arrays_are_encoded(patients):
+    encoder = heart.Encoder(patients.columns, np.arange(60), ALL, crossing=16)
+    whole = encoder(patients.columns)
+    batches = list(tf.data.Dataset.from_tensor_slices(dict(patients.columns)).batch(30).map(encoder))
+    for name, values in whole.items():
+        np.testing.assert_array_equal(tf.concat([batch[name] for batch in batches], 0), values)
 
 
 def test_every_patient_is_tested_once_and_no_row_is_in_two_parts(patients):
@@ -82,17 +88,6 @@ def test_every_patient_is_tested_once_and_no_row_is_in_two_parts(patients):
         assert sorted(np.concatenate([train, val, test])) == list(range(90))
         for part in (train, val, test):
             assert abs(patients.target[part].mean() - patients.target.mean()) < 0.06
-
-
-def test_with_preprocessing_the_model_takes_words_and_gives_the_same(patients):
-    filled = heart.complete(patients.columns, np.arange(90))
-    space, inputs = heart.feature_space(filled, ALL, crossing=16)
-    space.adapt(inputs)
-    encoded = {name: np.asarray(value) for name, value in space(inputs).items()}
-    model = heart.make_model(encoded, hidden=(4,), embedding=2, categories=5, dropout=0.0)
-    whole = heart.with_preprocessing(space, model)
-    raw = {name: tf.constant(column[:, None]) for name, column in inputs.items()}
-    np.testing.assert_allclose(whole(raw).numpy(), model(encoded).numpy(), rtol=1e-6)
 
 
 def test_folds_are_trained_and_scored_as_scikit_learn_has_it(patients, tmp_path, capsys):
