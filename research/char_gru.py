@@ -109,12 +109,12 @@ def sample(model: keras.Model, corpus: text.Text, *, prompt: str, length: int, t
     @tf.function
     def write(read: tf.Tensor) -> tf.Tensor:
         logits, state = model([read, tf.zeros([1, model.inputs[1].shape[-1]])])
-        written = tf.TensorArray(tf.int32, length)
+        last, written = logits[:, -1], tf.TensorArray(tf.int32, length)
         for i in tf.range(length):
-            drawn = tf.random.stateless_categorical(logits[:, -1] / temperature, 1, tf.stack([seed, i]), dtype=tf.int32)
+            drawn = tf.random.stateless_categorical(last / temperature, 1, tf.stack([seed, i]), dtype=tf.int32)
             written = written.write(i, drawn[0, 0])
             logits, state = model([drawn, state])
-            logits = tf.ensure_shape(logits[:, -1:], [1, 1, len(corpus.vocabulary)])
+            last = logits[:, 0]
         return written.stack()
 
     begin = tf.constant(corpus.encode(prompt)[None], tf.int32)
