@@ -94,9 +94,9 @@ class Program:
 
     def __init__(self, step: GlobalStep, mode: str):
         self.step, self.mode = step, mode
-        if mode == "xla" and step.strategy.num_replicas_in_sync > 1:
-            step.compile_replicas()
-            self.mode = "graph"
+        if mode == "xla":
+            self.step = step.for_xla()
+            self.mode = "xla" if step.strategy.num_replicas_in_sync == 1 else "graph"
         self._compiled: dict[Any, Any] = {}
 
     @property

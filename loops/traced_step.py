@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from loops import replicas
 from loops.logs import Collect, LogSpec, merge_replicas, row_of
 from loops.step_context import StepContext, Transform
 from loops.task import Task
+from loops.xla_random import FastRandomOps
 
 __all__ = ["GlobalStep", "StepMeta"]
 
@@ -62,7 +64,7 @@ class GlobalStep:
     ):
         self.task, self.method, self.strategy = task, method, strategy
         self._seed, self._transforms, self._observes, self._training_step = seed, transforms, observes, training_step
-        self._fuse, self._compiled_replicas = fuse, False
+        self._fuse, self._xla = fuse, False
         self.meta: StepMeta | None = None
         self.traces = 0
         self._eager = False
@@ -78,9 +80,14 @@ class GlobalStep:
         """A hashable identity of the structure, shapes and dtypes of a batch."""
         return tuple(tf.nest.flatten(spec)), str(tf.nest.map_structure(lambda _: 0, spec))
 
-    def compile_replicas(self) -> None:
-        """Has XLA compile the ops of each replica, as far as it can; reductions and what follows them stay outside."""
-        self._compiled_replicas = True
+    def for_xla(self) -> GlobalStep:
+        """The same step, with traces of its own that XLA compiles well.
+
+        Under several replicas XLA compiles the ops of each, as far as it can; reductions and what follows them stay outside.
+        """
+        step = copy.copy(self)
+        step._xla, step._concrete, step.meta, step.traces = True, {}, None, 0
+        return step
 
     def build(self, spec: Any) -> None:
         """Builds what need not wait for the trace."""
@@ -147,9 +154,10 @@ class GlobalStep:
     def _on_replica(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
         counted = step if self._training_step is None else self._training_step.read_value()
         with StepContext(counted, step, self.task.batch_size(batch), self._seed, self._transforms, self._observes, self._fuse) as context:
-            keep = self._per_replica_state() if tf.distribute.get_strategy().num_replicas_in_sync > 1 else []
-            scope = tf.xla.experimental.jit_scope() if self._compiled_replicas else contextlib.nullcontext()
-            with scope:
+            several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+            keep = self._per_replica_state() if several else []
+            scope = tf.xla.experimental.jit_scope() if self._xla and several else contextlib.nullcontext()
+            with scope, FastRandomOps() if self._xla else contextlib.nullcontext():
                 returned = self._user_step()(batch)
             for variable, before in keep:
                 # Statistics over no example are NaN: an empty replica keeps what it had.
