@@ -55,8 +55,10 @@ class Study:
         epochs: epochs to train, None: those of the config.
         steps_per_epoch: steps of an epoch, None: a pass over `train`.
         clip: as in `loops.TrainLoop`.
-        preprocessing: what becomes of inputs as they are stored before the model gets them, of arrays or tensors; exported with the model,
-            and checked on real inputs if it has an `inverse`. None: nothing.
+        preprocessing: what becomes of inputs as they are stored before the model gets them, of arrays or tensors; exported with the model.
+            None: nothing.
+        examples: a few inputs as they are stored, arrays `[n, ...]` in the structure that `preprocessing` takes: what an exported model
+            takes, and is checked on. None: those of `test`, as the `inverse` of `preprocessing` gives them.
     """
 
     task: loops.Task
@@ -74,6 +76,7 @@ class Study:
     steps_per_epoch: int | None = None
     clip: Any = None
     preprocessing: Callable[[Any], Any] | None = None
+    examples: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
