@@ -123,11 +123,12 @@ def build(
 
     if config.variant != "all":
         return study(config.variant)
+    title = f"{config.depth} layers of {config.units} on {config.dataset}"
     return Comparison(
         parts={variant: lambda _, variant=variant: study(variant) for variant in VARIANTS},
-        conclude=_conclude,
-        description=f"{config.depth} layers of {config.units} on {config.dataset} ({config.normalize}), {config.optimizer.name} "
-        f"{config.optimizer.learning_rate:g}: which of them learn, and how large their gradients are.",
+        conclude=functools.partial(_conclude, title=title),
+        description=f"{title} ({config.normalize}), {config.optimizer.name} {config.optimizer.learning_rate:g}: "
+        "which of them learn, and how large their gradients are.",
     )
 
 
@@ -143,12 +144,14 @@ def _show(run: Run, data: datasets.Dataset) -> list[str]:
     return classification.show_predictions(run, data.test, data.class_names)
 
 
-def _conclude(runs: Runs) -> list[str]:
+def _conclude(runs: Runs, title: str) -> list[str]:
     norms = {name: _norms(run) for name, run in runs.items()}
-    at = {name: kept.steps for name, kept in norms.items()}
-    runs.picture("gradient_norms", plots.gradient_norms({name: kept.by_layer() for name, kept in norms.items()}, at))
-    runs.picture("loss", plots.lines({name: (kept.steps, kept.losses) for name, kept in norms.items()}, x="step", y="training loss"))
-    runs.picture("val_accuracy", plots.lines({name: run.history.history["val_accuracy"] for name, run in runs.items()}, y="val accuracy"))
+    layers, at = {name: kept.by_layer() for name, kept in norms.items()}, {name: kept.steps for name, kept in norms.items()}
+    losses = {name: (kept.steps, kept.losses) for name, kept in norms.items()}
+    accuracies = {name: run.history.history["val_accuracy"] for name, run in runs.items()}
+    runs.picture("gradient_norms", plots.gradient_norms(layers, at, title=title))
+    runs.picture("loss", plots.lines(losses, x="step", y="training loss", title=title))
+    runs.picture("val_accuracy", plots.lines(accuracies, y="accuracy on the validation set", title=title))
     return [
         *metrics_table({name: _row(run) for name, run in runs.items()}).splitlines(),
         "",

@@ -15,6 +15,7 @@ __all__ = ["gradient_norms", "learning_curves", "lines"]
 
 _TRAIN, _VALIDATION = look.SERIES[:2]
 _NOT_CURVES = ("learning_rate", "lr")
+_POINTS = 60  # of a curve of gradient norms
 
 
 def learning_curves(history: Any, *, best: int | None = None, title: str = "") -> Figure:
@@ -106,8 +107,10 @@ def gradient_norms(
 ) -> Figure:
     """Draws how large the gradient of each layer is while a net learns, the layer nearest to the input darkest; one panel a net.
 
+    Both axes are logarithmic, so that the beginning has room. Where norms crowd together, each point is the median of several.
+
     Args:
-        norms: name of the net -> name of the layer, in the order of the layers -> norms, positive. All panels share the logarithmic axis.
+        norms: name of the net -> name of the layer, in the order of the layers -> norms.
         at: name of the net -> where on the horizontal axis the norms stand.
         x: what the horizontal axis measures.
         title: line above the panels.
@@ -127,14 +130,17 @@ def gradient_norms(
     panels = np.atleast_1d(figure.subplots(1, len(norms), sharey=True))
     for (name, layers), axes in zip(norms.items(), panels, strict=True):
         look.prepare(axes, name, x=x)
-        look.whole_numbers(axes)
+        axes.set_xscale("log")
         axes.set_yscale("log")
+        stretches = _stretches(len(at[name]))
+        places = [np.median(np.asarray(at[name], float)[part]) for part in stretches]
         for depth, (layer, values) in enumerate(layers.items()):
             nearness = 1 - 0.75 * depth / max(1, len(layers) - 1)
             # A gradient of exactly 0 has no place on this axis: a gap.
-            shown = np.where(np.asarray(values, float) > 0, np.asarray(values, float), np.nan)
+            medians = np.array([np.median(np.asarray(values, float)[part]) for part in stretches])
+            shown = np.where(medians > 0, medians, np.nan)
             ends = depth in (0, len(layers) - 1)
-            _draw(axes, np.asarray(at[name], float), shown, layer if ends else None, look.BLUES(nearness), width=2.4 if ends else 1.1)
+            _draw(axes, places, shown, layer if ends else None, look.BLUES(nearness), width=2.2 if ends else 1.1)
     panels[0].set_ylabel("norm of the gradient", color=look.MUTED, fontsize=10)
     panels[-1].legend(
         loc="upper left",
@@ -148,6 +154,12 @@ def gradient_norms(
     )
     look.head(figure, title)
     return figure
+
+
+def _stretches(looks: int) -> list[slice]:
+    """Parts of a series that grow with the distance from its beginning: the first ones hold one look each."""
+    edges = np.unique(np.geomspace(1, looks + 1, min(_POINTS, looks + 1)).round().astype(int)) - 1
+    return [slice(first, last) for first, last in zip(edges[:-1], edges[1:], strict=True)]
 
 
 def _draw(axes: Axes, at: Any, values: Any, label: str | None, color: Any, width: float = 2) -> None:
