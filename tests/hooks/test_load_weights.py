@@ -112,3 +112,19 @@ def test_a_task_without_a_model_is_refused():
 
     with pytest.raises(ValueError, match="LoadWeights found no Keras model: Nothing has no attribute `model`"):
         loops.TrainLoop(Nothing(), loops.NoFeed(1), hooks=[hooks.LoadWeights([], "loss", patience=1)]).run(epochs=1)
+
+
+def test_two_replicas_load_and_set_free_as_one_device_does(file, two_replicas, one_device):
+    results = []
+    for strategy in (one_device, two_replicas):
+        with strategy.scope():
+            model = make(0)
+            model.layers[0].trainable = False
+        listed = [hooks.LoadWeights(file, **MET_AFTER_TWO), hooks.Unfreeze(model.layers[0], **MET_AFTER_TWO)]
+        history = loops.fit(model, X, Y, epochs=5, hooks=listed, compile="graph", **FIT)
+        results.append((model.get_weights(), history.history))
+    (weights, logs), (others, other_logs) = results
+    assert logs["weights_loaded"] == other_logs["weights_loaded"] == [0, 0, 1, 1, 1]
+    assert logs["unfrozen_layers"] == other_logs["unfrozen_layers"] == [0, 0, 1, 1, 1]
+    for one, two in zip(weights, others, strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
