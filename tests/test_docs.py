@@ -88,12 +88,21 @@ def test_a_block_is_a_command_or_python(document):
         compile(block, str(document), "exec")
 
 
+def anchors(document):
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", read(document)), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
 def test_links_lead_somewhere(document):
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", read(document)) if "://" not in target]
     assert targets
     for target in targets:
-        assert (document.parent / target).exists(), target
+        path, _, anchor = target.partition("#")
+        page = document.parent / path if path else document
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page), target
 
 
 def test_every_file_has_its_room():
