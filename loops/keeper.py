@@ -52,15 +52,13 @@ class Keeper:
         task: Task,
         hook: Snapshot | None,
         made: Callable[[], dict[str, Any]],
-        config: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> tuple[RunState, pathlib.Path | None] | None:
         """Takes the folder; the first time, finds the state to go on from.
 
         Args:
             task: what is trained.
             hook: says which snapshots stay.
-            made: what the run is made with, from `resume.description`; asked once.
-            config: what `config.json` says of a run that was made so.
+            made: what the run is made with, from `resume.description`; asked once. A mode that is None is taken from the run that is found.
 
         Returns:
             The state and the folder in which its feed wrote its position, if it did; None if the run begins here.
@@ -73,10 +71,11 @@ class Keeper:
             return None
         self._made = self._made or made()  # what was given at first: by the second run, learning rates may have moved
         rules = (hook.keep_last, hook.keep_best) if hook is not None else (3, None)
-        found = self._folder.open(config(self._made), keep_last=rules[0], keep_best=rules[1])
+        found = self._folder.open(keep_last=rules[0], keep_best=rules[1])
         if found is None:
             return None
         saved = RunState(found.step, found.arrays, found.state)
+        self._made["mode"] = self._made["mode"] or saved.state["made"]["mode"]
         try:
             notes = resume.check(found.state["made"], self._made)
             runstate.check_model(task, saved)
@@ -86,6 +85,17 @@ class Keeper:
         print(f"Resuming the run in {self._folder.path} at {where}.", *notes, sep="\n  note: ", flush=True)
         feed = found.files / FEED if found.state["feed_files"] and found.files is not None else None
         return saved, feed
+
+    def begin(self, mode: str, config: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Notes down how a run that begins here is made.
+
+        Args:
+            mode: how its steps are compiled.
+            config: what `config.json` says of a run that was made so.
+        """
+        if self._folder is not None:
+            self._made["mode"] = mode
+            self._folder.write_config(config(self._made))
 
     def forget(self) -> None:
         """Has the next `open` look for a state again."""

@@ -44,6 +44,7 @@ class LoopFace:
         history: the logs of all epochs.
         hooks: all hooks, those that a workdir brought included.
         evaluations: name -> feed.
+        mode: how steps are compiled, "graph", "xla" or "eager"; None with compile="auto" before the first run.
         is_chief: whether this process writes records and files.
         epochs, steps: targets of the run in progress, or None.
         outcome: None while running, then "finished", "stopped", "interrupted" or "failed".
@@ -81,7 +82,9 @@ class LoopFace:
         self.strategy = replicas.strategy_of(task.tracked.model_variables(), strategy)
         self.is_chief = replicas.is_chief(self.strategy)
         self.steps_per_epoch, self.seed, self.clip = steps_per_epoch, int(seed), clip
-        self.compile, self.mode = compile, resolve_mode(compile)
+        mode = resolve_mode(compile)
+        self.compile, self.mode = compile, mode if compile != "auto" else None
+        self._why_mode: dict[str, Any] = {}
         self._transforms = as_transforms(clip)
         self._keeper = Keeper(workdir, resume)
         self.history = History()
@@ -205,7 +208,7 @@ class LoopFace:
             "<name>_<metric>" -> float.
         """
         if self._evaluator is None:
-            self._evaluator = EvalLoop(self.task, strategy=self.strategy, compile=self.mode, seed=self.seed)
+            self._evaluator = EvalLoop(self.task, strategy=self.strategy, compile=self.compile, seed=self.seed)
         self._average_replicas()
         loop = cast("TrainLoop", self)
         for hook in self._looks:
@@ -232,11 +235,16 @@ class LoopFace:
         """Has the step traced anew before the next call, and says why."""
         print(f"Retracing the training step: {reason}.", flush=True)
         if self._execution is not None:
-            self._execution.use(self._new_program())
+            self._execution.use(self._new_program(self._mode))
         self._evaluator = None
         self._watch = None
 
-    def _new_program(self) -> Program:
+    @property
+    def _mode(self) -> str:
+        assert self.mode is not None
+        return self.mode
+
+    def _new_program(self, mode: str) -> Program:
         observes = frozenset().union(*(hook.observes for hook in self.hooks))
         step = GlobalStep(
             self.task,
@@ -245,9 +253,9 @@ class LoopFace:
             seed=self.seed,
             transforms=self._transforms,
             observes=observes,
-            fuse=self.mode == "graph",
+            fuse=mode == "graph",
         )
-        return Program(step, self.mode)
+        return Program(step, mode)
 
     def _average_replicas(self) -> None:
         if self.strategy.num_replicas_in_sync > 1:

@@ -11,13 +11,14 @@ import functools
 import linecache
 import pathlib
 import sysconfig
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.eager import context
 from tensorflow.python.framework import op_def_registry
+
+from loops import graph_walk
 
 __all__ = ["Found", "draws_from_hidden_state", "refusal", "stateful_random_ops", "stateful_random_ops_of_def"]
 
@@ -64,17 +65,12 @@ def stateful_random_ops(graph: tf.Graph) -> list[Found]:
         >>> [found.op for found in stateful_random_ops(graph)]
         ['RandomStandardNormal']
     """
-    found: list[Found] = []
-    _search(graph.get_operations(), [graph._functions], set(), found)
-    return found
+    return _drawing(graph_walk.nodes(graph, _may_draw))
 
 
 def stateful_random_ops_of_def(graph_def: Any) -> list[Found]:
     """The same for a `GraphDef` with its library of functions, which knows no source lines."""
-    found: list[Found] = []
-    library = {function.signature.name: function for function in graph_def.library.function}
-    _search(graph_def.node, [library], set(), found)
-    return found
+    return _drawing(graph_walk.nodes_of_def(graph_def, _may_draw))
 
 
 def draws_from_hidden_state(node: Any) -> bool:
@@ -114,47 +110,13 @@ def _marked(op_type: str) -> bool:
     return definition.is_stateful and any(attr.name in ("seed", "seed2") for attr in definition.attr)
 
 
-@functools.cache
-def _calls(op_type: str) -> bool:
-    """Whether an op names functions; an op of no known type is itself a function."""
-    definition = op_def_registry.get(op_type)
-    return definition is None or any(attr.type in ("func", "list(func)") for attr in definition.attr)
+def _drawing(nodes: Iterable[tuple[Any, Any]]) -> list[Found]:
+    drawing = [(op, node) for op, node in nodes if draws_from_hidden_state(node)]
+    return [Found(node.op, node.name, _source(op) if isinstance(op, tf.Operation) else None) for op, node in drawing]
 
 
-def _search(ops: Iterable[Any], libraries: list[Mapping[str, Any]], seen: set[str], found: list[Found]) -> None:
-    """Searches operations of a graph or nodes of a definition, and the functions they name, in the innermost library that has them."""
-    for op in ops:
-        op_type = op.type if isinstance(op, tf.Operation) else op.op
-        if not (_calls(op_type) or _marked(op_type) or op_type in _UNMARKED):
-            continue  # before its `NodeDef` is made, which copies constants
-        node = op.node_def if isinstance(op, tf.Operation) else op
-        if draws_from_hidden_state(node):
-            found.append(Found(op_type, op.name, _source(op) if isinstance(op, tf.Operation) else None))
-        for name in _functions_named_by(node):
-            if name in seen:
-                continue
-            seen.add(name)
-            function = next((library[name] for library in libraries if name in library), None)
-            graph = getattr(function, "_cached_graph", None)
-            if graph is not None:
-                _search(graph.get_operations(), [graph._functions, *libraries], seen, found)
-            else:
-                _search(_nodes(name, function), libraries, seen, found)
-
-
-def _functions_named_by(node: Any) -> list[str]:
-    if op_def_registry.get(node.op) is None:
-        return [node.op]
-    values = [node.attr[name] for name in sorted(node.attr)]
-    return [f.name for value in values for f in ([value.func] if value.HasField("func") else value.list.func) if f.name]
-
-
-def _nodes(name: str, function: Any) -> Any:
-    """The nodes of a function that has no graph here: one of a `GraphDef`, or one that was loaded."""
-    if function is None:
-        eager = context.context()
-        return eager.get_function_def(name).node_def if eager.has_function(name) else []
-    return (function if hasattr(function, "node_def") else function.cached_definition).node_def
+def _may_draw(op_type: str) -> bool:
+    return _marked(op_type) or op_type in _UNMARKED
 
 
 def _source(op: tf.Operation) -> str | None:

@@ -45,11 +45,10 @@ class RunFolder:
         self._writer: SnapshotWriter | None = None
         self._opened = False
 
-    def open(self, config: dict[str, Any], *, keep_last: int, keep_best: Best | None) -> Snapshot | None:
+    def open(self, *, keep_last: int, keep_best: Best | None) -> Snapshot | None:
         """Takes the folder for this process.
 
         Args:
-            config: what `config.json` is to say, if the run begins here.
             keep_last, keep_best: which snapshots stay.
 
         Returns:
@@ -75,9 +74,12 @@ class RunFolder:
                 raise ValueError(f"There is no snapshot in {str(self.path)!r} to carry on from; resume='auto' begins anew.")
             if (self.path / workdirs.CONFIG).exists():
                 _say(f"{self.path} holds a run that saved nothing yet; it begins anew.")
-            workdirs.write_config(self.path, config)
         self._opened = True
         return found
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Writes `config.json`, of a run that begins here."""
+        workdirs.write_config(self.path, config)
 
     def save(self, state: RunState, info: Mapping[str, Any], save_feed: Callable[[pathlib.Path], bool]) -> None:
         """Hands a state over to be written; returns when what has to be done in this thread is done.

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from loops import crash_points, random_ops, resume, runstate
+from loops import auto_mode, crash_points, random_ops, resume, runstate
 from loops.epoch_logs import EpochLogs
 from loops.execution import Execution
 from loops.hooks.base import Hook, Phase
@@ -26,6 +26,7 @@ from loops.interrupts import Interrupts, Preempted
 from loops.logs import Window, to_floats
 from loops.loop_face import LoopFace
 from loops.nonfinite import NonFiniteError, NonFiniteStep, OnNonFinite
+from loops.program import Program
 from loops.run_folder import SaveError
 from loops.runstate import Parts, RunState
 from loops.trace_watch import TraceWatch
@@ -46,7 +47,8 @@ class TrainLoop(LoopFace):
             them.
         resume: "auto" carries on the run that the workdir holds, "never" takes a new folder only, "must" a folder with a run only.
         strategy: how batches are spread over devices; None takes the one that the task's variables were made under.
-        compile: "graph" (one TensorFlow graph for a window), "xla" (one XLA program), "eager" (Python, for debugging), or "auto".
+        compile: "graph" (one TensorFlow graph for a window), "xla" (one XLA program), "eager" (Python, for debugging), or "auto": "graph"
+            for short runs and for what XLA is no good at, else what is faster; see `docs/design.md`.
         seed: seed of `Task.seed`.
         clip: bound of the global gradient norm, or a gradient transform `(gradients, variables) -> gradients`, or a list of them.
         on_nonfinite: what to do about a step that makes loss or state non-finite: "raise" `NonFiniteError`, "stop", "skip" the batch,
@@ -279,7 +281,7 @@ class TrainLoop(LoopFace):
         if self._execution is None:
             raise RuntimeError("There is nothing to save before the first run.")
         try:
-            self._keeper.open(self.task, self._snapshots, self._made, self._config)
+            self._keeper.open(self.task, self._snapshots, self._made)
             self._keeper.keep(self._parts(), self._feed, on_disk=True)
         finally:
             failure = self._keeper.close()
@@ -325,9 +327,10 @@ class TrainLoop(LoopFace):
     def _begin(self) -> None:
         self._end_epoch, self._save_asked, self._rollback_asked = False, False, None
         self._failures.clear()
-        found = self._keeper.open(self.task, self._snapshots, self._made, self._config)
+        found = self._keeper.open(self.task, self._snapshots, self._made)
         saved, resume_from = (found[0], found[1:]) if found is not None else (None, None)
         if saved is not None:
+            self.mode = saved.state["made"]["mode"]
             self.progress.load_state_dict(saved.state["progress"])
             runstate.apply_flags(self.task, saved.state["trainable"])
         self.task.follow(self.progress)
@@ -341,9 +344,10 @@ class TrainLoop(LoopFace):
             self.progress.pass_index, self.progress.batch = position.pass_index, position.batch
         if self._execution is None:
             guarded, continuing = self.on_nonfinite.action != "ignore", self.steps_per_epoch is not None
-            self._execution = Execution(
-                self._new_program(), self._feed, self.progress, guarded=guarded, continuing=continuing, resume=resume_from
-            )
+            program = self._first_program(guarded)
+            self._execution = Execution(program, self._feed, self.progress, guarded=guarded, continuing=continuing, resume=resume_from)
+            if saved is None:
+                self._keeper.begin(self._mode, self._config)
             self._examine()
         if saved is not None:
             self._restore(saved)
@@ -353,6 +357,20 @@ class TrainLoop(LoopFace):
         if self._keeper.keeps_good and saved is None:
             self._execution.build()
             self._keep(on_disk=False)
+
+    def _first_program(self, guarded: bool) -> Program:
+        if self.mode is not None:
+            return self._new_program(self.mode)
+        lengths = self.steps, None if self.epochs is None else self._steps_of(self.epochs)
+        choice = auto_mode.choose(
+            self._new_program, self._feed, steps=min((n for n in lengths if n is not None), default=None), guarded=guarded
+        )
+        self.mode, self._why_mode = choice.program.mode, choice.why
+        return choice.program
+
+    def _steps_of(self, epochs: int) -> int | None:
+        length = self.steps_per_epoch or self._feed.steps_per_epoch
+        return None if length is None else epochs * length
 
     def _examine(self) -> None:
         """Looks, before training, for what would make a resumed run differ."""
@@ -368,7 +386,7 @@ class TrainLoop(LoopFace):
     def _restore(self, saved: RunState) -> None:
         self._execution_now.build()
         if runstate.apply_flags(self.task, saved.state["trainable"]):
-            self._execution_now.use(self._new_program())
+            self._execution_now.use(self._new_program(self._mode))
         self._keeper.restore(self._parts(), saved)
         if self._target_reached() or self.stopping:
             reason = self.stop_reason or f"{self.progress.step:,} steps, {len(self.history.epoch)} epochs"
@@ -424,7 +442,8 @@ class TrainLoop(LoopFace):
     def _config(self, made: dict[str, Any]) -> dict[str, Any]:
         """What `config.json` says."""
         loop = {name: value for name, value in made.items() if name not in ("config", "versions")}
-        return {"loop": {"compile": self.compile, **loop}, "config": self.config}
+        why = {"why_mode": self._why_mode} if self._why_mode else {}
+        return {"loop": {"compile": self.compile, **why, **loop}, "config": self.config}
 
     def _check_targets(self, epochs: int | None, steps: int | None) -> None:
         for name, value in (("epochs", epochs), ("steps", steps)):

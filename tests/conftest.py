@@ -12,6 +12,12 @@ _CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """What tests measure is not remembered beyond them."""
+    os.environ["TAPELOOPS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def _fresh_keras_session():
     keras.utils.clear_session(free_memory=False)  # collecting garbage at every test would take a fifth of the time

@@ -1,0 +1,195 @@
+"""What compile="auto" means: rules where they are enough, else graph and XLA measured side by side on a copy of the state.
+
+A measurement depends on timing, but a run must not: what was chosen for a step on a machine is remembered in a file, so that the next run
+of the same step there chooses the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
+
+from loops import graph_walk, mode_cache
+from loops.feeds import Block, Feed, Position
+from loops.program import Guard, Program
+from loops.replicas import local_variables
+
+__all__ = ["Choice", "choose"]
+
+# A run that takes less than this is over before a measurement pays. It is judged by counts alone, so that it is judged alike everywhere: so
+# much for a step whatever it does, and so many floating-point operations a second, 6 for each parameter and example.
+_SHORT_SECONDS = 10.0
+_STEP_SECONDS = 100e-6
+_FLOPS_PER_SECOND = 50e9
+_MAX_OPERATIONS = 10_000
+_ROUNDS, _ROUND_SECONDS = 5, 0.05
+# A difference that could be the machine's mood is not worth other bits than Keras's.
+_WORTH_IT = 1.1
+_FORMAT = 1
+
+_SLOW = ("Conv2DBackprop", "Conv3DBackprop", "DepthwiseConv2dNativeBackprop")
+_VARIABLES = ("Resource", "ReadVariable", "Assign", "VarHandle", "VarIsInitialized", "VariableShape", "DestroyResource")
+_MAY_BE_STATEFUL = (*_VARIABLES, "StatefulPartitionedCall", "While", "If", "Case")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A program, and why it is in the mode that it is in.
+
+    Attributes:
+        program: what to run.
+        why: the reason, and what was measured; JSON-able.
+    """
+
+    program: Program
+    why: dict[str, Any]
+
+
+def choose(new_program: Callable[[str], Program], feed: Feed, *, steps: int | None, guarded: bool) -> Choice:
+    """Decides how a training step is to be compiled, and says so in a line if that took a measurement, now or earlier.
+
+    Graph mode it is, unmeasured, under several replicas, for short runs and runs of unknown length, for feeds that cannot be read twice,
+    and for steps with operations that XLA cannot compile, would drop, or is known to be slow at. All variables keep their values.
+
+    Args:
+        new_program: makes a program in a mode.
+        feed: where batches come from; its first block is read.
+        steps: how many steps the run is to take, None if that is not known.
+        guarded: whether the run finds and takes back non-finite steps.
+    """
+    program = new_program("graph")
+    reason = _reason_not_to_measure(program, feed, steps)
+    if reason is not None:
+        return Choice(program, {"mode": "graph", "reason": reason})
+    key, programs = _key(program, feed, guarded), {"graph": program}
+    known = mode_cache.get(key)
+    if known is None:
+        known = mode_cache.put(key, _measured(programs, new_program, feed, guarded))
+    else:
+        known = {**known, "reason": f"{known['reason']}, as was measured earlier"}
+    mode = known["mode"]
+    print(f"compile='auto' takes {mode}: {known['reason']}.", flush=True)
+    return Choice(programs.get(mode) or new_program(mode), known)
+
+
+def _reason_not_to_measure(program: Program, feed: Feed, steps: int | None) -> str | None:
+    if program.step.strategy.num_replicas_in_sync > 1:
+        return "there are several replicas"
+    if steps is None:
+        return "the length of the run is not known"
+    if not (feed.seekable and feed.prefetch):
+        return "the data cannot be read twice"
+    graph = program.step.concrete(feed.element_spec).graph
+    batch = next((d for d in (s.shape[:1].as_list() for s in tf.nest.flatten(feed.element_spec)) if d), [None])[0] or 32
+    parameters = sum(int(np.prod(v.shape)) for v in graph.variables if v.trainable)
+    if steps * (_STEP_SECONDS + 6 * parameters * batch / _FLOPS_PER_SECOND) < _SHORT_SECONDS:
+        return "the run is short"
+    if len(graph.get_operations()) > _MAX_OPERATIONS:
+        return f"XLA would take long to compile {len(graph.get_operations()):,} operations"
+    for op, _ in graph_walk.nodes(graph, _is_obstacle):
+        return f"XLA is slow at, drops or cannot compile {op.name!r} ({_type(op)})"
+    return None
+
+
+@functools.cache
+def _is_obstacle(op_type: str) -> bool:
+    """Whether an operation rules XLA out: it acts on the world or on hidden state, or XLA:CPU has no fast code for it inside a loop."""
+    if op_type.startswith(_SLOW):
+        return not tf.config.list_logical_devices("GPU")
+    definition = op_def_registry.get(op_type)
+    return definition is not None and definition.is_stateful and not op_type.startswith(_MAY_BE_STATEFUL)
+
+
+def _type(op: Any) -> str:
+    return str(op.type if isinstance(op, tf.Operation) else op.op)
+
+
+def _measured(programs: dict[str, Program], new_program: Callable[[str], Program], feed: Feed, guarded: bool) -> dict[str, Any]:
+    """Runs both programs in turns on the first block; puts the variables back."""
+    begin = time.perf_counter()
+    block = next(iter(feed.blocks(Position())))
+    graph = programs["graph"].step.concrete(feed.element_spec).graph
+    kept = [(v, v.read_value()) for v in graph.variables]
+    try:
+        programs["xla"] = new_program("xla")
+        timers = {mode: _Timer(program, feed, block, guarded) for mode, program in programs.items()}
+        for _ in range(_ROUNDS):
+            for timer in timers.values():
+                timer.run()
+    except (ValueError, tf.errors.OpError) as error:
+        return {"mode": "graph", "reason": str(error).splitlines()[0].rstrip(".")}
+    finally:
+        for variable, value in kept:
+            variable.assign(value)
+    seconds = {mode: timer.seconds for mode, timer in timers.items()}
+    times = seconds["graph"] / seconds["xla"]
+    return {
+        "mode": "xla" if times > _WORTH_IT else "graph",
+        "reason": f"XLA does {times:.2f} times the steps of a graph",
+        "microseconds_per_step": {mode: round(1e6 * value, 1) for mode, value in seconds.items()},
+        "measured_in_seconds": round(time.perf_counter() - begin, 1),
+    }
+
+
+class _Timer:
+    """Times calls of a program; the first, which compiles, is not counted.
+
+    Attributes:
+        seconds: of a step, the median of all runs.
+    """
+
+    def __init__(self, program: Program, feed: Feed, block: Block, guarded: bool):
+        self._program, self._feed, self._block = program, feed, block
+        self._guard = Guard.over(local_variables(program.step.task.tracked.all_variables())) if guarded else None
+        self._call(1)
+        self._steps, self._seconds = 1, list[float]()
+        while (spent := self._call(self._steps)) < _ROUND_SECONDS / 2 and self._steps < block.n:
+            # What a call costs by itself must not count for much, and is not known yet.
+            self._steps = min(block.n, max(self._steps + 1, int(self._steps * min(8.0, _ROUND_SECONDS / spent))))
+
+    def run(self) -> None:
+        self._seconds.append(self._call(self._steps) / self._steps)
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(self._seconds)
+
+    def _call(self, n: int) -> float:
+        begin = time.perf_counter()
+        call = self._program(self._block, self._feed.element_spec, start=0, n=n, first_step=0, guard=self._guard)
+        int(call.done)
+        return time.perf_counter() - begin
+
+
+def _key(program: Program, feed: Feed, guarded: bool) -> str:
+    """A digest of all that a measurement depends on: the operations, the sizes, the machine, the versions."""
+    graph = program.step.concrete(feed.element_spec).graph
+    step = [(op.type, [str(output.shape) for output in op.outputs]) for op in graph.get_operations()]
+    block = next(iter(feed.blocks(Position())))
+    text = repr((_FORMAT, step, block.capacity, str(feed.element_spec), guarded, _machine(), tf.__version__, keras.__version__))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _machine() -> tuple[Any, ...]:
+    """The processor, and how much of it this process may use."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.*)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        name = found[1] if found else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return name, cores, tf.config.threading.get_intra_op_parallelism_threads(), len(tf.config.list_logical_devices("GPU"))
