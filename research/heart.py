@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from sklearn import metrics, model_selection
+from sklearn import linear_model, metrics, model_selection
 
 import loops
 from research import plots, tables
@@ -170,7 +170,7 @@ def build(
     make = functools.partial(_study, config=config, table=table, seed=seed, strategy=strategy)
     return Comparison(
         parts={f"fold{i}": lambda _, i=i, rows=rows: make(f"fold {i} of {config.folds}", rows) for i, rows in enumerate(splits, 1)},
-        conclude=lambda runs: _conclude(runs, table.target, [test for _, _, test in splits]),
+        conclude=lambda runs: _conclude(runs, table, splits),
         description=f"{table.description} Columns: {', '.join(config.columns)}. Cross-validation in {config.folds} stratified folds.",
     )
 
@@ -223,22 +223,33 @@ def _study(
     )
 
 
-def _conclude(runs: Runs, target: np.ndarray, tested: Sequence[np.ndarray]) -> Sequence[str]:
-    rows, every = {}, np.empty(len(target))
-    for (name, run), test in zip(runs.items(), tested, strict=True):
-        assert run.study.test is not None
-        probability = np.ravel(loops.PredictLoop(run.study.task, strategy=run.loop.strategy).run(run.study.test))
-        rows[name] = _scores(target[test], probability)
-        every[test] = probability
-    accuracy, auc = (np.array([row[name] for row in rows.values()]) for name in ("accuracy", "auc"))
-    runs.picture("roc", plots.lines({"every patient, tested once": metrics.roc_curve(target, every)[:2]}))
+def _conclude(runs: Runs, table: tables.Table, splits: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Sequence[str]:
+    target = table.target
+    rows, straight, every = {}, {}, np.empty(len(target))
+    for (name, run), (train, _, test) in zip(runs.items(), splits, strict=True):
+        assert run.study.test is not None and run.study.preprocessing is not None
+        every[test] = np.ravel(loops.PredictLoop(run.study.task, strategy=run.loop.strategy).run(run.study.test))
+        rows[name] = _scores(target[test], every[test])
+        encoded = run.study.preprocessing(table.columns).values()
+        x = np.concatenate([values for values in encoded if values.dtype == tf.float32], axis=1)
+        line = linear_model.LogisticRegression(max_iter=1_000).fit(x[train], target[train])
+        straight[name] = _scores(target[test], line.predict_proba(x[test])[:, 1])
+    curves = {"all patients": metrics.roc_curve(target, every)[:2], "chance": ([0.0, 1.0], [0.0, 1.0])}
+    runs.picture("roc", plots.lines(curves, x="healthy patients called ill", y="ill patients found", title="heart disease"))
     return [
         metrics_table({**rows, "all patients": _scores(target, every)}),
         "",
-        f"Mean and standard deviation over the folds: accuracy {accuracy.mean():.3f} +- {accuracy.std(ddof=1):.3f}, "
-        f"area under the ROC curve {auc.mean():.3f} +- {auc.std(ddof=1):.3f}.",
+        f"Mean and standard deviation over the folds: {_spread(rows)}.",
+        f"Logistic regression on the same columns, without the embedding: {_spread(straight)}.",
         f"Always saying the more frequent class would be right for {max(np.bincount(target)) / len(target):.3f} of the patients.",
     ]
+
+
+def _spread(rows: Mapping[str, Mapping[str, float]]) -> str:
+    accuracy, auc = (np.array([row[name] for row in rows.values()]) for name in ("accuracy", "auc"))
+    return (
+        f"accuracy {accuracy.mean():.3f} +- {accuracy.std(ddof=1):.3f}, area under the ROC curve {auc.mean():.3f} +- {auc.std(ddof=1):.3f}"
+    )
 
 
 def _scores(target: np.ndarray, probability: np.ndarray) -> dict[str, float]:
