@@ -29,7 +29,7 @@ from loops.feeds import Block, Feed, Position
 from loops.program import Guard, Program
 from loops.replicas import local_variables
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Choice", "choose", "warning"]
 
 # A run that takes less than this is over before a measurement pays. It is judged by counts alone, so that it is judged alike everywhere: so
 # much for a step whatever it does, and so many floating-point operations a second, 6 for each parameter and example.
@@ -42,6 +42,7 @@ _ROUNDS, _ROUND_SECONDS = 5, 0.05
 _WORTH_IT = 1.1
 _FORMAT = 1
 
+_CONVOLUTIONS = ("Conv2D", "Conv3D", "DepthwiseConv2dNative")
 _SLOW = ("Conv2DBackprop", "Conv3DBackprop", "DepthwiseConv2dNativeBackprop")
 _VARIABLES = ("Resource", "ReadVariable", "Assign", "VarHandle", "VarIsInitialized", "VariableShape", "DestroyResource")
 _MAY_BE_STATEFUL = (*_VARIABLES, "StatefulPartitionedCall", "While", "If", "Case")
@@ -101,22 +102,33 @@ def _reason_not_to_measure(program: Program, feed: Feed, steps: int | None) -> s
         return "the run is short"
     if len(graph.get_operations()) > _MAX_OPERATIONS:
         return f"XLA would take long to compile {len(graph.get_operations()):,} operations"
-    for op, _ in graph_walk.nodes(graph, _is_obstacle):
-        return f"XLA is slow at, drops or cannot compile {op.name!r} ({_type(op)})"
+    for _, node in graph_walk.nodes(graph, _is_obstacle):
+        return f"XLA is slow at, drops or cannot compile {node.name!r} ({node.op})"
     return None
+
+
+def warning(graph: tf.Graph) -> str | None:
+    """A sentence on what in a step makes a program of XLA slow, None if nothing is known to."""
+    if not any(True for _ in graph_walk.nodes(graph, _is_slow)):
+        return None
+    forward = [node.name for _, node in graph_walk.nodes(graph, lambda op_type: op_type in _CONVOLUTIONS)]
+    layer = next((part for part in reversed(forward[0].split("/")[:-1]) if part != "convolution"), forward[0]) if forward else "this step"
+    return (
+        f"on a CPU compile='xla' has no fast code for the gradient of a convolution inside a loop, as of that in {layer!r}; "
+        "compile='graph' is likely to be several times as fast."
+    )
+
+
+@functools.cache
+def _is_slow(op_type: str) -> bool:
+    return op_type.startswith(_SLOW) and not tf.config.list_logical_devices("GPU")
 
 
 @functools.cache
 def _is_obstacle(op_type: str) -> bool:
     """Whether an operation rules XLA out: it acts on the world or on hidden state, or XLA:CPU has no fast code for it inside a loop."""
-    if op_type.startswith(_SLOW):
-        return not tf.config.list_logical_devices("GPU")
     definition = op_def_registry.get(op_type)
-    return definition is not None and definition.is_stateful and not op_type.startswith(_MAY_BE_STATEFUL)
-
-
-def _type(op: Any) -> str:
-    return str(op.type if isinstance(op, tf.Operation) else op.op)
+    return _is_slow(op_type) or (definition is not None and definition.is_stateful and not op_type.startswith(_MAY_BE_STATEFUL))
 
 
 def _measured(programs: dict[str, Program], new_program: Callable[[str], Program], feed: Feed, guarded: bool) -> dict[str, Any]:

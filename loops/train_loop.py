@@ -360,7 +360,10 @@ class TrainLoop(LoopFace):
 
     def _first_program(self, guarded: bool) -> Program:
         if self.mode is not None:
-            return self._new_program(self.mode)
+            program = self._new_program(self.mode)
+            if program.mode == "xla" and (sentence := auto_mode.warning(program.step.concrete(self._feed.element_spec).graph)):
+                print(f"Warning: {sentence}", flush=True)
+            return program
         lengths = self.steps, None if self.epochs is None else self._steps_of(self.epochs)
         choice = auto_mode.choose(
             self._new_program, self._feed, steps=min((n for n in lengths if n is not None), default=None), guarded=guarded
