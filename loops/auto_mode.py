@@ -42,7 +42,6 @@ _ROUNDS, _ROUND_SECONDS = 5, 0.05
 _WORTH_IT = 1.1
 _FORMAT = 1
 
-_CONVOLUTIONS = ("Conv2D", "Conv3D", "DepthwiseConv2dNative")
 _SLOW = ("Conv2DBackprop", "Conv3DBackprop", "DepthwiseConv2dNativeBackprop")
 _VARIABLES = ("Resource", "ReadVariable", "Assign", "VarHandle", "VarIsInitialized", "VariableShape", "DestroyResource")
 _MAY_BE_STATEFUL = (*_VARIABLES, "StatefulPartitionedCall", "While", "If", "Case")
@@ -107,14 +106,16 @@ def _reason_not_to_measure(program: Program, feed: Feed, steps: int | None) -> s
     return None
 
 
-def warning(graph: tf.Graph) -> str | None:
+def warning(program: Program, feed: Feed) -> str | None:
     """A sentence on what in a step makes a program of XLA slow, None if nothing is known to."""
-    if not any(True for _ in graph_walk.nodes(graph, _is_slow)):
+    graph = program.step.concrete(feed.element_spec).graph
+    gradient = next((node.name for _, node in graph_walk.nodes(graph, _is_slow)), None)
+    if gradient is None:
         return None
-    forward = [node.name for _, node in graph_walk.nodes(graph, lambda op_type: op_type in _CONVOLUTIONS)]
-    layer = next((part for part in reversed(forward[0].split("/")[:-1]) if part != "convolution"), forward[0]) if forward else "this step"
+    layers = [layer for outer in program.step.task.models if isinstance(outer, keras.layers.Layer) for layer in outer._flatten_layers()]
+    names = [layer.name for layer in layers if "Conv" in type(layer).__name__]
     return (
-        f"on a CPU compile='xla' has no fast code for the gradient of a convolution inside a loop, as of that in {layer!r}; "
+        f"on a CPU compile='xla' has no fast code for the gradient of a convolution inside a loop, as of {(names or [gradient])[0]!r}; "
         "compile='graph' is likely to be several times as fast."
     )
 

@@ -361,7 +361,7 @@ class TrainLoop(LoopFace):
     def _first_program(self, guarded: bool) -> Program:
         if self.mode is not None:
             program = self._new_program(self.mode)
-            if program.mode == "xla" and (sentence := auto_mode.warning(program.step.concrete(self._feed.element_spec).graph)):
+            if program.mode == "xla" and (sentence := auto_mode.warning(program, self._feed)):
                 print(f"Warning: {sentence}", flush=True)
             return program
         lengths = self.steps, None if self.epochs is None else self._steps_of(self.epochs)
