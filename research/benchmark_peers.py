@@ -10,6 +10,7 @@ import logging
 import pathlib
 import time
 import warnings
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -156,6 +157,8 @@ def _torch_network(model: keras.Model) -> Any:
             return nn.BatchNorm1d(layer.gamma.shape[0], eps=layer.epsilon, momentum=1 - layer.momentum)
         if isinstance(layer, keras.layers.Dropout):
             return nn.Dropout(layer.rate)
+        if isinstance(layer, keras.layers.AlphaDropout):
+            return nn.AlphaDropout(layer.rate)
         if isinstance(layer, keras.layers.MaxPooling2D):
             return nn.MaxPool2d(layer.pool_size)
         return activation if isinstance(layer, keras.layers.Activation) else None
@@ -235,9 +238,14 @@ def _jax_layer(layer: keras.Layer, weights: list[Any], given: list[Any], key: An
     if isinstance(layer, keras.layers.MaxPooling2D):
         window = (1, *layer.pool_size, 1)
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
-    if isinstance(layer, keras.layers.Dropout):
-        keep = jax.random.bernoulli(jax.random.fold_in(key, sum(map(ord, layer.name))), 1 - layer.rate, x.shape)
-        return jnp.where(keep, x / (1 - layer.rate), 0)
+    if isinstance(layer, (keras.layers.Dropout, keras.layers.AlphaDropout)):
+        keep = jax.random.bernoulli(jax.random.fold_in(key, zlib.crc32(layer.name.encode())), 1 - layer.rate, x.shape)
+        if isinstance(layer, keras.layers.Dropout):
+            return jnp.where(keep, x / (1 - layer.rate), 0)
+        # Dropped units get the value at which SELU saturates, and mean and variance are put right (arXiv 1706.02515).
+        saturated = -1.6732632423543772 * 1.0507009873554805
+        scale = ((1 - layer.rate) * (1 + layer.rate * saturated**2)) ** -0.5
+        return scale * jnp.where(keep, x, saturated) - scale * saturated * layer.rate
     if isinstance(layer, keras.layers.BatchNormalization):
         mean, variance = x.mean(axis=0), x.var(axis=0)
         x = (x - mean) * jax.lax.rsqrt(variance + layer.epsilon) * weights[0] + weights[1]

@@ -38,9 +38,10 @@ class Workload:
     batch_size: int = 32
     xla: bool = True
 
-    def with_rows(self, rows: int) -> Workload:
-        """The same with about `rows` examples."""
-        return dataclasses.replace(self, rows=max(1, rows // self.batch_size) * self.batch_size)
+    def resized(self, *, rows: int | None = None, batch_size: int | None = None) -> Workload:
+        """The same with about `rows` examples, in batches of `batch_size`; None leaves them as they are."""
+        size = batch_size or self.batch_size
+        return dataclasses.replace(self, rows=max(1, (rows or self.rows) // size) * size, batch_size=size)
 
     @property
     def steps(self) -> int:
@@ -100,6 +101,12 @@ def _selu(x: Any) -> Any:
     return _stack(*[layers.Dense(100, "selu", kernel_initializer="lecun_normal") for _ in range(20)], layers.Dense(10, "softmax"))(x)
 
 
+def _selu_with_dropout(x: Any) -> Any:
+    for _ in range(20):
+        x = _stack(layers.Dense(100, "selu", kernel_initializer="lecun_normal"), layers.AlphaDropout(0.05))(x)
+    return layers.Dense(10, "softmax")(x)
+
+
 def _conv(x: Any) -> Any:
     convolutions = [layers.Conv2D(16, 3, activation="relu"), layers.MaxPooling2D(), layers.Conv2D(16, 3, activation="relu")]
     return _stack(*convolutions, layers.GlobalAveragePooling2D(), layers.Dense(10, "softmax"))(x)
@@ -115,6 +122,9 @@ WORKLOADS = {
     "mlp_sgd": Workload("784-300-100-10, SGD", _mlp, (784,), lambda: SGD(0.01)),
     "mlp_adam": Workload("784-300-100-10 with batch norm and dropout, Adam", _mlp_with_everything, (784,), lambda: Adam(1e-3)),
     "selu": Workload("784-20x100-10 SELU, SGD with momentum", _selu, (784,), lambda: SGD(1e-3, momentum=0.9)),
+    "selu_dropout": Workload(
+        "784-20x100-10 SELU and alpha dropout, SGD with momentum", _selu_with_dropout, (784,), lambda: SGD(1e-3, momentum=0.9)
+    ),
     "conv": Workload("28x28x1, conv 16-16, global pooling, Adam", _conv, (28, 28, 1), lambda: Adam(1e-3), rows=12_800, xla=False),
     "wide_deep": Workload("wide & deep 8-30-30-1, Adam", _wide_deep, (8,), lambda: Adam(1e-3), classes=0, rows=20_640),
 }

@@ -4,6 +4,7 @@
     python scripts/benchmark.py --workloads=mlp_sgd --rounds=3           # one workload
     python scripts/benchmark.py --contenders=fit,loops --markdown
     python scripts/benchmark.py --peers=torch,lightning,jax              # those that are installed join
+    python scripts/benchmark.py --batch_sizes=32,128,512                 # each workload in each batch size
 
 Contenders take turns, round after round, so that a machine that becomes slower does so for all. A ratio is formed within each round; shown
 is the median over the rounds. Compiling and a first epoch come before the first round and do not count.
@@ -44,13 +45,15 @@ PAIRS = (
     ("loops_xla_hooks", "loops_xla"),
     ("loops_snapshots", "loops_hooks"),
 )
-COLUMNS = {"vs fit": ("fit",), "vs best graph fit": GRAPH_FITS, "vs best fit": FITS}
+PEERS = ("torch", "lightning", "jax")
+COLUMNS = {"vs fit": ("fit",), "vs best graph fit": GRAPH_FITS, "vs best fit": FITS, "vs best peer": PEERS}
 
 
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_list("workloads", [], "Workloads; all if none is given.", flag_values=values)
     flags.DEFINE_list("contenders", list(DEFAULT_CONTENDERS), "Contenders.", flag_values=values)
     flags.DEFINE_list("peers", [], "torch, lightning, jax: joined by those that are installed.", flag_values=values)
+    flags.DEFINE_list("batch_sizes", [], "Batch sizes; that of the workload if none is given.", flag_values=values)
     flags.DEFINE_integer("rounds", 7, "Rounds; a ratio is the median over them.", lower_bound=1, flag_values=values)
     flags.DEFINE_float(
         "seconds", 2.0, "Shortest time that a contender runs in a round; it ends whole epochs.", lower_bound=0, flag_values=values
@@ -65,16 +68,15 @@ def main(args: flags.FlagValues) -> int:
         from research.benchmark_contenders import CONTENDERS
         from research.benchmark_workloads import WORKLOADS
 
-    workloads = _chosen(args.workloads, WORKLOADS, "workload")
+    workloads = _sized(_chosen(args.workloads, WORKLOADS, "workload"), args.batch_sizes, args.rows)
     contenders = _chosen(args.contenders, CONTENDERS, "contender")
     if args.peers:
-        from research.benchmark_peers import PEERS
+        from research import benchmark_peers
 
-        contenders |= _installed(_chosen(args.peers, PEERS, "peer"))
+        contenders |= _installed(_chosen(args.peers, benchmark_peers.PEERS, "peer"))
     print(_machine_line(machine := _machine()), flush=True)
     measured: dict[str, Rates] = {}
     for name, workload in workloads.items():
-        workload = workload.with_rows(args.rows) if args.rows else workload
         measured[name] = measure(workload, contenders, rounds=args.rounds, seconds=args.seconds)
         print(f"\n{name}: {workload.title}", *table(measured[name], args.markdown), sep="\n", flush=True)
     if len(measured) > 1:
@@ -139,8 +141,9 @@ def ratio(rates: Rates, name: str, reference: str | None) -> float | None:
 
 
 def ratios(rates: Rates) -> dict[str, dict[str, float | None]]:
-    """Column -> contender -> ratio; the columns of the table, and one for each pair."""
-    columns = {title: {name: ratio(rates, name, best(rates, names)) for name in rates} for title, names in COLUMNS.items()}
+    """Column -> contender -> ratio; the columns of the table that have something to be compared with, and one for each pair."""
+    references = {title: reference for title, names in COLUMNS.items() if (reference := best(rates, names)) is not None}
+    columns = {title: {name: ratio(rates, name, reference) for name in rates} for title, reference in references.items()}
     partner = dict(PAIRS)
     return {**columns, "vs its like": {name: ratio(rates, name, partner.get(name)) for name in rates}}
 
@@ -166,7 +169,7 @@ def mean_table(measured: Mapping[str, Rates], markdown: bool = False) -> list[st
     for name in names:
         means = []
         for column in by_workload[0]:
-            values = [value for r in by_workload if (value := r[column].get(name)) is not None]
+            values = [value for r in by_workload if (value := r.get(column, {}).get(name)) is not None]
             means.append(_times(statistics.geometric_mean(values) if values else None))
         rows.append([name, str(sum(name in rates for rates in measured.values())), *means])
     return _aligned([["contender", "workloads", *by_workload[0]], *rows], markdown)
@@ -189,6 +192,7 @@ def summaries(measured: Mapping[str, Rates]) -> dict[str, Any]:
 def _legend(rates: Rates) -> list[str]:
     partners = [f"{mine} vs {like}" for mine, like in PAIRS if mine in rates and like in rates]
     notes = [f"best graph fit: {best(rates, GRAPH_FITS)}; best fit: {best(rates, FITS)}"] if best(rates, FITS) else []
+    notes += [f"best peer: {best(rates, PEERS)}"] if best(rates, PEERS) else []
     return notes + ([f"its like: {', '.join(partners)}"] if partners else [])
 
 
@@ -227,6 +231,15 @@ def _chosen(names: Sequence[str], known: Mapping[str, Any], what: str) -> dict[s
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"There is no {what} {unknown[0]!r}; there are {', '.join(known)}.")
     return {name: known[name] for name in names or known}
+
+
+def _sized(workloads: Mapping[str, Workload], batch_sizes: Sequence[str], rows: int | None) -> dict[str, Workload]:
+    """The workloads in all batch sizes, named by both if there are any."""
+    if wrong := [size for size in batch_sizes if not size.isdecimal() or int(size) < 1]:
+        raise InputError(f"--batch_sizes has {wrong[0]!r}, which is no number of examples.")
+    if not batch_sizes:
+        return {name: workload.resized(rows=rows) for name, workload in workloads.items()}
+    return {f"{name}@{size}": w.resized(rows=rows, batch_size=int(size)) for name, w in workloads.items() for size in batch_sizes}
 
 
 def _installed(peers: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_one_tiny_workload(tmp_path):
 
 @pytest.mark.parametrize("name", ["fit", "eager", "while", "loops", "loops_hooks"])
 def test_a_contender_does_the_steps_that_it_counts(name, tmp_path):
-    workload = WORKLOADS["wide_deep"].with_rows(160)
+    workload = WORKLOADS["wide_deep"].resized(rows=160)
     contender = CONTENDERS[name]()
     contender.setup(workload, tmp_path)
     model = contender._loop.task.model if hasattr(contender, "_loop") else contender._model
@@ -58,11 +58,23 @@ def test_a_contender_does_the_steps_that_it_counts(name, tmp_path):
 
 def test_hooks_on_means_that_all_of_it_is_written(tmp_path):
     contender = CONTENDERS["loops_hooks"]()
-    contender.setup(WORKLOADS["wide_deep"].with_rows(160), tmp_path)
+    contender.setup(WORKLOADS["wide_deep"].resized(rows=160), tmp_path)
     contender.run(2)
     assert (tmp_path / "best.weights.h5").exists()
     assert len((tmp_path / "history.csv").read_text().splitlines()) > 1
     assert list(tmp_path.rglob("*tfevents*"))
+
+
+def test_batch_sizes_change_the_steps_of_an_epoch():
+    workload = WORKLOADS["wide_deep"].resized(rows=1000, batch_size=128)
+    assert (workload.rows, workload.batch_size, workload.steps) == (896, 128, 7)
+    assert list(benchmark._sized({"a": workload}, ["32", "512"], None)) == ["a@32", "a@512"]
+
+
+def test_peers_have_a_column_when_they_run():
+    rates = {**RATES, "torch": [150.0, 100.0, 180.0], "jax": [100.0, 100.0, 100.0]}
+    assert benchmark.ratios(rates)["vs best peer"]["loops"] == 2.0 and "vs best peer" not in benchmark.ratios(RATES)
+    assert benchmark.table(rates)[-2] == "best peer: torch"
 
 
 def test_ratios_are_medians_over_rounds_not_ratios_of_medians():
@@ -91,9 +103,10 @@ def test_the_mean_over_workloads_is_geometric():
 @pytest.mark.parametrize(
     "argument, sentence",
     [
-        ("--workloads=mlp", "There is no workload 'mlp'; there are mlp_sgd, mlp_adam, selu, conv, wide_deep."),
+        ("--workloads=mlp", "There is no workload 'mlp'; there are mlp_sgd, mlp_adam, selu, selu_dropout, conv, wide_deep."),
         ("--contenders=fits", "There is no contender 'fits'"),
         ("--peers=caffe", "There is no peer 'caffe'"),
+        ("--batch_sizes=32,many", "--batch_sizes has 'many'"),
         ("--rounds=0", "rounds"),
         ("--round=1", "Unknown command line flag 'round'"),
     ],
