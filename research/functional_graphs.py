@@ -97,6 +97,7 @@ def build(
             monitor="val_loss",
             mode="min",
             hooks=(FirstGradient(),),
+            clip=config.clip,
             title=f"{form}, {depth} blocks",
             description=f"{form}: {depth} blocks of {config.width} units, {model.count_params():,} weights.",
         )

@@ -27,11 +27,11 @@ __all__ = ["METHODS", "build", "few_of_each", "make_model", "transferred"]
 METHODS = ("scratch", "last_layer", "new_head", "fine_tune")
 
 # Which layers `fine_tune` sets free, one after the other: from the top, where features belong to the classes, to the bottom.
-_STAGES = ("features", "convolution_2", "convolution_1")
+_STAGES = ("convolution_2", "convolution_1")
 
 
 def make_model(input_shape: Sequence[int], classes: int) -> keras.Model:
-    """Two convolutions, a dense layer of features, softmax.
+    """Two convolutions, each with max pooling, and softmax.
 
     Args:
         input_shape: `[height, width]` of the images.
@@ -40,10 +40,11 @@ def make_model(input_shape: Sequence[int], classes: int) -> keras.Model:
     layers = [
         keras.Input(tuple(input_shape)),
         keras.layers.Reshape((*input_shape, 1), name="channel"),
-        keras.layers.Conv2D(16, 3, activation="relu", name="convolution_1"),
-        keras.layers.Conv2D(32, 3, strides=2, activation="relu", name="convolution_2"),
-        keras.layers.Flatten(name="flat"),
-        keras.layers.Dense(64, activation="relu", name="features"),
+        keras.layers.Conv2D(16, 3, padding="same", activation="relu", name="convolution_1"),
+        keras.layers.MaxPooling2D(name="pool_1"),
+        keras.layers.Conv2D(32, 3, padding="same", activation="relu", name="convolution_2"),
+        keras.layers.MaxPooling2D(name="pool_2"),
+        keras.layers.Flatten(name="features"),
     ]
     return keras.Sequential([*layers, keras.layers.Dense(classes, activation="softmax", name="probabilities")], name="source")
 
@@ -139,8 +140,8 @@ def build(
         rows = np.arange(config.steps * config.batch_size) % len(few.x)
         stages: tuple[Any, ...] = ()
         if method == "fine_tune":
-            factor = config.learning_rate_factor
-            stages = (hooks.Unfreeze(*_STAGES, monitor="loss", patience=config.stagnation, learning_rate_factor=factor),)
+            when = {"monitor": "loss", "patience": config.stagnation, "min_delta": config.min_delta}
+            stages = (hooks.Unfreeze(*_STAGES, learning_rate_factor=config.learning_rate_factor, **when),)
         frozen = sum(int(np.prod(w.shape)) for w in model.non_trainable_weights)
         about = f"{method}: {samples} examples of each class"
         description = f"{about}; {frozen:,} of {model.count_params():,} weights are frozen."

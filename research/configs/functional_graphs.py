@@ -20,13 +20,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset = "digits"  # any data set with classes
     config.normalize = "zscore"  # raw, minmax, zscore
     config.forms = ("plain", "residual", "shared")
-    config.depths = (2, 10, 40)  # blocks between the first layer and the last
+    config.depths = (2, 10, 30)  # blocks between the first layer and the last
     config.width = 64  # units of the two layers of each block
     config.batch_size = 32
-    config.epochs = 10
+    config.epochs = 15
     config.patience = 0  # epochs without a better val_loss until training stops; 0: never
+    config.clip = 1.0  # bound of the global gradient norm: a block that is applied 30 times gets 30 gradients
     config.on_nonfinite = "raise"
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "sgd"  # any that keras.optimizers.get knows
-    config.optimizer.learning_rate = 0.05
+    config.optimizer.learning_rate = 0.02
     return config
