@@ -9,10 +9,12 @@ if keras.config.backend() != "tensorflow":
     )
 
 from loops import hooks, triggers
+from loops.accounting import Timing
 from loops.api import evaluate, fit, predict
 from loops.eval_loop import EvalLoop, PredictLoop
-from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, NoFeed, Position
+from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, GeneratorFeed, NoFeed, Position, PyDatasetFeed
 from loops.gradients import ClipByGlobalNorm, ClipByNorm, ClipByValue
+from loops.hooks.profile import profile
 from loops.interrupts import Preempted
 from loops.keras_task import KerasTask
 from loops.logs import Collect, Last, Mean, Sum, Window
@@ -36,6 +38,7 @@ __all__ = [
     "DatasetFeed",
     "EvalLoop",
     "Feed",
+    "GeneratorFeed",
     "KerasTask",
     "Last",
     "LearningRates",
@@ -48,10 +51,12 @@ __all__ = [
     "PredictLoop",
     "Preempted",
     "Progress",
+    "PyDatasetFeed",
     "SaveError",
     "Sum",
     "SupervisedTask",
     "Task",
+    "Timing",
     "TrainLoop",
     "Window",
     "WorkdirInUse",
@@ -59,5 +64,6 @@ __all__ = [
     "fit",
     "hooks",
     "predict",
+    "profile",
     "triggers",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,22 +44,40 @@ class Cursor:
 
 
 class BlockCursor(Cursor):
-    """Reads blocks, made ready in the background across the ends of passes."""
+    """Reads blocks, made ready in the background, across the ends of passes if the feed allows that."""
 
     def __init__(self, feed: Feed, position: Position, passes: int | None):
-        items = _passes(feed, position, passes)
-        self._prefetcher = Prefetcher(items, feed.prefetch) if feed.prefetch else None
-        self._items: Iterator[Block | None] = iter(self._prefetcher or items)
+        self._feed, self._pass_index = feed, position.pass_index
+        self._prefetcher: Prefetcher | None = None
+        self._read(position, 1 if feed.passes_apart else passes)
         self.available = 0
 
     def ready(self) -> bool:
         if self.available:
             return True
-        block = next(self._items, None)
+        if self._items is None:
+            self._read(Position(self._pass_index), 1)
+        self.source = None  # makes room for another
+        block = next(self._items, None) if self._items is not None else None
         if block is None:
+            self._end_pass()
             return False
         self.source, self.start, self.available = block, 0, block.n
         return True
+
+    def _read(self, position: Position, passes: int | None) -> None:
+        items = _passes(self._feed, position, passes)
+        self._prefetcher = Prefetcher(items, self._feed.prefetch) if self._feed.prefetch else None
+        self._items: Iterator[Block | None] | None = iter(self._prefetcher or items)
+        if self._prefetcher is not None:
+            weakref.finalize(self, self._prefetcher.stop).atexit = False
+
+    def _end_pass(self) -> None:
+        self._pass_index += 1
+        if self._feed.passes_apart:
+            self.close()
+            self._items = None
+            self._feed.end_pass()
 
     def consumed(self, n: int) -> None:
         assert self.available is not None

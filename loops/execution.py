@@ -6,15 +6,17 @@ Knows neither epochs nor hooks. Between two `settle`s nothing is read from the d
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from loops import crash_points
+from loops.accounting import Accounts
 from loops.cursor import Cursor, IteratorCursor, LeftoverCursor, open_cursor
 from loops.feeds import Block, Feed
 from loops.logs import LogSpec, TraceLog
@@ -56,6 +58,7 @@ class Execution:
         resume: for a run that goes on from a snapshot: where `save_feed` wrote (None if it returned False), as a tuple.
 
     Attributes:
+        accounts: count where the time goes.
         must_settle: True if `settle` has to be called before going on: a call met a non-finite step, or too many blocks are held.
     """
 
@@ -69,6 +72,7 @@ class Execution:
         continuing: bool,
         resume: tuple[pathlib.Path | None] | None = None,
     ):
+        self.accounts = Accounts()
         self.program, self.progress, self.trace = program, progress, TraceLog()
         self._guarded, self._continuing = guarded, continuing
         self._guard: Guard | None = None
@@ -117,12 +121,14 @@ class Execution:
         n = min(limit, self._pace.limit(), _MAX_CALL_STEPS if known is None else known)
         begin = time.perf_counter()
         source, start = self._cursor.source, self._cursor.start
-        call = self._call(source, start, n)
+        self._last = None  # a block that was used up is not kept while the next is worked on
+        with self.accounts.of("compute"):
+            call = self._call(source, start, n)
+            done = n if known is not None else int(call.done)
         self._last = (call, source, start + n - 1)
-        held = source if self._guarded and not self.feed.seekable else None
+        held = _held(source) if self._guarded and not self.feed.seekable else None
         self._pending.append(_Pending(call, n, dataclasses.replace(self.progress), self._spec(), held, start))
         self.must_settle = len(self._pending) >= _MAX_HELD_BLOCKS and isinstance(held, Block)
-        done = n if known is not None else int(call.done)
         self._pace.measured(time.perf_counter() - begin, done)
         self._cursor.consumed(done)
         self.progress.advance(done, 0)
@@ -143,6 +149,13 @@ class Execution:
     def settle(self) -> NonFiniteStep | None:
         """Reads whether all calls since the last look went well; if not, takes the state back to just before the bad step and names it."""
         guard, pending, self._pending, self.must_settle = self._guard, self._pending, [], False
+        with self.accounts.of("compute"):
+            bad = self._read(guard, pending)
+            if self.step.clock is not None:
+                self.accounts.move(self.step.clock.take(), "compute", "data")
+        return bad
+
+    def _read(self, guard: Guard | None, pending: list[_Pending]) -> NonFiniteStep | None:
         bad = None
         if guard is not None and not bool(guard.finite):
             broken = next(i for i, p in enumerate(pending) if p.call.guard is not None and not bool(p.call.guard.finite))
@@ -170,7 +183,13 @@ class Execution:
 
     def build(self) -> None:
         """Traces the step for the feed's batches, so that every variable exists."""
-        self.step.concrete(self.feed.element_spec)
+        with self.accounts.of("compile"):
+            self.step.concrete(self.feed.element_spec)
+
+    @property
+    def waits_within_calls(self) -> bool:
+        """Whether the program pulls batches from an iterator, so that waiting for them is part of a call, and nobody tells them apart."""
+        return isinstance(self._cursor, IteratorCursor) and self.step.clock is None
 
     def save_feed(self, directory: pathlib.Path) -> bool:
         """Writes where the source stands into `directory`; False if its position is known by counting only."""
@@ -216,7 +235,14 @@ class Execution:
             # The variables are complete only when everything is built: tracing does that, and in eager mode the first step.
             self.step.build(self.feed.element_spec) if eager else self.step.concrete(self.feed.element_spec)
             self._guard = self._new_guard()
+        compiled, clock = self.program.compilations, self.step.clock
+        if clock is not None:
+            clock.call_begins()
         call = self.program(source, self.feed.element_spec, start=start, n=n, first_step=self.progress.step, guard=self._guard)
+        if self.program.compilations > compiled:
+            self.accounts.is_of("compile")
+            if clock is not None:
+                clock.take()  # counted with it
         self._guard, self._meta = call.guard, self.step.meta
         return call
 
@@ -230,7 +256,8 @@ class Execution:
     def _pass_is_over(self) -> bool:
         if isinstance(self._cursor, LeftoverCursor) and self._cursor.exhausted:
             self._cursor = self._cursor.then
-        return not self._cursor.ready()
+        with self.accounts.of("data"):
+            return not self._cursor.ready()
 
     def _take_back(self, pending: list[_Pending], guard: Guard) -> NonFiniteStep:
         """Restores the state from before the first of `pending`, does its good steps again, and stands before the bad one."""
@@ -242,28 +269,36 @@ class Execution:
             source, start, bad = broken.source, broken.start, self._taken_back(broken)
         else:
             source, start = self._source_again(broken, guard)
-            bad = self._replay(source, start, broken.n)
+            bad = self._replay(self._batches_again(source, start, broken.n))
         self._leave_rest(pending, source, start, pass_ended)
         self._guard = None
         return bad
 
     def _source_again(self, broken: _Pending, guard: Guard) -> tuple[Any, int]:
         if self.feed.seekable:
-            return next(iter(self.feed.blocks(self.progress.position))), 0
+            return None, 0
         if isinstance(broken.source, Block | Recording):
             return broken.source, broken.start
         return Recording(guard.recorded, self.feed.element_spec), 0
 
-    def _replay(self, source: Any, start: int, n: int) -> NonFiniteStep:
+    def _batches_again(self, source: Any, start: int, n: int) -> Iterator[tuple[Any, int]]:
+        """The sources and indices of `n` batches, once more."""
+        if source is not None:
+            return ((source, start + i) for i in range(n))
+        self.rewind()  # the same feed is not read by two at a time
+        blocks = self.feed.blocks(self.progress.position)
+        return itertools.islice(((block, i) for block in blocks for i in range(block.n)), n)
+
+    def _replay(self, batches: Iterator[tuple[Any, int]]) -> NonFiniteStep:
         spec = self.feed.element_spec
-        for i in range(n):
+        for source, index in batches:
             before = self._new_guard()
-            call = self.program(source, spec, start=start + i, n=1, first_step=self.progress.step, guard=before)
+            call = self.program(source, spec, start=index, n=1, first_step=self.progress.step, guard=before)
             assert call.guard is not None
             if not bool(call.guard.finite):
                 call.guard.restore()
                 loss_finite = bool(np.isfinite(np.asarray(call.rows)[0, 1]))
-                return NonFiniteStep(self.progress.step + 1, _arrays(eager_batch(source, start + i)), loss_finite)
+                return NonFiniteStep(self.progress.step + 1, _arrays(eager_batch(source, index)), loss_finite)
             self.trace.append(call.rows, 1, self._spec())
             self.progress.advance(1, 0)
         raise RuntimeError(
@@ -321,6 +356,11 @@ class _Pace:
             # A single slow call (a new block shape is compiled) slows down the next one, not all that follow.
             limit = 4 * self._seconds_per_step if self._calls > 2 else float("inf")
             self._seconds_per_step = min(seconds / steps, limit)
+
+
+def _held(source: Any) -> Any:
+    """A reference that does not count as a block in use, so that the next is made ready all the same."""
+    return dataclasses.replace(source) if isinstance(source, Block) else source
 
 
 def _arrays(structure: Any) -> Any:

@@ -20,10 +20,26 @@ class Looks:
     """
 
     def __init__(self, hooks: Sequence[Hook]):
-        self._hooks = sorted(hooks, key=lambda hook: hook.phase)
-        self._triggers = {hook.name: triggers.parse(hook.every) for hook in hooks}
-        self._windowed = {hook.name for hook in hooks if type(hook).on_window_end is not Hook.on_window_end}
+        self._hooks: list[Hook] = []
+        self._triggers: dict[str, triggers.Trigger] = {}
+        self._windowed: set[str] = set()
         self._looked: dict[str, tuple[int, float]] = {}
+        for hook in hooks:
+            self.add(hook)
+
+    def add(self, hook: Hook) -> None:
+        """One more hook; for it the run begins at the next `start`."""
+        self._hooks = sorted([*self._hooks, hook], key=lambda hook: hook.phase)
+        self._triggers[hook.name] = triggers.parse(hook.every)
+        if type(hook).on_window_end is not Hook.on_window_end:
+            self._windowed.add(hook.name)
+
+    def remove(self, hook: Hook) -> None:
+        """Forgets a hook."""
+        self._hooks.remove(hook)
+        self._triggers.pop(hook.name)
+        self._looked.pop(hook.name, None)
+        self._windowed.discard(hook.name)
 
     def __iter__(self) -> Iterator[Hook]:
         """The hooks, phase by phase."""

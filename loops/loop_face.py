@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import tensorflow as tf
 
 from loops import crash_points, replicas
+from loops.accounting import Accounts, Timing
 from loops.epoch_logs import EpochLogs
 from loops.eval_loop import EvalLoop, resolve_mode
 from loops.execution import Execution
@@ -108,6 +109,7 @@ class LoopFace:
         self._watch: TraceWatch | None = None
         self._read: tuple[int, dict[str, Any]] | None = None
         self._execution: Execution | None = None
+        self._accounts, self._first_step = Accounts(), 0
         self._evaluator: EvalLoop | None = None
         self._learning_rates: LearningRates | None = None
         self._rated: dict[str, Any] = {}
@@ -136,6 +138,12 @@ class LoopFace:
     def graph(self) -> tf.Graph | None:
         """The graph of the training step, once it was traced."""
         return self._execution.step.graph if self._execution is not None else None
+
+    @property
+    def timing(self) -> Timing:
+        """Where the time of the run in progress went up to now, or of the last `run`: waiting for data, computing, hooks, ..."""
+        within = self._execution is not None and self._execution.waits_within_calls
+        return self._accounts.timing(steps=self.progress.step - self._first_step, data_within_compute=within)
 
     @property
     def learning_rate(self) -> LearningRates:
@@ -220,7 +228,8 @@ class LoopFace:
             for hook in watchers:
                 hook.on_evaluate_batch(batch, logs, last)
 
-        results = self._evaluator.run(checked_feed(feed, name), steps=steps, on_batch=tell if watchers else None)
+        with self._accounts.of("evaluation"):
+            results = self._evaluator.run(checked_feed(feed, name), steps=steps, on_batch=tell if watchers else None)
         logs = {f"{name}_{key}": value for key, value in results.items()}
         self._logs.evaluation.update(logs)
         for hook in self._looks:
@@ -238,6 +247,31 @@ class LoopFace:
             self._execution.use(self._new_program(self._mode))
         self._evaluator = None
         self._watch = None
+
+    def attach(self, hook: Hook) -> None:
+        """One more hook for the runs to come, between two runs.
+
+        Raises:
+            RuntimeError: while the loop runs.
+            ValueError: if there is a hook of that name.
+        """
+        if self._running:
+            raise RuntimeError("A hook can be attached between two runs only.")
+        if hook.name in {other.name for other in self.hooks}:
+            raise ValueError(f"There is a hook named {hook.name!r} already; give this one another `name`.")
+        self.hooks.append(hook)
+        self._looks.add(hook)
+        self._observe_anew(hook)
+
+    def detach(self, hook: Hook) -> None:
+        """Takes away what `attach` added."""
+        self.hooks.remove(hook)
+        self._looks.remove(hook)
+        self._observe_anew(hook)
+
+    def _observe_anew(self, hook: Hook) -> None:
+        if self._execution is not None and hook.observes:
+            self.retrace(f"what {hook.name} observes ({', '.join(sorted(hook.observes))}) has changed")
 
     @property
     def _mode(self) -> str:

@@ -17,19 +17,20 @@ class ProfiledRange:
 
     Args:
         spec: a step, a pair (first, last) of steps, such a pair as "first,last", or 0 for none.
+        name: what the user calls it, for errors.
 
     Raises:
         ValueError: if `spec` is none of these.
     """
 
-    def __init__(self, spec: int | str | tuple[int, int]):
+    def __init__(self, spec: int | str | tuple[int, int], name: str = "`profile_batch`"):
         parts: Any = spec.split(",") if isinstance(spec, str) else spec if isinstance(spec, (tuple, list)) else (spec, spec)
         try:
             self.first, self.last = (int(part) for part in parts)
         except (TypeError, ValueError):
             self.first, self.last = -1, -1
         if not (0 < self.first <= self.last or self.first == self.last == 0):
-            raise ValueError(f"`profile_batch` takes a step or a pair (first, last) of steps, counted from 1; got {spec!r}.")
+            raise ValueError(f"{name} takes a step or a pair (first, last) of steps, counted from 1; got {spec!r}.")
         self._running = False
 
     def triggers(self) -> list[Trigger]:

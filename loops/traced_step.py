@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from loops import replicas
 from loops.logs import Collect, LogSpec, merge_replicas, row_of
+from loops.step_clock import StepClock
 from loops.step_context import StepContext, Transform
 from loops.task import Task
 from loops.xla_random import FastRandomOps
@@ -65,6 +66,8 @@ class GlobalStep:
         self.task, self.method, self.strategy = task, method, strategy
         self._seed, self._transforms, self._observes, self._training_step = seed, transforms, observes, training_step
         self._fuse, self._xla = fuse, False
+        # XLA has no clock, and its batches come from blocks.
+        self.clock = StepClock() if "waiting" in observes and fuse else None
         self.meta: StepMeta | None = None
         self.traces = 0
         self._eager = False
@@ -113,7 +116,7 @@ class GlobalStep:
         return self._concrete[key]
 
     def _trace(self, spec: Any) -> Any:
-        function = tf.function(self.__call__, autograph=False)
+        function = tf.function(self.__call__ if self.clock is None else self.clock.around(self.__call__), autograph=False)
         try:
             self.build(spec)
             with self.strategy.scope():

@@ -92,9 +92,11 @@ class TrainLoop(LoopFace):
         self.epochs, self.steps, self.outcome = epochs, steps, None
         self._keeper.decisions["stop_reason"] = None
         begun, interrupts = self.clock(), Interrupts(self._grace)
+        self._accounts.begin()
         try:
             with interrupts:
                 self._prepare()
+                self._first_step = self.progress.step
                 begun = self.clock() - self.progress.seconds
                 while not self._target_reached() and not self.stopping and not interrupts.requested:
                     self._run_epoch(interrupts, begun)
@@ -116,6 +118,7 @@ class TrainLoop(LoopFace):
             self.progress.seconds = self.clock() - begun
             self._running = False
             self._end()
+            self._accounts.end()
         if interrupts.preempted and self.outcome == "interrupted":
             raise Preempted
         return self.history
@@ -128,7 +131,8 @@ class TrainLoop(LoopFace):
             self._execution_now.trace.new_epoch()
             self.task.reset_metrics()
             for hook in self.hooks:
-                hook.on_epoch_begin(self)
+                with self._accounts.of("hooks", hook.name):
+                    hook.on_epoch_begin(self)
         self._check_trace()
         while not (self.progress.epoch_ended or self._epoch_anew or self.stopping or interrupts.requested or self._target_reached()):
             target = self._next_look()
@@ -193,7 +197,7 @@ class TrainLoop(LoopFace):
                 self._logs.extra[names[self.on_nonfinite.action]] = self._keeper.decisions[self.on_nonfinite.action]
         for hook in self._looks:
             crash_points.reached(crash_points.HOOK)
-            with self._records_may_fail(hook):
+            with self._accounts.of("hooks", hook.name), self._records_may_fail(hook):
                 if self._looks.due(hook, self.progress, self.clock()):
                     self._look(hook)
                 if self.progress.epoch_ended:
@@ -237,7 +241,7 @@ class TrainLoop(LoopFace):
         self._settle()
         for hook in self._looks:
             if hook.final_window:
-                with self._records_may_fail(hook):
+                with self._accounts.of("hooks", hook.name), self._records_may_fail(hook):
                     self._look(hook)
 
     # Bad steps, and states to go back to.
@@ -270,11 +274,11 @@ class TrainLoop(LoopFace):
 
     def _keep(self, *, on_disk: bool) -> None:
         self._save_asked = False
-        with self._records_may_fail(None):
+        with self._accounts.of("saving"), self._records_may_fail(None):
             self._keeper.keep(self._parts(), self._feed, on_disk=on_disk)
 
     def _keep_last(self) -> None:
-        with self._records_may_fail(None):
+        with self._accounts.of("saving"), self._records_may_fail(None):
             self._keeper.keep_last(self._parts(), self._feed)
 
     def _save_between_runs(self) -> None:
@@ -344,8 +348,10 @@ class TrainLoop(LoopFace):
             self.progress.pass_index, self.progress.batch = position.pass_index, position.batch
         if self._execution is None:
             guarded, continuing = self.on_nonfinite.action != "ignore", self.steps_per_epoch is not None
-            program = self._first_program(guarded)
+            with self._accounts.of("compile"):
+                program = self._first_program(guarded)
             self._execution = Execution(program, self._feed, self.progress, guarded=guarded, continuing=continuing, resume=resume_from)
+            self._execution.accounts = self._accounts
             if saved is None:
                 self._keeper.begin(self._mode, self._config)
             self._examine()
@@ -402,7 +408,7 @@ class TrainLoop(LoopFace):
         errors: list[Exception] = []
         for hook in self._looks:
             try:
-                with self._records_may_fail(hook):
+                with self._accounts.of("hooks", hook.name), self._records_may_fail(hook):
                     hook.on_train_end(self)
             except Exception as error:  # the others come first
                 errors.append(error)

@@ -3,6 +3,8 @@
 from loops.feeds.arrays import ArrayFeed
 from loops.feeds.base import Block, Feed, Position
 from loops.feeds.dataset import DatasetFeed
+from loops.feeds.generator import GeneratorFeed
 from loops.feeds.none import NoFeed
+from loops.feeds.py_dataset import PyDatasetFeed
 
-__all__ = ["ArrayFeed", "Block", "DatasetFeed", "Feed", "NoFeed", "Position"]
+__all__ = ["ArrayFeed", "Block", "DatasetFeed", "Feed", "GeneratorFeed", "NoFeed", "Position", "PyDatasetFeed"]

@@ -9,7 +9,9 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["Block", "Feed", "Position"]
+__all__ = ["Block", "Feed", "Position", "block_steps"]
+
+_BLOCK_BYTES = 8 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,9 @@ class Feed(abc.ABC):
         steps_per_epoch: batches in one pass, or None if that is not known beforehand.
         endless: True if a pass never ends.
         seekable: True if `blocks` gives the same batches again when it is asked for a position again.
-        prefetch: number of blocks made ready ahead, in a background thread; 0 when the data depends on what was learnt.
+        prefetch: how many blocks are in memory at a time: that which is trained on, and the next, made meanwhile in a background thread; 0
+            has each made when it is needed, for data that depends on what was learnt.
+        passes_apart: True if a pass may be read only when the one before was trained on; `end_pass` is called in between.
     """
 
     element_spec: Any
@@ -60,10 +64,14 @@ class Feed(abc.ABC):
     endless: bool = False
     seekable: bool = True
     prefetch: int = 2
+    passes_apart: bool = False
 
     @abc.abstractmethod
     def blocks(self, position: Position) -> Iterator[Block]:
         """Yields the blocks of pass `position.pass_index`, beginning with batch `position.batch`."""
+
+    def end_pass(self) -> None:
+        """All batches of the pass that was begun last were trained on; called of feeds with `passes_apart`, in the training thread."""
 
     def describe(self) -> dict[str, Any]:
         """What has to be the same for a run to be carried on, JSON-able."""
@@ -80,3 +88,8 @@ class Feed(abc.ABC):
     def load_state_dict(self, state: dict[str, Any]) -> Position:
         """The position that `state_dict` described."""
         return Position(**state)
+
+
+def block_steps(batch_bytes: int, most: int) -> int:
+    """How many batches of this size a block holds: some megabytes, at most `most`."""
+    return max(1, min(_BLOCK_BYTES // max(1, batch_bytes), most))

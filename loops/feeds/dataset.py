@@ -14,6 +14,7 @@ import tensorflow as tf
 from loops.feeds import iterator_state
 from loops.feeds.base import Block, Feed, Position
 from loops.feeds.pipelines import Pipeline, Replay, parts
+from loops.feeds.stacking import runs
 
 __all__ = ["DatasetFeed"]
 
@@ -205,13 +206,7 @@ class DatasetFeed(Feed):
         for spec in tf.nest.flatten(self.element_spec):
             if not isinstance(spec, tf.TensorSpec):
                 raise ValueError(f"Only dense batches can be stacked into blocks, got {spec}; use compile='graph' for this dataset.")
-        run: list[Any] = []
-        for element in self.iterator(position, continuing=False):
-            if run and (len(run) == _BLOCK_STEPS or _shapes(element) != _shapes(run[0])):
-                yield _stacked(run)
-                run = []
-            run.append(element)
-        if run:
+        for run in runs(self.iterator(position, continuing=False), _BLOCK_STEPS, _shapes):
             yield _stacked(run)
         self.end_pass()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +16,9 @@ from keras.src.trainers import data_adapters
 from loops.feeds.arrays import ArrayFeed
 from loops.feeds.base import Feed
 from loops.feeds.dataset import DatasetFeed
+from loops.feeds.generator import GeneratorFeed
+from loops.feeds.py_dataset import PyDatasetFeed
+from loops.feeds.stacking import is_dense
 
 __all__ = ["feed_for", "split"]
 
@@ -26,14 +31,6 @@ class AdapterFeed(DatasetFeed):
         self._adapter = adapter
         self.steps_per_epoch = adapter.num_batches
         adapter.on_epoch_end()  # Keras calls it once before the first epoch
-
-    def findings(self) -> list[str]:
-        shuffled = getattr(self._adapter, "shuffle", False) and isinstance(self._adapter, data_adapters.py_dataset_adapter.PyDatasetAdapter)
-        told = [
-            "Keras shuffles a PyDataset with Python's global random state, so a resumed run sees another order: pass shuffle=False and "
-            "have the PyDataset order itself, from a seed of its own."
-        ]
-        return [*super().findings(), *(told if shuffled else [])]
 
     def end_pass(self) -> None:
         self._adapter.on_epoch_end()
@@ -84,6 +81,14 @@ def feed_for(
         return x
     if isinstance(x, tf.data.Dataset) and class_weight is None:
         return DatasetFeed(x)
+    if isinstance(x, keras.utils.PyDataset) and y is None and sample_weight is None and is_dense(x[0]):
+        return PyDatasetFeed(x, shuffle=bool(shuffle), seed=seed, class_weight=class_weight)
+    if isinstance(x, types.GeneratorType) and y is None and sample_weight is None and class_weight is None:
+        first = next(x, None)
+        x = itertools.chain([] if first is None else [first], x)
+        x = (batch for batch in x)  # a generator again
+        if isinstance(first, tuple) and is_dense(first):
+            return GeneratorFeed(x, steps_per_epoch=steps)
     leaves = [leaf for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]
     if all(isinstance(leaf, np.ndarray) or (tf.is_tensor(leaf) and isinstance(leaf, tf.Tensor)) for leaf in leaves):
         n = len(leaves[0]) if leaves and leaves[0].ndim else 0

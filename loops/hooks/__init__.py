@@ -16,6 +16,7 @@ from loops.hooks.loss_spike import LossSpike
 from loops.hooks.model_checkpoint import ModelCheckpoint
 from loops.hooks.monitor import MonitorHook
 from loops.hooks.notify import Notify
+from loops.hooks.profile import Profile
 from loops.hooks.progress_bar import ProgressBar
 from loops.hooks.reduce_lr_on_plateau import ReduceLROnPlateau
 from loops.hooks.remote_monitor import RemoteMonitor
@@ -40,6 +41,7 @@ __all__ = [
     "MonitorHook",
     "Notify",
     "Phase",
+    "Profile",
     "ProgressBar",
     "ReduceLROnPlateau",
     "RemoteMonitor",

@@ -142,6 +142,8 @@ class ProgressBar(Hook):
             self._output.finish([Part(f"Stopped at step {loop.progress.step}: {loop.stop_reason}", 0)])
         elif loop.outcome == "interrupted":
             self._output.finish([Part(f"Interrupted at step {loop.progress.step}", 0)])
+        if self.verbose and (notice := loop.timing.notice()):
+            self._output.finish([Part(notice, 0)])
 
     def state_dict(self) -> dict[str, Any]:
         # The time that the line of an epoch tells is that of all its steps.

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from loops import triggers
+from loops.accounting import Timing
 from loops.hooks.progress_bar import ProgressBar
 from loops.progress import Progress
 from loops.progress_output import Part, columns, duration, encodable, fit, number
@@ -26,7 +27,7 @@ class FakeLoop:
         self.progress = Progress(steps_per_epoch=steps_per_epoch)
         self.epochs, self.steps = epochs, steps
         self.outcome = self.stop_reason = None
-        self.now = 1000.0
+        self.now, self.timing = 1000.0, Timing()
 
     def clock(self):
         return self.now

@@ -1,6 +1,10 @@
 """Every pass visits every example once, from any position; blocks are what NumPy would cut."""
 
+import gc
 import itertools
+import time
+import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import loops
+from loops.feeds import orders
 from loops.feeds.keras_data import feed_for, split
 from loops.feeds.prefetch import Prefetcher
 
@@ -119,6 +124,115 @@ def test_an_endless_dataset_says_so():
     assert loops.DatasetFeed(tf.data.Dataset.range(4).batch(2)).steps_per_epoch == 2
 
 
+class Item:
+    """Something of which one can count how many there are."""
+
+    there = made = 0
+
+    def __init__(self):
+        Item.there += 1
+        Item.made += 1
+
+    def __del__(self):
+        Item.there -= 1
+
+
+def eventually(condition):
+    """Waits for another thread."""
+    for _ in range(3000):
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_there_is_one_item_in_use_and_the_next_one_and_no_more():
+    def items():
+        while True:
+            assert Item.there < 2
+            yield Item()
+
+    Item.there = Item.made = 0
+    source = Prefetcher(items(), 2)
+    assert eventually(lambda: Item.made == 2)
+    held = [next(source)]
+    for i in range(3, 6):
+        assert Item.made == i - 1 and Item.there == 2
+        held.clear()
+        assert eventually(lambda i=i: Item.made == i)
+        held.append(next(source))
+    source.close()
+
+
+def test_whoever_holds_all_items_still_gets_the_next():
+    source = Prefetcher((Item() for _ in range(20)), 2)
+    assert len([next(source) for _ in range(20)]) == 20
+    source.close()
+
+
+def test_memory_holds_one_copy_of_the_data_and_two_blocks(tmp_path):
+    """Blocks that are there while another is cut, over a run with looks; and what NumPy allocates, for data that is mapped from a file."""
+    shape = [64 * 1024, 64]
+    mapped = np.memmap(tmp_path / "x", np.float32, "w+", shape=tuple(shape))
+    feed = loops.ArrayFeed(mapped, 64, shuffle=True)
+    block_bytes = feed.block_steps * 64 * 64 * 4
+    assert block_bytes * 2 == mapped.nbytes  # two blocks to a pass
+    alive, most = [], []
+    cut = feed._cut
+
+    def counted(*args):
+        gc.collect()
+        most.append(sum(block() is not None for block in alive))
+        block = cut(*args)
+        alive.append(weakref.ref(block))
+        return block
+
+    feed._cut = counted
+
+    class Sum(loops.Task):
+        def train_step(self, x):
+            return {"sum": tf.reduce_sum(x)}
+
+    loop = loops.TrainLoop(Sum(), feed, [Idle("100 steps")])
+    loop.run(epochs=1)  # traces
+    tracemalloc.start()
+    try:
+        loop.run(epochs=4)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(most) >= 6 and max(most) == 1
+    # Tensors are not NumPy's. The rows of a block on their way into one are, and those of the block before until TensorFlow lets go of
+    # them, and the order of the pass.
+    assert block_bytes < peak < 2 * block_bytes + 2 * 4 * shape[0] + (2 << 20)
+
+
+class Idle(loops.hooks.Hook):
+    def __init__(self, every):
+        self.every = every
+
+
+def test_long_orders_are_drawn_before_the_pass_that_needs_them(monkeypatch):
+    drawn = []
+    original = orders._drawn
+    monkeypatch.setattr(orders, "_drawn", lambda n, seed, index: (drawn.append(index), original(n, seed, index))[1])
+    monkeypatch.setattr(orders, "_DRAWN_AHEAD", 50)
+    feed = loops.ArrayFeed(np.arange(100), 10, shuffle=True, seed=4)
+    feed.block_steps = 2
+    reference = loops.ArrayFeed(np.arange(100), 10, shuffle=True, seed=4)
+    reference._orders._n = 100
+    blocks = feed.blocks(loops.Position(0))
+    for _ in range(3):
+        next(blocks)
+    assert drawn == [0]
+    next(blocks)
+    assert eventually(lambda: drawn == [0, 1])
+    second = np.concatenate(batches(feed, loops.Position(1)))
+    assert drawn.count(1) == 1 and sorted(second) == list(range(100))
+    monkeypatch.setattr(orders, "_DRAWN_AHEAD", 1000)
+    assert np.concatenate(batches(reference, loops.Position(1))).tolist() == second.tolist()
+
+
 def test_the_prefetcher_keeps_order_passes_errors_on_and_stops_early():
     assert list(Prefetcher(iter(range(100)), 2)) == list(range(100))
 
@@ -137,7 +251,7 @@ def test_the_prefetcher_keeps_order_passes_errors_on_and_stops_early():
     assert not endless._thread.is_alive()
 
 
-def test_generators_and_pydatasets_are_fed_through_keras():
+def test_fit_takes_generators_and_pydatasets():
     import keras
 
     class Squares(keras.utils.PyDataset):

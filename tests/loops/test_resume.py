@@ -198,7 +198,7 @@ def test_a_pydataset_is_read_on_where_it_was(steps, compile, tmp_path, capsys):
     loop.run(epochs=3)
     tiny.assert_same_bits(tiny.state(loop.task), tiny.state(whole.task))
     assert loop.history.history == whole.history.history
-    assert ("reading and dropping" in capsys.readouterr().out) == (steps != 6)
+    assert "reading and dropping" not in capsys.readouterr().out  # its batches have an index
 
 
 @pytest.mark.parametrize("kind", ["array", "known", "unknown"])

@@ -1,0 +1,158 @@
+"""A `keras.utils.PyDataset` as a feed: batches by index, made by its workers, so any position can be read at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
+
+import keras
+from keras.src.trainers.data_adapters import data_adapter_utils
+
+from loops.feeds.base import Block, Feed, Position
+from loops.feeds.orders import Orders
+from loops.feeds.stacking import Stacker
+
+__all__ = ["PyDatasetFeed"]
+
+_PEEKED = 2  # as Keras does, to see which dimensions vary
+
+
+class PyDatasetFeed(Feed):
+    """Batches of a `keras.utils.PyDataset`, made ahead by as many `workers` (threads, or processes with `use_multiprocessing`) as it wants.
+
+    The batch with index i is `dataset[i]`, so a resumed run goes on at once, and exactly if `__getitem__` is a function of the index (and
+    of what `on_epoch_end` does: it is called as often as in the run before). A dataset that overrides `on_epoch_begin` or `on_epoch_end` is
+    not read beyond the end of a pass before the pass was trained on, and is told so in the training thread: once before the first
+    epoch, as in Keras, and after each.
+
+    Args:
+        dataset: the dataset. A batch is `x`, `(x,)`, `(x, y)`, `(x, y, sample_weight)` or a dict.
+        shuffle: whether to take the batches in another order in each pass, which depends on `seed` and the pass alone.
+        seed: seed of these orders.
+        class_weight: dict from integer class to weight, for batches `(x, y)`.
+
+    Raises:
+        TypeError: if it is not a PyDataset.
+        ValueError: if it is empty, or its batches do not fit together.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> class Squares(keras.utils.PyDataset):
+        ...     def __len__(self):
+        ...         return 10
+        ...     def __getitem__(self, i):
+        ...         return np.full([4, 1], i), np.full([4, 1], i**2)
+        >>> feed = PyDatasetFeed(Squares(workers=2), shuffle=True)
+        >>> feed.steps_per_epoch
+        10
+    """
+
+    def __init__(
+        self, dataset: keras.utils.PyDataset, *, shuffle: bool = False, seed: int = 0, class_weight: Mapping[int, float] | None = None
+    ):
+        if not isinstance(dataset, keras.utils.PyDataset):
+            raise TypeError(f"PyDatasetFeed takes a keras.utils.PyDataset, got {type(dataset).__name__}.")
+        self.dataset, self._class_weight = dataset, class_weight
+        n = dataset.num_batches
+        if n == 0:
+            raise ValueError("The PyDataset is empty: it has 0 batches.")
+        self.steps_per_epoch, self.endless = n, n is None
+        self.shuffle, self.seed = bool(shuffle) and n is not None, int(seed)
+        self._orders = Orders(n, self.seed) if self.shuffle else None
+        peeked = [self._standardized(dataset[i]) for i in range(min(_PEEKED, n or _PEEKED))]
+        self._stacker = Stacker(peeked, "PyDataset")
+        self.element_spec = self._stacker.element_spec
+        of_epochs = [
+            getattr(type(dataset), name) is not getattr(keras.utils.PyDataset, name) for name in ("on_epoch_begin", "on_epoch_end")
+        ]
+        self.passes_apart = any(of_epochs)
+        self.seekable = not self.passes_apart
+        self._passes_begun = 0
+        dataset.on_epoch_end()  # Keras calls it once before the first epoch
+
+    def describe(self) -> dict[str, Any]:
+        return {"shuffle": self.shuffle, "seed": self.seed if self.shuffle else None, **super().describe()}
+
+    def blocks(self, position: Position) -> Iterator[Block]:
+        if self.passes_apart:
+            self._begin_pass(position.pass_index)
+        return self._stacker.blocks(map(self._standardized, self._batches(position)))
+
+    def end_pass(self) -> None:
+        self.dataset.on_epoch_end()
+        n = self.dataset.num_batches
+        if n != self.steps_per_epoch:
+            raise ValueError(
+                f"The PyDataset had {self.steps_per_epoch} batches and has {n} after on_epoch_end; a feed has the same number in each pass."
+            )
+
+    def _begin_pass(self, index: int) -> None:
+        while self._passes_begun < index:  # done in another process
+            self._passes_begun += 1
+            self.dataset.on_epoch_begin()
+            self.dataset.on_epoch_end()
+        self._passes_begun += 1
+        self.dataset.on_epoch_begin()
+
+    def _batches(self, position: Position) -> Iterator[Any]:
+        indices: Iterator[int]
+        if self._orders is not None:
+            indices = iter(self._orders.of(position.pass_index)[position.batch :].tolist())
+        elif self.steps_per_epoch is not None:
+            indices = iter(range(position.batch, self.steps_per_epoch))
+        else:
+            indices = itertools.count(position.batch)
+        workers, apart = int(self.dataset.workers), bool(self.dataset.use_multiprocessing)
+        if workers > 1 or (workers > 0 and apart):
+            return _made_by_workers(self.dataset, indices, workers, processes=apart)
+        return (self.dataset[i] for i in indices)
+
+    def _standardized(self, batch: Any) -> Any:
+        if isinstance(batch, dict):
+            return batch
+        batch = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
+        if not 1 <= len(batch) <= 3:
+            raise ValueError(f"A batch of a PyDataset is (x,), (x, y), (x, y, sample_weight) or a dict; this one has {len(batch)} parts.")
+        if self._class_weight is not None:
+            if len(batch) == 3:
+                raise ValueError("Give either `sample_weight` or `class_weight`, not both: the batches hold sample weights.")
+            if len(batch) == 2:
+                batch = (*batch, data_adapter_utils.class_weight_to_sample_weights(batch[1], self._class_weight))
+        return batch
+
+
+def _made_by_workers(dataset: keras.utils.PyDataset, indices: Iterator[int], workers: int, *, processes: bool) -> Iterator[Any]:
+    """Batches in the order of `indices`; up to `max_queue_size` are under way or wait."""
+    pool: Executor
+    if processes:
+        pool = ProcessPoolExecutor(workers, initializer=_receive, initargs=(dataset,))
+        make: Any = _of_process
+    else:
+        pool, make = ThreadPoolExecutor(workers, thread_name_prefix="feed worker"), dataset.__getitem__
+    under_way: deque[Future[Any]] = deque()
+    try:
+        for index in itertools.islice(indices, max(workers, dataset.max_queue_size)):
+            under_way.append(pool.submit(make, index))
+        while under_way:
+            batch = under_way.popleft().result()
+            for index in itertools.islice(indices, 1):
+                under_way.append(pool.submit(make, index))
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_received: keras.utils.PyDataset | None = None
+
+
+def _receive(dataset: keras.utils.PyDataset) -> None:
+    global _received
+    _received = dataset
+
+
+def _of_process(index: int) -> Any:
+    assert _received is not None
+    return _received[index]
