@@ -24,7 +24,8 @@ TOLERANCE = 1e-5
 def save(path: pathlib.Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
     """Writes what the process is to put in, and what has to come out, flat, as arrays."""
     arrays = {f"in{i}": np.asarray(a) for i, a in enumerate(inputs)} | {f"out{i}": np.asarray(a) for i, a in enumerate(outputs)}
-    np.savez(path, **arrays)
+    # As objects, texts would be pickled.
+    np.savez(path, **{name: a.astype(str) if a.dtype.kind == "O" else a for name, a in arrays.items()})
 
 
 def compare(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float | str:

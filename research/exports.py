@@ -108,41 +108,50 @@ def load(path: str | os.PathLike[str]) -> keras.Model:
             raise InputError(
                 f"{path} has a Lambda layer: loading it would run Python code that the file brings, so it is refused."
             ) from error
-        raise InputError(f"{path} cannot be loaded as a model ({reason.splitlines()[0].rstrip('.')}).") from error
+        raise InputError(f"{path} cannot be loaded as a model ({reason.splitlines()[0][:200].rstrip('.')}).") from error
     if not isinstance(model, keras.Model):
         raise InputError(f"{path} holds a {type(model).__name__}, no model.")
     return model
 
 
 def example_inputs(study: Study, count: int = 32) -> Any:
-    """Inputs for a study's model: those of its first test batch if they fit, else random numbers of the right shapes.
+    """Inputs for a study, as they are stored: its `examples`; else those of its first test batch, if they fit its model; else random ones.
 
     Args:
         study: what to find inputs for.
-        count: examples, at most.
+        count: how many of a batch to take, or to draw.
 
     Returns:
-        Arrays `[n, ...]` in the structure of the model's inputs.
+        Arrays `[n, ...]`, in the structure that the study's preprocessing takes.
+
+    Raises:
+        InputError: if there is a preprocessing, but neither `examples` nor an inverse of it.
     """
+    if study.examples is not None:
+        return keras.tree.map_structure(np.asarray, study.examples)
+    inverse = getattr(study.preprocessing, "inverse", None)
+    if study.preprocessing is not None and inverse is None:
+        raise InputError("This study has a preprocessing of inputs that it shows no examples of; give its Study some.")
+    x = _model_inputs(study, count)
+    return x if inverse is None else keras.tree.map_structure(lambda a: np.asarray(inverse(a), np.float32), x)
+
+
+def _model_inputs(study: Study, count: int) -> Any:
     feed = study.test if study.test is not None else study.train
     batch = next(iter(feed.blocks(Position()))).tensors
     x = tf.nest.map_structure(lambda t: t[0].numpy()[:count], batch[0] if isinstance(batch, (tuple, list)) else batch)
     specs = _inputs_of(study.model)
     if specs is None:
         return x
-    arrays = tf.nest.flatten(x)
+    arrays = keras.tree.flatten(x)
     wanted = keras.tree.flatten(specs)
     if len(arrays) == len(wanted) and all(_fits(a, s) for a, s in zip(arrays, wanted, strict=True)):
         return keras.tree.pack_sequence_as(specs, arrays)
     random = np.random.default_rng(0)
 
     def drawn(spec: tf.TensorSpec) -> np.ndarray:
-        shape = [count, *(8 if n is None else n for n in spec.shape[1:])]
-        return (
-            random.normal(size=shape).astype(spec.dtype.as_numpy_dtype)
-            if spec.dtype.is_floating
-            else np.ones(shape, spec.dtype.as_numpy_dtype)
-        )
+        shape, dtype = [count, *(8 if n is None else n for n in spec.shape[1:])], spec.dtype.as_numpy_dtype
+        return random.normal(size=shape).astype(dtype) if spec.dtype.is_floating else np.ones(shape, dtype)
 
     return keras.tree.map_structure(drawn, specs)
 
@@ -161,24 +170,22 @@ def check(study: Study, written: Mapping[str, pathlib.Path | NotPossible], *, mo
         Form -> largest difference of a prediction, relative to the largest prediction; or, for what could not be read or is not equal, a
         sentence. Forms that were not written are left out.
     """
-    x = example_inputs(study)
-    inverse = getattr(study.preprocessing, "inverse", None)
-    raw = keras.tree.map_structure(lambda a: np.asarray(inverse(a), np.float32), x) if inverse is not None else x
-    served = np.asarray if study.preprocessing is None else study.preprocessing
-    expected = study.model(keras.tree.map_structure(lambda a: tf.convert_to_tensor(served(a)), raw), training=False)
+    raw = example_inputs(study)
+    x = _prepared(study, keras.tree.map_structure(tf.convert_to_tensor, raw))
+    expected = [np.asarray(t) for t in keras.tree.flatten(study.model(x, training=False))]
     found: dict[str, float | str] = {}
     files = {form: str(path.resolve()) for form, path in written.items() if isinstance(path, pathlib.Path)}
     alone = {form: path for form, path in files.items() if form == "saved_model"}
-    names = _names(_specs(study))
+    names = [spec.name for spec in keras.tree.flatten(_specs(study))]
     with tempfile.TemporaryDirectory() as folder:
         # Values are read into a model that has to be made first.
         made = write(study, folder, ["architecture"])["architecture"]
         others = {"architecture": str(made)} if isinstance(made, pathlib.Path) else {}
         others |= {form: path for form, path in files.items() if form not in alone}
-        for job, inputs, isolated in ((others, keras.tree.map_structure(served, raw), False), (alone, raw, True)):
+        for job, inputs, isolated in ((others, x, False), (alone, raw, True)):
             if job.keys() & files.keys():
                 given = pathlib.Path(folder, "given.npz")
-                export_check.save(given, keras.tree.flatten(inputs), [np.asarray(t) for t in keras.tree.flatten(expected)])
+                export_check.save(given, keras.tree.flatten(inputs), expected)
                 found |= _in_fresh_process(job, given, [] if isolated else list(modules), names, isolated)
     return {form: found[form] for form in files}
 
@@ -205,7 +212,7 @@ def _inputs_of(model: keras.Model) -> Any:
     """The specs of a model's inputs in their structure; None for a subclassed model that was not built from symbols."""
     structure = getattr(model, "_inputs_struct", None) if not isinstance(model, keras.Sequential) else None
     inputs = structure if structure is not None else getattr(model, "inputs", None)
-    if not inputs:
+    if inputs is None:
         return None
     if isinstance(inputs, list) and len(inputs) == 1:
         inputs = inputs[0]
@@ -213,17 +220,21 @@ def _inputs_of(model: keras.Model) -> Any:
 
 
 def _specs(study: Study) -> Any:
-    """The specs of what a study's model takes, in its structure."""
-    specs = _inputs_of(study.model)
-    if specs is not None:
-        return specs
-    return keras.tree.map_structure(lambda a: tf.TensorSpec([None, *a.shape[1:]], a.dtype), example_inputs(study, 1))
+    """What an exported program takes: specs in the structure of the study's inputs, each with the name that the program knows it by."""
+    specs = _inputs_of(study.model) if study.preprocessing is None and study.examples is None else None
+    if specs is None:
+        tensors = keras.tree.map_structure(tf.convert_to_tensor, example_inputs(study))
+        specs = keras.tree.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), tensors)
+    named = keras.tree.flatten_with_path(specs)
+    names = [spec.name or "_".join(map(str, path)) for path, spec in named] if len(named) > 1 else ["inputs"]
+    return keras.tree.pack_sequence_as(
+        specs, [tf.TensorSpec(spec.shape, spec.dtype, name) for name, (_, spec) in zip(names, named, strict=True)]
+    )
 
 
-def _names(specs: Any) -> list[str]:
-    """What a program calls the inputs of a model, in their order."""
-    flat = keras.tree.flatten(specs)
-    return ["inputs"] if len(flat) == 1 else [spec.name or f"input_{i}" for i, spec in enumerate(flat)]
+def _prepared(study: Study, x: Any) -> Any:
+    """Tensors as they are stored, as the model takes them."""
+    return x if study.preprocessing is None else study.preprocessing(x)
 
 
 def _fits(array: np.ndarray, spec: tf.TensorSpec) -> bool:
@@ -242,7 +253,10 @@ def _save_checkpoint(study: Study, path: pathlib.Path) -> None:
 def _save_architecture(study: Study, path: pathlib.Path) -> None:
     _refuse_code(study.model)
     try:
-        path.write_text(study.model.to_json(indent=2), encoding="utf-8")
+        described = json.loads(study.model.to_json())
+        # How it was trained, which may name functions that no file can hold.
+        described.pop("compile_config", None)
+        path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     except (NotImplementedError, TypeError, ValueError) as error:
         raise NotPossible(f"{type(study.model).__name__} cannot be described without its code ({_first_line(error)})") from error
 
@@ -256,22 +270,20 @@ def _save_whole(study: Study, path: pathlib.Path) -> None:
 
 
 def _save_program(study: Study, path: pathlib.Path) -> None:
-    model, preprocessing = study.model, study.preprocessing
-    specs = _specs(study)
-    flat, names = keras.tree.flatten(specs), _names(specs)
-    signature = [
-        tf.TensorSpec(spec.shape, tf.float32 if preprocessing is not None else spec.dtype, name)
-        for spec, name in zip(flat, names, strict=True)
-    ]
+    model, specs = study.model, _specs(study)
 
     def serve(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        x = keras.tree.pack_sequence_as(specs, list(inputs))
-        outputs = keras.tree.flatten(model(x if preprocessing is None else preprocessing(x), training=False))
+        x = _prepared(study, keras.tree.pack_sequence_as(specs, list(inputs)))
+        outputs = keras.tree.flatten(model(x, training=False))
         return {"predictions" if len(outputs) == 1 else f"predictions_{i}": output for i, output in enumerate(outputs)}
 
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serving_default", serve, signature)
+    # Tables of words in the preprocessing have to be found from one object; its layers by themselves need not be built.
+    holder = tf.Module()
+    holder.parts = [part for part in getattr(study.preprocessing, "__dict__", {}).values() if isinstance(part, keras.layers.Layer)]
+    archive.track(holder)
+    archive.add_endpoint("serving_default", serve, keras.tree.flatten(specs))
     if path.exists():
         shutil.rmtree(path)
     archive.write_out(str(path), verbose=False)

@@ -124,6 +124,35 @@ def test_a_model_with_several_inputs_and_outputs_is_served_by_their_names(tmp_pa
     )
 
 
+class Columns:
+    """A preprocessing with a table of words in it, which has to come along."""
+
+    def __init__(self):
+        self.lookup = keras.layers.StringLookup(vocabulary=["red", "green"], output_mode="one_hot")
+
+    def __call__(self, columns):
+        return tf.concat([tf.cast(self.lookup(columns["colour"]), tf.float32), columns["weight"][:, None]], -1)
+
+
+def test_tables_of_the_preprocessing_are_served_too(tmp_path):
+    model = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
+    columns = {"colour": np.array(["green", "blue", "red"]), "weight": np.array([1.0, 2.0, 3.0], "float32")}
+    made = dataclasses.replace(with_model(model), preprocessing=Columns(), examples=columns)
+    found = exports.check(made, exports.write(made, tmp_path, ["saved_model"]))
+    assert found["saved_model"] <= export_check.TOLERANCE
+    words = np.array([[0, 0, 1, 1], [1, 0, 0, 2], [0, 1, 0, 3]], "float32")
+    serving = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
+    served = serving(**{name: tf.constant(column) for name, column in columns.items()})["predictions"]
+    np.testing.assert_allclose(served, model(words), rtol=1e-5)
+
+
+def test_a_preprocessing_without_examples_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no examples"):
+        exports.write(
+            dataclasses.replace(with_model(keras.Sequential([keras.Input([4])])), preprocessing=Columns()), tmp_path, ["saved_model"]
+        )
+
+
 def test_every_part_of_a_comparison_is_exported(tmp_path, monkeypatch):
     monkeypatch.setattr(exports, "check", lambda study, written, **_: dict.fromkeys(written, 0.0))
     settings = small(autodiff, hidden=(4,))
