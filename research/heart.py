@@ -220,6 +220,7 @@ def _study(
         title=f"heart disease, {title}",
         description=f"{len(rows[0])} patients to train on, {len(rows[1])} to validate on, {len(rows[2])} to test on.",
         preprocessing=encoder,
+        examples={name: column[rows[2]] for name, column in table.columns.items()},
     )
 
 
