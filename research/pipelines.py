@@ -197,6 +197,8 @@ def build(
             hooks=(),
             title=f"{config.dataset} from {source}",
             description=f"{examples.description} Read from {source} files in {folder}.",
+            preprocessing=examples.encode,
+            examples={name: values[:16] for name, values in examples.columns["test"].items()},
         )
 
     return Comparison(

@@ -203,6 +203,8 @@ def _study(
         hooks=(),
         title=f"wide & deep, {form.replace('_', '-')}, {config.dataset}",
         description=f"{data.description} Wide & deep, {form}.",
+        preprocessing=lambda x: _inputs(data.scaling(x), form, config),
+        examples=data.scaling.inverse(data.test.x[:16]),
     )
 
 
@@ -217,11 +219,15 @@ def _losses(form: str, config: Any) -> dict[str, Any]:
 
 
 def _batches(split: datasets.Split, form: str, config: Any) -> Any:
-    """What a form's model takes and what it is compared with: the first columns go the wide way, the last ones the deep way."""
-    x: Any = split.x
-    if form in ("multi_input", "multi_output"):
-        x = {"wide": split.x[:, : config.wide_columns], "deep": split.x[:, -config.deep_columns :]}
-    return x, {"main": split.y, "aux": split.y} if form == "multi_output" else split.y
+    """What a form's model takes and what it is compared with."""
+    return _inputs(split.x, form, config), {"main": split.y, "aux": split.y} if form == "multi_output" else split.y
+
+
+def _inputs(x: Any, form: str, config: Any) -> Any:
+    """With two inputs, the first columns go the wide way, the last ones the deep way."""
+    if form in ("functional", "subclassed"):
+        return x
+    return {"wide": x[:, : config.wide_columns], "deep": x[:, -config.deep_columns :]}
 
 
 def _conclude(runs: Runs, data: datasets.Dataset) -> Sequence[str]:

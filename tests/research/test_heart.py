@@ -106,6 +106,15 @@ def test_folds_are_trained_and_scored_as_scikit_learn_has_it(patients, tmp_path,
     assert (tmp_path / "run" / "plots" / "roc.png").exists()
 
 
+def test_the_table_as_it_is_stored_can_be_given_to_what_is_exported(patients):
+    made = study.build(config()).parts["fold1"]({})
+    rows = heart.folds(patients.target, 2, 0)[0][2]
+    np.testing.assert_array_equal(made.examples["ca"], patients.columns["ca"][rows])
+    x, _ = next(iter(made.test.blocks(loops.Position()))).tensors
+    for name, values in made.preprocessing(made.examples).items():
+        np.testing.assert_array_equal(values[:16], x[name][0][:16])
+
+
 @pytest.mark.parametrize("kinds", [("numeric",), ("embedding",), ("indicator", "discretized")])
 def test_kinds_of_columns_can_be_left_out(patients, kinds):
     made = study.build(config(columns=kinds)).parts["fold1"]({})

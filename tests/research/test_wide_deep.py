@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import loops
-from research import runner, study, wide_deep
+from research import datasets, runner, study, wide_deep
 from research.configs import wide_deep as config_file
 from research.study import InputError
 
@@ -67,8 +67,6 @@ def test_two_outputs_learn_as_keras_fit_has_it():
     theirs = keras.models.clone_model(ours.model)
     theirs.set_weights(ours.model.get_weights())
     theirs.compile("adam", loss={"main": "mse", "aux": "mse"}, loss_weights={"main": 0.9, "aux": 0.1}, jit_compile=False)
-    from research import datasets
-
     data = datasets.load("diabetes", normalization="zscore")
     x, y = wide_deep._batches(data.train, "multi_output", config())
     feed = loops.ArrayFeed((x, y), batch_size=32)
@@ -78,6 +76,16 @@ def test_two_outputs_learn_as_keras_fit_has_it():
         np.testing.assert_array_equal(history[name], expected[name])
     for a, b in zip(ours.model.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("form", wide_deep.FORMS)
+def test_the_table_as_it_is_stored_can_be_given_to_what_is_exported(form):
+    made = study.build(config(form=form), seed=1)
+    x = wide_deep._batches(datasets.load("diabetes", normalization="zscore").test, form, config())[0]
+    np.testing.assert_allclose(made.examples, datasets.load("diabetes").test.x[:16], rtol=1e-5, atol=1e-7)
+    ours, theirs = (keras.tree.flatten(made.model(inputs)) for inputs in (made.preprocessing(made.examples), x))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other[:16], rtol=1e-4)
 
 
 def test_the_subclassed_form_is_saved_and_loaded(tmp_path):
