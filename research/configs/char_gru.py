@@ -3,11 +3,11 @@
 The text is cut into as many streams as a batch has rows, and these into windows: the gradient goes back through one window only (truncated
 back-propagation through time), the state through all that was read before. The state is a variable of the task, so a run that is killed
 goes on with it; evaluation has one of its own. What the network writes in the end is printed and lies in `sample.txt` of the workdir. As
-it stands it learns from scikit-learn's descriptions of data sets, in half a minute. On Shakespeare's plays it gets below 1.5 nats a
+it stands it learns from scikit-learn's descriptions of data sets, in under a minute. On Shakespeare's plays it gets below 1.5 nats a
 character:
 
     python scripts/train.py --config=research/configs/char_gru.py --config.dataset=tinyshakespeare --config.batch_size=64 \\
-        --config.epochs=20 --workdir=runs/char_gru
+        --config.epochs=12 --workdir=runs/char_gru
 
 In TensorBoard: `epoch_loss` of train and validation, and the learning rate, halved when the validation loss no longer falls.
 """
