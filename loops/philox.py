@@ -52,10 +52,11 @@ def key_and_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         >>> uniform(tf.range(3), *key_and_counter([1, 2])).shape
         TensorShape([3])
     """
-    place = tf.range(2)
-    seed = tf.bitcast(tf.cast(seed, tf.int64), tf.uint64)
-    mixed = _joined(*_Stream(tf.constant([_SCRAMBLING_KEY], tf.uint64), seed).two_words(place))
-    return mixed[:1], tf.where(place == 1, mixed, tf.zeros_like(mixed))
+    start = tf.bitcast(tf.cast(seed, tf.int64), tf.uint64)
+    # A single block is what XLA does well, and in the order of the kernel.
+    words = tf.raw_ops.StatelessRandomUniformFullIntV2(shape=[4], key=[_SCRAMBLING_KEY], counter=start, alg=1, dtype=tf.uint32)
+    mixed = _joined(words[::2], words[1::2])
+    return mixed[:1], mixed * tf.constant([0, 1], tf.uint64)
 
 
 def uniform(i: Any, key: Any, counter: Any, dtype: Any = tf.float32) -> tf.Tensor:
