@@ -16,9 +16,8 @@ from research.study import InputError
 STEPS = 40  # of an epoch
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """A run in which each event comes at an epoch that is known beforehand.
+def known():
+    """Settings with which each event comes at an epoch that is known beforehand.
 
     No loss is better by 100, so plateau and Unfreeze count from the first epoch. The plateau takes the rate to 0: from then on nothing is
     learnt, and EarlyStopping, for which the third epoch was the best, waits three more.
@@ -27,9 +26,13 @@ def ran(tmp_path_factory):
     settings.update({"hidden": (16,), "warm_up": 2, "plateau_patience": 2, "plateau_factor": 0.0, "lowest_rate": 0.0, "patience": 3})
     settings.update({"unfreeze_patience": 4, "min_delta": 100.0, "threshold": 0.3, "check_at": (7, 95), "epochs": 50})
     settings.optimizer.momentum = 0.0
+    return settings
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("callbacks")
-    made = study.build(settings)
-    return runner.train(made, settings, workdir=folder, compile="graph"), folder
+    return runner.train(study.build(known()), known(), workdir=folder, compile="graph"), folder
 
 
 def rows(folder):
@@ -78,6 +81,21 @@ def test_the_server_was_sent_what_the_history_says(ran):
     monitor = next(hook for hook in run.loop.hooks if isinstance(hook, SelfMonitor))
     assert [event["epoch"] for event in monitor.received] == [0, 1, 2, 3, 4, 5]
     assert [event["val_loss"] for event in monitor.received] == run.history.history["val_loss"]
+
+
+def test_a_run_that_crashed_and_was_started_again_leaves_the_same_records(ran, tmp_path):
+    undisturbed, folder = ran
+    with pytest.raises(testing.InjectedCrash), testing.crash_at("hook", count=70, how="raise"):
+        runner.train(study.build(known()), known(), workdir=tmp_path, compile="graph")
+    assert 1 < len(rows(tmp_path)) < 6
+    run = runner.train(study.build(known()), known(), workdir=tmp_path, compile="graph")
+    assert (tmp_path / "history.csv").read_bytes() == (folder / "history.csv").read_bytes()
+    assert run.study.after(run)[:-1] == undisturbed.study.after(undisturbed)[:-1]
+    for a, b in zip(run.study.model.get_weights(), undisturbed.study.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    found, expected = (testing.read_events(place)["train"] for place in (tmp_path, folder))
+    for name in ("learning_rate", "unfrozen_layers", "best_val_loss"):
+        assert found[f"epoch_{name}"] == expected[f"epoch_{name}"]
 
 
 def test_what_happened_is_told_in_a_table(ran):
