@@ -34,7 +34,7 @@ def test_eager_by_hand_and_compiled_give_the_same_losses_step_by_step():
     by_hand, eager, compiled = (timed.losses for timed in results.values())
     assert len(by_hand) == 32 and by_hand[-1] < by_hand[0]
     assert np.array_equal(by_hand, eager)  # the same kernels, one by one
-    np.testing.assert_allclose(compiled, by_hand, rtol=1e-6)  # the graph fuses a convolution with what follows it
+    np.testing.assert_allclose(compiled, by_hand, rtol=1e-6)
     assert all(timed.rate > 0 for timed in results.values())
 
 
