@@ -117,7 +117,8 @@ def binarize(images: Any, seed: Any) -> tf.Tensor:
 class VAETask(loops.Task):
     """Raises the evidence lower bound. Batches are grey images for training, binary ones for evaluation: `[B, ...]` in 0..1.
 
-    Grey images are binarised anew whenever they are shown, by seeds that follow from the step: a resumed run draws the same.
+    Grey images are binarised anew whenever they are shown, by seeds that follow from the step: a resumed run draws the same. Hooks can
+    observe them as "binary".
 
     Args:
         model: what `make_model` gives.
@@ -129,8 +130,10 @@ class VAETask(loops.Task):
         self.model, self.optimizer = model, optimizer
 
     def train_step(self, batch: Any) -> Mapping[str, Any]:
+        x = binarize(batch, self.seed())
+        self.observe("binary", x)
         with tf.GradientTape() as tape:
-            self.model(binarize(batch, self.seed()), training=True)
+            self.model(x, training=True)
             loss = self.losses_of(self.model)
         self.minimize(loss, tape, self.optimizer, self.model.trainable_variables)
         return {"loss": loss, **self._metrics()}
