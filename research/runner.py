@@ -70,14 +70,6 @@ def train(
         InputError: for settings or a workdir that cannot be used.
         Interrupted: after Ctrl-C.
         Failed: after a loss that is not finite, or if another process uses the workdir.
-
-    Example:
-        >>> from research import study
-        >>> from research.configs import classification
-        >>> config = classification.get_config()
-        >>> config.epochs = 1
-        >>> train(study.build(config), config).test["accuracy"] > 0.5  # doctest: +SKIP
-        True
     """
     how: dict[str, Any] = {"strategy": strategy, "compile": compile, "seed": seed}
     folder = pathlib.Path(workdir) if workdir is not None else None
