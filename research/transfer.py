@@ -136,8 +136,8 @@ def build(
         with in_scope(strategy):
             model = transferred(before[f"source-{repeat}"].study.model, method)
         few = few_of_each(new["train"], samples, seed=seed + repeat)
-        # Few examples are repeated, so that epochs are equally long for all numbers of them.
-        rows = np.arange(config.steps * config.batch_size) % len(few.x)
+        # Few examples are repeated, so that an epoch of them has as many steps as one of more.
+        rows = np.arange(max(config.steps * config.batch_size, len(few.x))) % len(few.x)
         stages: tuple[Any, ...] = ()
         if method == "fine_tune":
             when = {"monitor": "loss", "patience": config.stagnation, "min_delta": config.min_delta}

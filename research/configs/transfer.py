@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.samples = (2, 5, 10, 50)  # examples of each new class
     config.repeats = 1  # how often everything is done, from other weights and with other examples
     config.source_epochs = 20  # on the first five classes
-    config.epochs = 20  # on the other five; each of `steps` steps, however few examples there are
+    config.epochs = 20  # on the other five; each of `steps` steps, or a pass over the examples if that is more
     config.steps = 25
     config.stagnation = 2  # epochs in which the loss does not fall by `min_delta`, until the next layer is set free
     config.min_delta = 0.02

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import types
+
 import keras
 import numpy as np
 import pytest
 
+from loops.feeds import Position
 from research import runner, study, transfer
 from research.configs import transfer as config_file
 from research.datasets import Split
@@ -58,6 +61,22 @@ def test_few_of_each_are_drawn_once_and_evenly():
     assert set(transfer.few_of_each(data, 4, seed=2).x) != set(drawn.x)
     with pytest.raises(InputError, match="asks for 6 examples of each class; there are between 1 and 5"):
         transfer.few_of_each(data, 6, seed=0)
+
+
+def test_few_examples_are_repeated_and_none_of_many_is_left_out():
+    made = study.build(config(samples=(2, 20)))
+    before = {"source-0": types.SimpleNamespace(study=made.make("source-0", {}, seed=0))}
+    for samples, rows, often in ((2, 30, {3}), (20, 100, {1})):
+        feed = made.make(f"scratch-{samples}-0", before, seed=0).train
+        x, y = (np.concatenate(part) for part in zip(*_batches(feed), strict=True))
+        assert len(x) == rows and np.bincount(y).tolist() == [rows // 5] * 5
+        assert set(np.unique(x.reshape(rows, -1), axis=0, return_counts=True)[1]) == often
+
+
+def _batches(feed):
+    for block in feed.blocks(Position()):
+        for i in range(block.n):
+            yield tuple(np.asarray(part)[i] for part in block.tensors)
 
 
 def test_frozen_weights_keep_their_bits_and_fine_tuning_changes_them_when_they_are_set_free(capsys, tmp_path):
