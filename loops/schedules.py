@@ -107,8 +107,8 @@ class LearningRates:
         """
         used = {}
         for name, rate in self.items():
-            iterations, before = self._before_change.get(name, (-1, rate))
-            used[name] = before if iterations == self._iterations(name) else rate
+            changed = self._before_change.get(name)
+            used[name] = changed[1] if changed is not None and changed[0] == self._iterations(name) else rate
         if len(used) == 1:
             return {"learning_rate": next(iter(used.values()))}
         return {f"learning_rate_{name}": rate for name, rate in used.items()}

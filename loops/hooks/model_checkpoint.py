@@ -16,6 +16,7 @@ from loops import triggers
 from loops.hooks.base import Phase
 from loops.hooks.monitor import MonitorHook
 from loops.hooks.weights_writer import WeightsWriter, atomically
+from loops.variable_reads import VariableReads
 
 if TYPE_CHECKING:
     from loops.logs import Window
@@ -83,7 +84,7 @@ class ModelCheckpoint(MonitorHook):
         self.keep_last = keep_last
         self.model = model
         self._files: list[str] = []
-        self._writer = WeightsWriter()
+        self._writer, self._weights = WeightsWriter(), VariableReads([])
         self._vector_reported = False
         self._loop: TrainLoop | None = None
         self._in_flight: tuple[int, str, list[str]] = (0, "", [])  # step, path, and what is obsolete once the file is in its place
@@ -175,9 +176,12 @@ class ModelCheckpoint(MonitorHook):
         for name, value in logs.items():
             if (name == self.monitor or "loss" in name) and not np.all(np.isfinite(value)):
                 return f"{name} is {value}"
-        for variable in self._model(loop).trainable_variables:
-            if not np.all(np.isfinite(variable.numpy())):
-                return f"the weight {variable.path} is not finite"
+        weights = self._model(loop).trainable_variables
+        if not self._weights.of(weights):
+            self._weights = VariableReads(weights)
+        for weight, finite in zip(weights, self._weights.finite(), strict=True):
+            if not finite:
+                return f"the weight {weight.path} is not finite"
         return ""
 
     def _path(self, loop: TrainLoop, logs: Mapping[str, Any]) -> pathlib.Path:

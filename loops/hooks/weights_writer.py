@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
+
+from loops.variable_reads import VariableReads
 
 __all__ = ["WeightsWriter", "atomically"]
 
@@ -79,6 +80,7 @@ class WeightsWriter:
         self._writing: concurrent.futures.Future[None] | None = None
         self._structure: tuple[int, ...] = ()
         self._written: list[Any] = []
+        self._reads = VariableReads([])
         self._in_thread = True
         self._lock = threading.Lock()
         self._job: _Job | None = None
@@ -98,7 +100,7 @@ class WeightsWriter:
         """
         structure = _structure(model)
         if structure == self._structure and self._in_thread:
-            copies = [(variable, np.asarray(variable.numpy())) for variable in self._written]
+            copies = list(zip(self._written, self._reads.arrays(), strict=True))
             if not self._replaces(job := _Job(model, path, copies, [then])):
                 self.wait()
                 self._job = job
@@ -108,6 +110,7 @@ class WeightsWriter:
         if structure != self._structure:
             self._structure = structure
             self._in_thread = self._learn(model, path)
+            self._reads = VariableReads(self._written)
         if not self._in_thread:
             atomically(path, lambda name: model.save_weights(name, overwrite=True))
         then()
