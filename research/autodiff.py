@@ -19,7 +19,7 @@ import loops
 from research import closed_forms, datasets, derivatives, pictures
 from research.classification import make_optimizer
 from research.report import metrics_table
-from research.study import Comparison, InputError, Run, Runs, Study, in_scope
+from research.study import Comparison, InputError, Run, Runs, Study, from_config, in_scope
 
 __all__ = ["PenalizedTask", "build", "make_model"]
 
@@ -103,16 +103,12 @@ def build(
         raise InputError(f"config.penalty is {config.penalty}; the part that has no penalty is made anyway, so give one above 0.")
 
     def part(_: Mapping[str, Run], *, penalty: float) -> Study:
-        try:
+        with from_config():
             with in_scope(strategy):
                 model = make_model(data.train.x.shape[1:], len(data.class_names), hidden=config.hidden, activation=config.activation)
                 task = PenalizedTask(model, make_optimizer(config.optimizer), penalty=penalty, shift=config.shift)
             train = loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed)
             val, test = (loops.ArrayFeed(split, batch_size=config.batch_size) for split in (data.val, data.test))
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
         return Study(
             task=task,
             model=model,
@@ -152,6 +148,10 @@ def _second_look(run: Run, data: datasets.Dataset) -> dict[str, float]:
     x, y = (tf.constant(part[:_EXAMPLES]) for part in data.train)
     variables = run.study.model.trainable_variables
     curvature = derivatives.largest_curvature(lambda: tf.reduce_mean(task.losses(x, y)), variables)
-    gradients = tf.function(lambda: derivatives.per_example_gradients(lambda: task.losses(x, y), variables))()
-    sizes = tf.sqrt(tf.add_n([tf.reduce_sum(g**2, list(range(1, len(g.shape)))) for g in gradients])).numpy()
+
+    @tf.function
+    def gradient_of_each() -> Any:
+        return derivatives.per_example_gradients(lambda: task.losses(x, y), variables)
+
+    sizes = tf.sqrt(tf.add_n([tf.reduce_sum(g**2, list(range(1, len(g.shape)))) for g in gradient_of_each()])).numpy()
     return {"curvature": float(curvature), "largest_gradient": float(sizes.max()), "median_gradient": float(np.median(sizes))}

@@ -21,7 +21,7 @@ import loops
 from loops import hooks
 from research import datasets
 from research.classification import make_model, make_optimizer
-from research.study import InputError, Run, Study, in_scope
+from research.study import InputError, Run, Study, from_config, in_scope
 
 __all__ = ["BestSoFar", "InWorkdir", "SelfMonitor", "build", "events"]
 
@@ -109,13 +109,15 @@ def build(
     data = datasets.load(config.dataset, normalization=config.normalize, data_dir=data_dir)
     if not data.class_names:
         raise InputError(f"{config.dataset} has no classes: it is for regression; choose another config.dataset.")
-    with in_scope(strategy):
-        model = make_model(data.train.x.shape[1:], len(data.class_names), hidden=config.hidden)
-        frozen = [layer for layer in model.layers[:-1] if layer.weights]
-        for layer in frozen:
-            layer.trainable = False
-        optimizer = make_optimizer(config.optimizer)
-        task = loops.SupervisedTask(model, loss="sparse_categorical_crossentropy", optimizer=optimizer, metrics=["accuracy"])
+    with from_config():
+        with in_scope(strategy):
+            model = make_model(data.train.x.shape[1:], len(data.class_names), hidden=config.hidden)
+            frozen = [layer for layer in model.layers[:-1] if layer.weights]
+            for layer in frozen:
+                layer.trainable = False
+            optimizer = make_optimizer(config.optimizer)
+            task = loops.SupervisedTask(model, loss="sparse_categorical_crossentropy", optimizer=optimizer, metrics=["accuracy"])
+        train = loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed)
     val, test = (loops.ArrayFeed(split, batch_size=256) for split in (data.val, data.test))
     full_rate, last = config.optimizer.learning_rate, config.warm_up
 
@@ -123,7 +125,7 @@ def build(
         return full_rate * (epoch + 1) / last if epoch < last else rate
 
     monitor = SelfMonitor()
-    try:
+    with from_config():
         acting = (
             hooks.LearningRateScheduler(warm_up),
             hooks.ReduceLROnPlateau(
@@ -147,8 +149,6 @@ def build(
             BestSoFar(),
             monitor,
         )
-    except ValueError as error:
-        raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
 
     def after(run: Run) -> list[str]:
         found = events(run, config.check_at, config.threshold)
@@ -161,7 +161,7 @@ def build(
     return Study(
         task=task,
         model=model,
-        train=loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed),
+        train=train,
         evaluate={"val": val},
         test=test,
         monitor="val_loss",
@@ -170,6 +170,7 @@ def build(
         title=f"{config.dataset}, all hooks at work",
         description=f"{data.description} All layers but the last begin frozen.",
         after=after,
+        preprocessing=data.scaling,
     )
 
 

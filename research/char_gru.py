@@ -16,7 +16,7 @@ import tensorflow as tf
 import loops
 from research import text
 from research.classification import make_optimizer
-from research.study import InputError, Run, Study
+from research.study import InputError, Run, Study, from_config
 
 __all__ = ["CharacterTask", "build", "make_model", "sample"]
 
@@ -140,15 +140,11 @@ def build(
     corpus = text.load(config.dataset, data_dir=data_dir)
     train = text.streams(corpus.train, count=config.batch_size, length=config.window)
     val, test = (text.streams(part, count=config.evaluation_streams, length=config.window) for part in (corpus.val, corpus.test))
-    try:
+    with from_config():
         model = make_model(len(corpus.vocabulary), embedding=config.embedding, units=config.units, dropout=config.dropout)
         task = CharacterTask(
             model, make_optimizer(config.optimizer), streams=config.batch_size, evaluation_streams=config.evaluation_streams
         )
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
     prompt = corpus.decode(corpus.val[:1]) if not config.sample.prompt else config.sample.prompt
     corpus.encode(prompt)
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import loops
 from research import datasets, pictures
-from research.study import InputError, Run, Study, in_scope
+from research.study import InputError, Run, Study, from_config, in_scope
 
 __all__ = ["build", "make_model", "make_optimizer", "show_predictions"]
 
@@ -107,7 +107,7 @@ def build(
     data = datasets.load(config.dataset, normalization=config.normalize, data_dir=data_dir)
     if not data.class_names:
         raise InputError(f"{config.dataset} has no classes: it is for regression; choose another config.dataset.")
-    try:
+    with from_config():
         with in_scope(strategy):
             model = make_model(data.train.x.shape[1:], len(data.class_names), hidden=config.hidden, activation=config.activation)
             task = loops.SupervisedTask(
@@ -115,10 +115,6 @@ def build(
             )
         train = loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed)
         val, test = (loops.ArrayFeed(split, batch_size=config.batch_size) for split in (data.val, data.test))
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
     return Study(
         task=task,
         model=model,

@@ -18,7 +18,7 @@ import tensorflow as tf
 import loops
 from research import datasets
 from research.classification import make_optimizer
-from research.study import InputError, Run, Study, in_scope
+from research.study import InputError, Run, Study, from_config, in_scope
 
 __all__ = ["RadialBasis", "build", "make_model", "save_and_load"]
 
@@ -91,11 +91,13 @@ def build(
         raise InputError(f"{config.dataset} has no classes: it is for regression; choose another config.dataset.")
     if config.units < 1:
         raise InputError(f"config.units is {config.units}; the layer needs 1 centre or more.")
-    with in_scope(strategy):
-        model = make_model(data.train.x.shape[1:], len(data.class_names), units=config.units)
-        optimizer = make_optimizer(config.optimizer)
-        task = loops.SupervisedTask(model, loss="sparse_categorical_crossentropy", optimizer=optimizer, metrics=["accuracy"])
-    val, test = (loops.ArrayFeed(split, batch_size=config.batch_size) for split in (data.val, data.test))
+    with from_config():
+        with in_scope(strategy):
+            model = make_model(data.train.x.shape[1:], len(data.class_names), units=config.units)
+            optimizer = make_optimizer(config.optimizer)
+            task = loops.SupervisedTask(model, loss="sparse_categorical_crossentropy", optimizer=optimizer, metrics=["accuracy"])
+        train = loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed)
+        val, test = (loops.ArrayFeed(split, batch_size=config.batch_size) for split in (data.val, data.test))
 
     def after(run: Run) -> list[str]:
         with tempfile.TemporaryDirectory() as temporary:
@@ -115,7 +117,7 @@ def build(
     return Study(
         task=task,
         model=model,
-        train=loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed),
+        train=train,
         evaluate={"val": val},
         test=test,
         monitor="val_loss",
@@ -124,4 +126,5 @@ def build(
         title=f"{config.dataset}, {config.units} radial basis functions",
         description=f"{data.description} A layer of {config.units} radial basis functions.",
         after=after,
+        preprocessing=data.scaling,
     )

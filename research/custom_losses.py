@@ -18,7 +18,7 @@ import loops
 from research import datasets
 from research.classification import make_model, make_optimizer
 from research.report import metrics_table
-from research.study import Comparison, InputError, Runs, Study, in_scope
+from research.study import Comparison, InputError, Runs, Study, from_config, in_scope
 
 __all__ = ["FocalLoss", "FocalLossLayer", "build", "focal_loss", "with_loss_layer"]
 
@@ -125,21 +125,21 @@ def build(
     if not data.class_names:
         raise InputError(f"{config.dataset} has no classes: it is for regression; choose another config.dataset.")
 
+    def unlabelled(x: Any) -> Any:
+        # Predictions do not depend on the labels that the model with its loss inside takes: any will do.
+        return [data.scaling(x), tf.zeros(tf.shape(x)[:1], tf.int32)]
+
     def part(loss: Any, *, in_layer: bool = False) -> Study:
         def feed(split: datasets.Split, **how: Any) -> loops.Feed:
             inputs = (split.x, split.y) if in_layer else split.x
             return loops.ArrayFeed((inputs, split.y), batch_size=config.batch_size, **how)
 
-        try:
+        with from_config():
             with in_scope(strategy):
                 model = make_model(data.train.x.shape[1:], len(data.class_names), hidden=config.hidden)
                 model = with_loss_layer(model, config.gamma) if in_layer else model
                 task = loops.SupervisedTask(model, loss=loss, optimizer=make_optimizer(config.optimizer), metrics=["accuracy"])
             train, val, test = feed(data.train, shuffle=True, seed=seed), feed(data.val), feed(data.test)
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
         return Study(
             task=task,
             model=model,
@@ -151,6 +151,8 @@ def build(
             hooks=(),
             title=f"{config.dataset}, focal loss with gamma {config.gamma:g}",
             description="The loss is in a layer." if in_layer else f"The loss is a {type(loss).__name__}.",
+            preprocessing=unlabelled if in_layer else data.scaling,
+            examples=data.scaling.inverse(data.test.x[:16]),
         )
 
     def function(y_true: Any, y_pred: Any) -> tf.Tensor:

@@ -19,7 +19,7 @@ from loops import hooks
 from research import classification, datasets, plots
 from research.gradient_norms import GradientNorms
 from research.report import metrics_table
-from research.study import Comparison, InputError, Run, Runs, Study, in_scope
+from research.study import Comparison, InputError, Run, Runs, Study, from_config, in_scope
 
 __all__ = ["VARIANTS", "build", "make_model"]
 
@@ -94,22 +94,24 @@ def build(
         raise InputError(f"{config.dataset} has no classes: it is for regression; choose another config.dataset.")
 
     def study(variant: str) -> Study:
-        with in_scope(strategy):
-            model = make_model(
-                data.train.x.shape[1:],
-                len(data.class_names),
-                variant=variant,
-                depth=config.depth,
-                units=config.units,
-                dropout=config.dropout,
-            )
-            optimizer = classification.make_optimizer(config.optimizer)
-            task = loops.SupervisedTask(model, loss="sparse_categorical_crossentropy", optimizer=optimizer, metrics=["accuracy"])
-        val, test = (loops.ArrayFeed(split, batch_size=config.batch_size) for split in (data.val, data.test))
+        with from_config():
+            with in_scope(strategy):
+                model = make_model(
+                    data.train.x.shape[1:],
+                    len(data.class_names),
+                    variant=variant,
+                    depth=config.depth,
+                    units=config.units,
+                    dropout=config.dropout,
+                )
+                optimizer = classification.make_optimizer(config.optimizer)
+                task = loops.SupervisedTask(model, loss="sparse_categorical_crossentropy", optimizer=optimizer, metrics=["accuracy"])
+            train = loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed)
+            val, test = (loops.ArrayFeed(split, batch_size=config.batch_size) for split in (data.val, data.test))
         return Study(
             task=task,
             model=model,
-            train=loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed),
+            train=train,
             evaluate={"val": val},
             test=test,
             monitor="val_loss",

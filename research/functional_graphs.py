@@ -17,7 +17,7 @@ from loops import hooks
 from research import datasets, plots
 from research.classification import make_optimizer
 from research.report import metrics_table
-from research.study import Comparison, InputError, Run, Runs, Study, in_scope
+from research.study import Comparison, InputError, Run, Runs, Study, from_config, in_scope
 
 __all__ = ["FORMS", "build", "make_model"]
 
@@ -83,15 +83,17 @@ def build(
         raise InputError("config.forms and config.depths name one or more each; depths, width and batch_size are 1 or more.")
 
     def make(form: str, depth: int) -> Study:
-        with in_scope(strategy):
-            model = make_model(data.train.x.shape[1:], len(data.class_names), form=form, depth=depth, width=config.width)
-            optimizer = make_optimizer(config.optimizer)
-            task = loops.SupervisedTask(model, loss="sparse_categorical_crossentropy", optimizer=optimizer, metrics=["accuracy"])
+        with from_config():
+            with in_scope(strategy):
+                model = make_model(data.train.x.shape[1:], len(data.class_names), form=form, depth=depth, width=config.width)
+                optimizer = make_optimizer(config.optimizer)
+                task = loops.SupervisedTask(model, loss="sparse_categorical_crossentropy", optimizer=optimizer, metrics=["accuracy"])
+            train = loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed)
         val, test = (loops.ArrayFeed(split, batch_size=256) for split in (data.val, data.test))
         return Study(
             task=task,
             model=model,
-            train=loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed),
+            train=train,
             evaluate={"val": val},
             test=test,
             monitor="val_loss",
@@ -100,6 +102,7 @@ def build(
             clip=config.clip,
             title=f"{form}, {depth} blocks",
             description=f"{form}: {depth} blocks of {config.width} units, {model.count_params():,} weights.",
+            preprocessing=data.scaling,
         )
 
     parts = {f"{form}-{depth}": (form, depth) for form in config.forms for depth in config.depths}

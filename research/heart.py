@@ -19,7 +19,7 @@ import loops
 from research import plots, tables
 from research.classification import make_optimizer
 from research.report import metrics_table
-from research.study import Comparison, InputError, Runs, Study, in_scope
+from research.study import Comparison, InputError, Runs, Study, from_config, in_scope
 
 __all__ = ["KINDS", "Encoder", "build", "folds", "make_model"]
 
@@ -186,7 +186,7 @@ def _study(
 ) -> Study:
     encoder = Encoder(table.columns, rows[0], config.columns, crossing=config.crossing)
     encoded = {name: values.numpy() for name, values in encoder(table.columns).items()}
-    try:
+    with from_config():
         with in_scope(strategy):
             model = make_model(
                 encoded,
@@ -204,10 +204,6 @@ def _study(
         parts = [({name: column[part] for name, column in encoded.items()}, table.target[part]) for part in rows]
         train = loops.ArrayFeed(parts[0], batch_size=config.batch_size, shuffle=True, seed=seed)
         val, test = (loops.ArrayFeed(part, batch_size=config.batch_size) for part in parts[1:])
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
     return Study(
         task=task,
         model=model,

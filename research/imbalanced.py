@@ -17,7 +17,7 @@ import loops
 from research import datasets, pictures
 from research.classification import make_model, make_optimizer
 from research.report import metrics_table
-from research.study import Comparison, InputError, Run, Runs, Study, in_scope
+from research.study import Comparison, InputError, Run, Runs, Study, from_config, in_scope
 
 __all__ = ["RecallOf", "balanced_weights", "build", "make_rare"]
 
@@ -125,7 +125,7 @@ def build(
         )
 
     def part(how: str) -> Study:
-        try:
+        with from_config():
             with in_scope(strategy):
                 task = make_task()
             train: loops.Feed
@@ -136,10 +136,6 @@ def build(
                 given = {"class_weight": {"class_weight": weights}, "sample_weight": {"sample_weight": weight_of_each}}
                 train = loops.ArrayFeed((x[:n], y[:n]), batch_size=config.batch_size, **given.get(how, {}))
             val, test = (loops.ArrayFeed(split, batch_size=config.batch_size) for split in ((x[n:], y[n:]), data.test))
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
 
         def after(run: Run) -> list[str]:
             predicted = loops.PredictLoop(run.study.task).run(loops.ArrayFeed(data.test.x, batch_size=500)).argmax(-1)
@@ -159,6 +155,7 @@ def build(
             title=f"{config.dataset} with rare classes, {how.replace('_', ' ')}",
             description="No weights." if how == "plain" else f"Weights given as {how}.",
             after=after,
+            preprocessing=data.scaling,
         )
 
     def by_fit(runs: Runs) -> keras.Model:

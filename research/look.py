@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -58,8 +56,7 @@ def blank(axes: Axes) -> None:
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
 
 
-def legend(axes: Axes, *, shown: Sequence[float] = ()) -> None:
-    """A legend inside a panel of curves, where `shown`, the values of the chief curve, leaves room."""
-    # A curve that falls leaves room at the top, one that rises at the bottom.
-    corner = "upper right" if len(shown) and shown[0] > shown[-1] else "lower right"
-    axes.legend(loc=corner, labelcolor=INK, fontsize=10, facecolor="white", edgecolor="none", framealpha=1)
+def legend(figure: Figure) -> None:
+    """The names of the curves of all panels, once, beside them: inside a panel they would cover curves."""
+    named = {name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside right upper", labelcolor=INK, fontsize=10, frameon=False)

@@ -20,7 +20,7 @@ from loops import hooks
 from research import datasets, pictures
 from research.classification import make_optimizer
 from research.report import metrics_table
-from research.study import InputError, Run, Study, in_scope
+from research.study import InputError, Run, Study, from_config, in_scope
 
 __all__ = ["TapeTask", "Timed", "batches_of", "build", "compare", "make_model", "train_by_hand"]
 
@@ -205,15 +205,11 @@ def build(
     if data.train.x.ndim != 3 or not data.class_names:
         raise InputError(f"{config.dataset} holds no images with classes; choose digits, mnist or fashion_mnist as config.dataset.")
     classes = len(data.class_names)
-    try:
+    with from_config():
         with in_scope(strategy):
             task = TapeTask(make_model(data.train.x.shape[1:], classes), make_optimizer(config.optimizer))
         train = loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed, drop_remainder=True)
         val, test = (loops.ArrayFeed(split, batch_size=config.batch_size) for split in (data.val, data.test))
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
 
     def after(run: Run) -> list[str]:
         predicted = loops.PredictLoop(run.study.task).run(loops.ArrayFeed(data.test.x, batch_size=500)).argmax(-1)
@@ -232,6 +228,7 @@ def build(
         title=f"{config.dataset}, two convolutions",
         description=f"{data.description} Batches of {config.batch_size}, what is left over of a pass is left out.",
         after=after,
+        preprocessing=data.scaling,
     )
 
 

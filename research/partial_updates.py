@@ -17,7 +17,7 @@ from loops import hooks
 from research import datasets
 from research.classification import make_model, make_optimizer
 from research.report import metrics_table
-from research.study import Comparison, InputError, Run, Runs, Study, in_scope
+from research.study import Comparison, InputError, Run, Runs, Study, from_config, in_scope
 
 __all__ = ["Biases", "PartialUpdates", "build"]
 
@@ -108,11 +108,12 @@ def build(
 
     def model_of(name: str) -> keras.Model:
         model = make_model(data.train.x.shape[1:], len(data.class_names), hidden=config.hidden)
-        return keras.Model(model.inputs, model.outputs, name=name)
+        return keras.Model(model.inputs[0], model.outputs[0], name=name)
 
     def study(task: loops.Task, title: str, description: str, *, begins_with: Sequence[Any], more: Sequence[Any] = ()) -> Study:
         val, test = (loops.ArrayFeed(split, batch_size=256) for split in (data.val, data.test))
-        train = loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed)
+        with from_config():
+            train = loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed)
         remembered = Remembered(begins_with)
         return Study(
             task=task,
@@ -126,10 +127,11 @@ def build(
             title=title,
             description=description,
             after=remembered.lines,
+            preprocessing=data.scaling,
         )
 
     def policy(before: Mapping[str, Run]) -> Study:
-        with in_scope(strategy):
+        with from_config(), in_scope(strategy):
             model = model_of("policy")
             names = [layer.name for layer in model.layers if layer.weights]
             every = dict(zip(names, config.every, strict=True))

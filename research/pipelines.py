@@ -22,7 +22,7 @@ import loops
 from research import datasets, heart, record_files, tables
 from research.classification import make_model, make_optimizer
 from research.report import metrics_table
-from research.study import Comparison, InputError, Runs, Study, in_scope
+from research.study import Comparison, InputError, Runs, Study, from_config, in_scope
 
 __all__ = ["Examples", "build", "examples_of", "open_source", "write_sources"]
 
@@ -176,16 +176,12 @@ def build(
         return loops.DatasetFeed(encoded.apply(tf.data.experimental.assert_cardinality(steps)))
 
     def make(source: str) -> Study:
-        try:
+        with from_config():
             with in_scope(strategy):
                 model = examples.make_model()
                 optimizer = make_optimizer(config.optimizer)
                 task = loops.SupervisedTask(model, loss=examples.loss, optimizer=optimizer, metrics=["accuracy"])
             feeds = {part: feed(source, part) for part in _PARTS}
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
         return Study(
             task=task,
             model=model,

@@ -15,6 +15,7 @@ __all__ = ["gradient_norms", "learning_curves", "lines"]
 
 _TRAIN, _VALIDATION = look.SERIES[:2]
 _NOT_CURVES = ("learning_rate", "lr")
+_PANELS_IN_A_ROW = 4
 _POINTS = 60  # of a curve of gradient norms
 
 
@@ -22,8 +23,9 @@ def learning_curves(history: Any, *, best: int | None = None, title: str = "") -
     """Draws loss and metrics over epochs, training against validation, one panel each.
 
     Args:
-        history: what `TrainLoop.run`, `loops.fit` or `model.fit` returned: `.history` maps names to one value per epoch, `.epoch`
-            holds the 0-based epoch indices. `val_NAME` goes into the panel of `NAME`.
+        history: what `TrainLoop.run` or `loops.fit` returned. What was logged now and then is drawn at its own epochs. Keras's own, which
+            `model.fit` returns, cannot tell them: of it only what was logged in every epoch is drawn. `val_NAME` goes into the panel of
+            `NAME`.
         best: position in the lists of the epoch whose weights were kept; it is marked. None marks nothing.
         title: line above the panels.
 
@@ -34,24 +36,35 @@ def learning_curves(history: Any, *, best: int | None = None, title: str = "") -
         ValueError: if the history holds no epoch.
     """
     logs: Mapping[str, Sequence[float]] = {k: v for k, v in history.history.items() if k not in _NOT_CURVES and np.ndim(v) == 1}
+    if hasattr(history, "epochs_of"):
+        at = {name: np.asarray(history.epochs_of(name)) + 1 for name in logs}
+    else:
+        logs = {name: values for name, values in logs.items() if len(values) == len(history.epoch)}
+        at = dict.fromkeys(logs, np.asarray(history.epoch) + 1)
     panels = sorted({name.removeprefix("val_") for name in logs}, key=lambda name: (name != "loss", name))
     if not panels or not len(history.epoch):
         raise ValueError("The history holds no finished epoch, so there are no curves to draw.")
-    epochs = np.asarray(history.epoch) + 1
+    kept = None if best is None else history.epoch[best] + 1
 
-    figure = look.figure(4.8 * len(panels) + 0.4, 4.2)
-    for panel, axes in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):
+    rows = -(-len(panels) // _PANELS_IN_A_ROW)
+    columns = -(-len(panels) // rows)
+    figure = look.figure(4.8 * columns + 1.4, 3.9 * rows + 0.3)
+    places = figure.subplots(rows, columns, sharex=True, squeeze=False).flatten()
+    for axes in places[len(panels) :]:
+        axes.remove()
+    for panel, axes in zip(panels, places, strict=False):
         look.prepare(axes, panel.replace("_", " "), x="epoch")
+        axes.tick_params(labelbottom=True)
         look.whole_numbers(axes)
         for name, label, color in ((panel, "train", _TRAIN), (f"val_{panel}", "validation", _VALIDATION)):
             if name in logs:
-                # A history may hold a name for its last epochs only: validation that began late, or a resumed run.
-                values = np.asarray(logs[name], float)
-                _draw(axes, epochs[-len(values) :], values, label, color)
-        shown = logs.get(f"val_{panel}", logs.get(panel, ()))
-        if best is not None and best >= len(epochs) - len(shown):
-            _mark(axes, int(epochs[best]), float(shown[best - len(epochs)]))
-        look.legend(axes, shown=shown)
+                # Between epochs that lie apart the line says nothing, so it shows where it has values.
+                apart = bool(np.any(np.diff(at[name]) > 1))
+                _draw(axes, at[name], np.asarray(logs[name], float), label, color, points=apart)
+        shown = f"val_{panel}" if f"val_{panel}" in logs else panel
+        if kept in at[shown]:
+            _mark(axes, kept, float(logs[shown][list(at[shown]).index(kept)]), _TRAIN if shown == panel else _VALIDATION)
+    look.legend(figure)
     look.head(figure, title)
     return figure
 
@@ -162,13 +175,13 @@ def _stretches(looks: int) -> list[slice]:
     return [slice(first, last) for first, last in zip(edges[:-1], edges[1:], strict=True)]
 
 
-def _draw(axes: Axes, at: Any, values: Any, label: str | None, color: Any, width: float = 2) -> None:
-    marker = "o" if len(values) == 1 else None
+def _draw(axes: Axes, at: Any, values: Any, label: str | None, color: Any, width: float = 2, *, points: bool = False) -> None:
+    marker = "o" if points or len(values) == 1 else None
     axes.plot(at, values, color=color, label=label, linewidth=width, marker=marker, solid_capstyle="round")
 
 
-def _mark(axes: Axes, epoch: int, value: float) -> None:
+def _mark(axes: Axes, epoch: int, value: float, color: str) -> None:
     axes.axvline(epoch, color=look.MUTED, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
-    axes.plot([epoch], [value], "o", color=_VALIDATION, markersize=7, markeredgecolor="white", markeredgewidth=1.5, zorder=3)
+    axes.plot([epoch], [value], "o", color=color, markersize=7, markeredgecolor="white", markeredgewidth=1.5, zorder=3)
     # Above the panel rather than at the point, where it would cover the curves.
     axes.set_title(f"{value:.4g} at the best epoch, {epoch}", color=look.MUTED, fontsize=9, loc="right")

@@ -16,7 +16,7 @@ import tensorflow as tf
 import loops
 from research import datasets, pictures
 from research.classification import make_optimizer
-from research.study import InputError, Run, Study, in_scope
+from research.study import InputError, Run, Study, from_config, in_scope
 
 __all__ = ["build", "least_squares", "load_targets", "make_model", "rmse"]
 
@@ -85,17 +85,13 @@ def build(
         InputError: for a data set, normalisation or optimizer that does not exist, or sizes that fit no model or batch.
     """
     data, mean, deviation = load_targets(config, data_dir)
-    try:
+    with from_config():
         with in_scope(strategy):
             model = make_model(data.train.x.shape[1], hidden=config.hidden, activation=config.activation, mean=mean, deviation=deviation)
             metrics = [keras.metrics.RootMeanSquaredError(name="rmse"), keras.metrics.MeanAbsoluteError(name="mae")]
             task = loops.SupervisedTask(model, loss="mse", optimizer=make_optimizer(config.optimizer), metrics=metrics)
         train = loops.ArrayFeed(data.train, batch_size=config.batch_size, shuffle=True, seed=seed)
         val, test = (loops.ArrayFeed(split, batch_size=config.batch_size) for split in (data.val, data.test))
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
     return Study(
         task=task,
         model=model,

@@ -14,7 +14,7 @@ import importlib.util
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import loops
 
-__all__ = ["Comparison", "InputError", "Run", "Runs", "Study", "build", "in_scope"]
+__all__ = ["Comparison", "InputError", "Run", "Runs", "Study", "build", "from_config", "in_scope"]
 
 COMPARISON = "comparison"  # the TensorBoard run of what a comparison shows as a whole
 PLOTS = "plots"
@@ -144,9 +144,12 @@ class Run:
     @property
     def logs(self) -> dict[str, Any]:
         """What was logged in the epoch whose weights the model has."""
-        at = -1 if self.best is None else self.best
-        count = len(self.history.epoch)
-        return {name: values[at] for name, values in self.history.history.items() if count and len(values) == count}
+        history = self.history
+        if not history.epoch:
+            return {}
+        epoch = history.epoch[-1 if self.best is None else self.best]
+        at = {name: history.epochs_of(name) for name in history.history}
+        return {name: values[at[name].index(epoch)] for name, values in history.history.items() if epoch in at[name]}
 
     def picture(self, name: str, figure: Figure) -> None:
         """Writes `plots/NAME.png`, and the same to the run `train` of TensorBoard, at the step where training stands.
@@ -236,6 +239,25 @@ def build(
 def in_scope(strategy: tf.distribute.Strategy | None) -> contextlib.AbstractContextManager[Any]:
     """The strategy's scope, or a context that does nothing without one."""
     return strategy.scope() if strategy is not None else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def from_config() -> Iterator[None]:
+    """In its block models, tasks and feeds are made from what the user wrote: what Keras or a feed refuses becomes an `InputError`.
+
+    Example:
+        >>> import loops
+        >>> with from_config():
+        ...     loops.ArrayFeed([[1.0]], batch_size=0)
+        Traceback (most recent call last):
+        research.study.InputError: The config cannot be built: ...
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
 
 
 def _begin(seed: int) -> None:

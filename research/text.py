@@ -21,6 +21,10 @@ CORPORA = ("handbook", "tinyshakespeare")
 
 # Of the file as it is published in karpathy/char-rnn.
 _MD5 = "6fb458f1232090904fb40fe944165e91"
+_SOURCE = files.Source(
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +87,11 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Text:
     Args:
         name: "handbook" (what scikit-learn says on its data sets, 47 kB of technical prose that is installed with it) or
             "tinyshakespeare" (1.1 MB of plays).
-        data_dir: folder that holds `tinyshakespeare/input.txt`. Default: the environment variable `TAPELOOPS_DATA`.
+        data_dir: folder that holds `tinyshakespeare/input.txt`. Default: the environment variable `TAPELOOPS_DATA`. Without such a file
+            it is downloaded once.
 
     Raises:
-        InputError: for an unknown name, or a file that is missing or not the original one.
+        InputError: for an unknown name, a damaged file, or a text that can be neither found nor downloaded.
 
     Example:
         >>> text = load("handbook")
@@ -150,10 +155,8 @@ def _handbook() -> tuple[str, str]:
 
 
 def _tinyshakespeare(data_dir: str | os.PathLike[str] | None) -> tuple[str, str]:
-    folder = files.data_folder(data_dir)
-    if folder is None:
-        raise InputError(
-            "tinyshakespeare is not bundled: name a folder that has tinyshakespeare/input.txt by --data_dir (or the environment variable "
-            "TAPELOOPS_DATA), or train on --config.dataset=handbook."
-        )
-    return files.original(folder / "tinyshakespeare" / "input.txt", _MD5).decode("ascii"), "Tiny Shakespeare"
+    root = files.data_folder(data_dir)
+    path = root / "tinyshakespeare" / "input.txt" if root else None
+    if path is None or not path.exists():
+        path = files.fetch("tinyshakespeare", _SOURCE, wanted=["input.txt"], root=root)
+    return files.original(path, _MD5).decode("ascii"), "Tiny Shakespeare"

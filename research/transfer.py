@@ -20,7 +20,7 @@ from research import datasets, plots
 from research.classification import make_optimizer
 from research.datasets import Split
 from research.report import metrics_table
-from research.study import Comparison, InputError, Run, Runs, Study, in_scope
+from research.study import Comparison, InputError, Run, Runs, Study, from_config, in_scope
 
 __all__ = ["METHODS", "build", "few_of_each", "make_model", "transferred"]
 
@@ -70,7 +70,7 @@ def transferred(source: keras.Model, method: str) -> keras.Model:
         layer.trainable = False
     if method == "new_head":
         head = keras.layers.Dense(classes, activation="softmax", name="new_head")
-        model = keras.Model(model.inputs, head(model.outputs[0]), name="new_head")
+        model = keras.Model(model.inputs[0], head(model.outputs[0]), name="new_head")
     return model
 
 
@@ -114,14 +114,14 @@ def build(
     old, new = _classes(data, range(5)), _classes(data, range(5, 10))
 
     def study(model: keras.Model, train: Split, of: Mapping[str, Split], repeat: int, **more: Any) -> Study:
-        with in_scope(strategy):
+        with from_config(), in_scope(strategy):
             optimizer = make_optimizer(config.optimizer)
             task = loops.SupervisedTask(model, loss="sparse_categorical_crossentropy", optimizer=optimizer, metrics=["accuracy"])
         # Nothing is decided by the validation set of the new classes: who has few examples has none to spare.
         evaluate = {"val": loops.ArrayFeed(of["val"], batch_size=500)} if more["monitor"] else {}
         feed = loops.ArrayFeed(train, batch_size=config.batch_size, shuffle=True, seed=seed + repeat)
         test = loops.ArrayFeed(of["test"], batch_size=500)
-        return Study(task=task, model=model, train=feed, evaluate=evaluate, test=test, mode="min", **more)
+        return Study(task=task, model=model, train=feed, evaluate=evaluate, test=test, mode="min", preprocessing=data.scaling, **more)
 
     def source(before: Mapping[str, Run], *, repeat: int) -> Study:
         keras.utils.set_random_seed(seed + repeat)
@@ -163,6 +163,8 @@ def build(
         title = f"{config.dataset}: classes 5-9 after 0-4"
         figure = plots.lines(curves, x="examples of each class", y=f"test accuracy, mean of {config.repeats}", title=title)
         figure.axes[0].set_xscale("log")
+        figure.axes[0].set_xticks(config.samples, [str(n) for n in config.samples])
+        figure.axes[0].minorticks_off()
         runs.picture("samples", figure)
         rows = {m: {f"{n} each": np.mean(accuracy[m, n]) for n in config.samples} for m in config.methods}
         spread = {m: {f"{n} each": np.std(accuracy[m, n]) for n in config.samples} for m in config.methods}

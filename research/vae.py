@@ -18,7 +18,7 @@ import loops
 from research import datasets, pictures
 from research.classification import make_optimizer
 from research.likelihood import Likelihood
-from research.study import InputError, Run, Study, in_scope
+from research.study import InputError, Run, Study, from_config, in_scope
 
 __all__ = ["BernoulliNats", "VAETask", "binarize", "build", "make_model", "staged_rate"]
 
@@ -195,15 +195,11 @@ def build(
     if config.likelihood.samples % config.likelihood.chunk:
         raise InputError(f"config.likelihood.samples is {config.likelihood.samples}; it has to be a multiple of config.likelihood.chunk.")
     images = data.train.x
-    try:
+    with from_config():
         with in_scope(strategy):
             model = make_model(images.shape[1:], latent=config.latent, hidden=config.hidden, pixel_mean=images.mean(0, dtype=np.float64))
             task = VAETask(model, make_optimizer(config.optimizer))
         train = loops.ArrayFeed(images, batch_size=config.batch_size, shuffle=True, seed=seed)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
     # Drawn once, by seeds of their own: every run is evaluated on the same binary images.
     val, test = (binarize(np.clip(split.x, 0, 1), [2015, i]).numpy() for i, split in enumerate((data.val, data.test)))
     rate, stages = config.optimizer.learning_rate, config.stages

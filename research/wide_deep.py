@@ -19,7 +19,7 @@ from research import datasets
 from research.classification import make_optimizer
 from research.regression import load_targets
 from research.report import metrics_table
-from research.study import Comparison, InputError, Run, Runs, Study, in_scope
+from research.study import Comparison, InputError, Run, Runs, Study, from_config, in_scope
 
 __all__ = ["FORMS", "WideDeep", "build", "functional", "multi_input", "multi_output"]
 
@@ -175,7 +175,7 @@ def _study(
 ) -> Study:
     how: dict[str, Any] = {"hidden": config.hidden, "activation": config.activation, "mean": mean, "deviation": deviation}
     features = data.train.x.shape[1]
-    try:
+    with from_config():
         with in_scope(strategy):
             if form == "functional":
                 model = functional(features, **how)
@@ -187,10 +187,6 @@ def _study(
             task = loops.SupervisedTask(model, optimizer=make_optimizer(config.optimizer), **_losses(form, config))
         train = loops.ArrayFeed(_batches(data.train, form, config), batch_size=config.batch_size, shuffle=True, seed=seed)
         val, test = (loops.ArrayFeed(_batches(split, form, config), batch_size=config.batch_size) for split in (data.val, data.test))
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"The config cannot be built: {str(error).splitlines()[0]}") from error
     return Study(
         task=task,
         model=model,

@@ -36,11 +36,23 @@ class History(Hook):
         self.history: dict[str, list[Any]] = {}
         self.epoch: list[int] = []
         self.params: dict[str, Any] = {}
+        self._epochs: dict[str, list[int]] = {}
+
+    def epochs_of(self, name: str) -> list[int]:
+        """When each value of a log was logged, which need not be in every epoch.
+
+        Args:
+            name: a name in `history`.
+
+        Returns:
+            0-based indices of the epochs, one for each value of `history[name]`.
+        """
+        return list(self._epochs[name])
 
     def on_train_begin(self, loop: TrainLoop) -> None:
         # A run that goes on keeps its epochs; a hook that is used again starts anew.
         if loop.progress.step == 0:
-            self.history, self.epoch = {}, []
+            self.history, self.epoch, self._epochs = {}, [], {}
         shown = [hook.verbose for hook in loop.hooks if isinstance(hook, ProgressBar)]
         verbose = max((1 if v == "auto" else int(v) for v in shown), default=0)
         self.params.update(verbose=verbose, epochs=loop.epochs, steps=loop.progress.steps_per_epoch)
@@ -50,10 +62,18 @@ class History(Hook):
         self.epoch.append(loop.progress.epoch)
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
+            self._epochs.setdefault(name, []).append(loop.progress.epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": list(self.epoch), "history": {name: to_json(values) for name, values in self.history.items()}}
+        return {
+            "epoch": list(self.epoch),
+            "history": {name: to_json(values) for name, values in self.history.items()},
+            "epochs": {name: list(epochs) for name, epochs in self._epochs.items()},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch = list(state["epoch"])
         self.history = {name: from_json(values) for name, values in state["history"].items()}
+        # A run that was saved when this was not kept yet: all names, or those that began late.
+        epochs = state.get("epochs", {})
+        self._epochs = {name: list(epochs.get(name, self.epoch[-len(values) :])) for name, values in self.history.items()}

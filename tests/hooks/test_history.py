@@ -26,6 +26,14 @@ def test_values_and_their_order_are_those_of_keras():
     assert history.params == {"verbose": 0, "epochs": 3, "steps": 1}
 
 
+def test_it_knows_when_each_value_was_logged_also_when_it_is_carried_on():
+    history = FakeLoop([]).run(LOGS)
+    assert history.epochs_of("loss") == [0, 1, 2] and history.epochs_of("val_loss") == [0, 2]
+    after = History()
+    after.load_state_dict(json.loads(json.dumps(history.state_dict())))
+    assert after.epochs_of("loss") == [0, 1, 2] and after.epochs_of("val_loss") == [0, 2]
+
+
 def test_state_survives_json_with_arrays_and_nan():
     loop = FakeLoop([])
     before = loop.run([{"loss": float("nan"), "f1": np.array([0.1, 0.2], "float32")}, {"loss": 1.0, "f1": np.array([0.3, 0.4], "float32")}])
@@ -43,7 +51,8 @@ def test_a_run_carried_on_adds_epochs_and_a_new_run_starts_anew():
     assert loop.run([{"loss": 2.0}]).history == {"loss": [1.0, 2.0]}
     fresh = FakeLoop([])
     fresh.history = fresh.hooks[0] = loop.history
-    assert fresh.run([{"loss": 3.0}]).history == {"loss": [3.0]}
+    again = fresh.run([{"loss": 3.0}])
+    assert again.history == {"loss": [3.0]} and again.epochs_of("loss") == [0]
 
 
 def test_values_keep_their_types_and_an_undone_future_is_forgotten():

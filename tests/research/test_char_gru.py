@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -126,7 +127,7 @@ def test_near_temperature_zero_the_likeliest_character_is_written():
     ("changes", "said"),
     [
         ({"dataset": "shakespeare"}, "'shakespeare'"),
-        ({"dataset": "tinyshakespeare"}, "not bundled"),
+        ({"dataset": "tinyshakespeare"}, "could not be downloaded"),
         ({"window": 0}, "window length"),
         ({"batch_size": 10**6}, "choose fewer"),
         ({"units": 0}, "cannot be built"),
@@ -134,7 +135,11 @@ def test_near_temperature_zero_the_likeliest_character_is_written():
     ],
 )
 def test_what_cannot_be_used_is_named(changes, said, monkeypatch):
+    def offline(*_, **__):
+        raise Exception("URL fetch failure")
+
     monkeypatch.delenv("TAPELOOPS_DATA", raising=False)
+    monkeypatch.setattr(keras.utils, "get_file", offline)
     with pytest.raises(InputError, match=said):
         study.build(config(**changes))
 

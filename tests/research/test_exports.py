@@ -17,8 +17,21 @@ import pytest
 import tensorflow as tf
 from ml_collections import config_dict
 
+from loops import Position
 from research import datasets, export_check, exports, runner, study
-from research.configs import autodiff, char_gru, classification
+from research.configs import (
+    autodiff,
+    callbacks,
+    char_gru,
+    classification,
+    custom_layer,
+    custom_losses,
+    functional_graphs,
+    imbalanced,
+    mnist_tape,
+    partial_updates,
+    transfer,
+)
 from research.study import InputError
 from scripts import export
 from tests.scripts.test_train import run
@@ -76,6 +89,37 @@ def test_the_saved_model_serves_inputs_as_they_are_stored(exported):
     model = runner.restore(exported[0])[""].model
     np.testing.assert_allclose(served, model.predict(normalized.x, verbose=0), rtol=1e-4, atol=1e-6)
     assert not np.allclose(served, serving(inputs=tf.constant(normalized.x))["predictions"].numpy(), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("module", "part", "changes"),
+    [
+        (callbacks, None, {}),
+        (custom_layer, None, {"units": 10}),
+        (custom_losses, "subclass", {}),
+        (custom_losses, "layer", {}),
+        (functional_graphs, "residual-2", {"width": 8}),
+        (imbalanced, "tf_data", {}),
+        (mnist_tape, None, {}),
+        (partial_updates, "policy", {}),
+        (transfer, "source-0", {}),
+    ],
+    ids=lambda value: getattr(value, "__name__", value if isinstance(value, str) else "").rpartition(".")[2],
+)
+def test_a_study_of_scaled_inputs_is_served_inputs_as_they_are_stored(module, part, changes, tmp_path):
+    settings = small(module, **changes)
+    if "normalize" in settings:
+        settings.normalize = "zscore"
+    built = study.build(settings)
+    made = built if part is None else built.make(part, {}, seed=0)
+    scaled = next(iter(made.test.blocks(Position()))).tensors[0]
+    expected = made.model(tf.nest.map_structure(lambda stacked: stacked[0], scaled))
+    raw = exports.example_inputs(made)
+    np.testing.assert_allclose(raw, np.rint(raw), atol=1e-5, err_msg="digits are stored as whole numbers")
+    assert 15 < raw.max() < 17
+    path = exports.write(made, tmp_path, ["saved_model"])["saved_model"]
+    served = tf.saved_model.load(str(path)).signatures["serving_default"](inputs=tf.constant(raw))["predictions"]
+    np.testing.assert_allclose(served, expected[: len(raw)], rtol=1e-4, atol=1e-5)
 
 
 def test_exporting_again_replaces_what_is_there(exported, monkeypatch):

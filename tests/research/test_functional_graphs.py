@@ -92,7 +92,7 @@ def test_the_comparison_shows_weights_gradient_and_accuracy_of_each_part(capsys,
     runs = runner.train(study.build(settings), settings, workdir=tmp_path, compile="graph")
     assert list(runs) == ["shared-2", "shared-5"]
     said = capsys.readouterr().out
-    assert said.rstrip().count("first_gradient") >= 1 and f"{runs['shared-5'].study.model.count_params():.4f}" in said
+    assert said.rstrip().count("first_gradient") >= 1 and f" {runs['shared-5'].study.model.count_params():,} " in said
     assert runs["shared-2"].study.model.count_params() == runs["shared-5"].study.model.count_params()
     assert (tmp_path / "plots" / "depths.png").is_file()
     for run in runs.values():

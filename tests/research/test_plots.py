@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import types
 
+import keras
 import pytest
 
+from loops import hooks
 from research import plots
 
 
 def history(**logs):
-    return types.SimpleNamespace(history=logs, epoch=list(range(len(next(iter(logs.values()), [])))))
+    """What a run keeps that logged these values; None: not in this epoch."""
+    kept = hooks.History()
+    for epoch in range(max(map(len, logs.values()), default=0)):
+        loop = types.SimpleNamespace(progress=types.SimpleNamespace(epoch=epoch, steps_per_epoch=1))
+        kept.on_epoch_end(loop, {name: values[epoch] for name, values in logs.items() if values[epoch] is not None})
+    return kept
 
 
 def test_one_panel_a_metric_with_training_and_validation():
@@ -31,10 +38,28 @@ def test_the_best_epoch_is_marked_where_it_was():
 
 
 def test_a_metric_that_began_later_is_drawn_at_its_own_epochs():
-    figure = plots.learning_curves(history(loss=[3.0, 2.0, 1.0], val_loss=[1.5]), best=0)
+    figure = plots.learning_curves(history(loss=[3.0, 2.0, 1.0], val_loss=[None, None, 1.5]), best=0)
     validation = next(line for line in figure.axes[0].lines if line.get_label() == "validation")
     assert list(validation.get_xdata()) == [3]
     assert figure.axes[0].get_title(loc="right") == ""
+
+
+def test_what_is_logged_now_and_then_is_drawn_at_its_own_epochs():
+    logged = history(loss=[4.0, 3.0, 2.0, 1.0, 0.5], val_loss=[None, 2.5, None, 1.5, None], check_loss=[7.0, None, 6.0, None, None])
+    figure = plots.learning_curves(logged, best=3)
+    loss, check = figure.axes
+    validation = next(line for line in loss.lines if line.get_label() == "validation")
+    assert (list(validation.get_xdata()), list(validation.get_ydata())) == ([2, 4], [2.5, 1.5])
+    assert validation.get_marker() == "o" and loss.get_title(loc="right") == "1.5 at the best epoch, 4"
+    assert list(check.lines[0].get_xdata()) == [1, 3] and check.get_title(loc="right") == ""
+
+
+def test_of_keras_own_history_only_what_every_epoch_logged_is_drawn():
+    kept = keras.callbacks.History()
+    kept.history, kept.epoch = {"loss": [3.0, 2.0, 1.0], "val_loss": [1.5]}, [0, 1, 2]
+    (axes,) = plots.learning_curves(kept, best=2).axes
+    assert [line.get_label() for line in axes.lines if len(line.get_xdata()) == 3] == ["train"]
+    assert axes.get_title(loc="right") == "1 at the best epoch, 3"
 
 
 def test_a_run_without_a_finished_epoch_has_no_curves():

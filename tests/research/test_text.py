@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
@@ -37,14 +38,27 @@ def test_the_parts_make_up_the_text():
 
 def test_a_file_that_is_not_the_original_is_named(tmp_path):
     (tmp_path / "tinyshakespeare").mkdir()
-    with pytest.raises(InputError, match="input.txt cannot be read"):
-        text.load("tinyshakespeare", data_dir=tmp_path)
     (tmp_path / "tinyshakespeare" / "input.txt").write_text("Now is the winter")
     with pytest.raises(InputError, match=r"input.txt is damaged or not the original file \(md5"):
         text.load("tinyshakespeare", data_dir=tmp_path)
 
 
-def test_without_a_folder_it_says_what_would_do(monkeypatch):
+def test_without_the_file_it_is_downloaded_and_checked(tmp_path, monkeypatch):
+    (tmp_path / "other.txt").write_text("Now is the winter")
+    asked = []
+    monkeypatch.setattr(keras.utils, "get_file", lambda name, origin, file_hash: asked.append(origin) or str(tmp_path / "other.txt"))
+    with pytest.raises(InputError, match="other.txt is damaged"):
+        text.load("tinyshakespeare", data_dir=tmp_path)
+    assert asked == ["https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"]
+
+
+def test_offline_it_says_what_would_do(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise Exception("URL fetch failure")
+
     monkeypatch.delenv("TAPELOOPS_DATA", raising=False)
-    with pytest.raises(InputError, match="tinyshakespeare/input.txt by --data_dir"):
+    monkeypatch.setattr(keras.utils, "get_file", offline)
+    with pytest.raises(InputError, match="could not be downloaded .*put input.txt in a folder tinyshakespeare/ below --data_dir"):
         text.load("tinyshakespeare")
+    with pytest.raises(InputError, match=f"put input.txt in {tmp_path / 'tinyshakespeare'}"):
+        text.load("tinyshakespeare", data_dir=tmp_path)
