@@ -165,7 +165,7 @@ def _weights(loop: TrainLoop) -> list[Any]:
     # Keras's `weights` leave out seed generators and metrics: what the best epoch drew is no part of what it learnt.
     if loop.task.model is not None:
         return list(loop.task.model.weights)
-    return [*loop.task.trainable_variables, *loop.task.non_trainable_variables]
+    return loop.task.tracked.model_variables()  # in an order that does not depend on what is frozen
 
 
 def _optimizer_variables(loop: TrainLoop) -> list[Any]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loops.hooks import EarlyStopping, Evaluate
-from tests.hooks.fake_loop import FakeLoop, tiny_model
+from tests.hooks.fake_loop import FakeLoop, FakeTask, tiny_model
 
 VALUES = st.one_of(st.none(), st.sampled_from([0.0, 0.5, 0.5000001, 1.0, 2.0, math.inf, -math.inf, math.nan]), st.floats(-2, 2, width=32))
 OPTIONS = st.fixed_dictionaries(
@@ -178,3 +178,28 @@ def test_evaluations_within_an_epoch_can_stop_it(model):
 def test_verbose_says_what_happened(model, capsys):
     run_ours(EarlyStopping(patience=1, verbose=1, restore_best_weights=True), model, [1.0, 2.0])
     assert capsys.readouterr().out == "Epoch 2: early stopping\nRestoring the weights of the best epoch: 1.\n"
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_layers_that_were_frozen_or_freed_meanwhile_get_their_own_best_weights_back(resumed):
+    def begin():
+        layers = [keras.layers.Dense(1) for _ in range(3)]
+        for layer in layers:
+            layer.build([None, 1])
+        layers[0].trainable = False
+        hook = EarlyStopping(patience=2, restore_best_weights=True)
+        return layers, hook, FakeLoop([hook], task=FakeTask(None, network=layers))
+
+    layers, hook, loop = begin()
+    for i, layer in enumerate(layers):
+        layer.set_weights([np.full([1, 1], i, "float32"), np.full([1], i, "float32")])
+    loop.run([{"val_loss": 0.5}])
+    if resumed:
+        saved = loop.save()
+        layers, hook, loop = begin()
+        loop.resume(saved)
+    layers[0].trainable, layers[1].trainable = True, False
+    loop.run([{"val_loss": 1.0}] * 2)
+    assert hook.stopped_epoch == 2
+    for i, layer in enumerate(layers):
+        assert [w.item() for w in layer.get_weights()] == [i, i]
