@@ -193,8 +193,10 @@ def _key(program: Program, feed: Feed, guarded: bool) -> str:
     """A digest of all that a measurement depends on: the operations, the sizes, the machine, the versions."""
     graph = program.step.concrete(feed.element_spec).graph
     step = [(op.type, [str(output.shape) for output in op.outputs]) for op in graph.get_operations()]
-    block = next(iter(feed.blocks(Position())))
-    text = repr((_FORMAT, step, block.capacity, str(feed.element_spec), guarded, _machine(), tf.__version__, keras.__version__))
+    # Not the size of a block that was read: it may depend on how fast the data came.
+    text = repr(
+        (_FORMAT, step, getattr(feed, "block_steps", None), str(feed.element_spec), guarded, _machine(), tf.__version__, keras.__version__)
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import loops
 from loops import auto_mode, mode_cache
+from loops.feeds.py_dataset import PyDatasetFeed
 from loops.program import Program
 from loops.traced_step import GlobalStep
 from tests.loops import tiny
@@ -72,6 +73,21 @@ def test_a_choice_is_remembered_for_the_same_step(measured, capsys):
     assert trained().mode == "xla" and len(seen) == count
     assert "as was measured earlier" in capsys.readouterr().out
     assert trained(task=tiny.Classifier(keras.optimizers.SGD())).mode == "graph", "another step is measured by itself"
+
+
+def test_a_choice_is_remembered_however_fast_the_data_came(measured, monkeypatch, capsys):
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            return tuple(part[16 * index : 16 * (index + 1)] for part in tiny.data(96))
+
+    seen = measured(3.0)
+    for seconds in (1e9, 0.0):  # all six batches fill a block; each is a block of its own
+        monkeypatch.setattr("loops.feeds.stacking._SECONDS", seconds)
+        trained(feed=PyDatasetFeed(Batches()))
+    assert "as was measured earlier" in capsys.readouterr().out and len(seen) == 2 * auto_mode._ROUNDS
 
 
 def test_a_measurement_leaves_no_trace_even_in_variables_that_nobody_tracks(measured):
