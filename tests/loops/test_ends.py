@@ -30,6 +30,14 @@ def loop_with(*given, **settings):
     return loops.TrainLoop(tiny.Classifier(), loops.ArrayFeed(tiny.data(64), 16), given, **settings)
 
 
+@pytest.fixture
+def default_interrupts():
+    """Python's own handler of SIGINT, in jobs too that a shell started in the background, which ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_reaching_the_target_is_finished_and_a_hooks_stop_is_stopped():
     for hook, outcome in (
         (hooks.LambdaHook(), "finished"),
@@ -43,7 +51,7 @@ def test_reaching_the_target_is_finished_and_a_hooks_stop_is_stopped():
     assert loop.progress.step == 4
 
 
-def test_ctrl_c_ends_after_the_call_in_progress_with_everything_in_the_workdir(tmp_path):
+def test_ctrl_c_ends_after_the_call_in_progress_with_everything_in_the_workdir(tmp_path, default_interrupts):
     end = Ends()
     interrupt = hooks.LambdaHook(every="6 steps", on_window_end=lambda loop, window: os.kill(os.getpid(), signal.SIGINT))
     loop = loop_with(end, interrupt, workdir=tmp_path / "run")
@@ -56,7 +64,7 @@ def test_ctrl_c_ends_after_the_call_in_progress_with_everything_in_the_workdir(t
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_fit_raises_the_interrupt_when_it_has_ended_cleanly():
+def test_fit_raises_the_interrupt_when_it_has_ended_cleanly(default_interrupts):
     import keras
 
     model = keras.Sequential([keras.Input([tiny.N_FEATURES]), keras.layers.Dense(3)])
