@@ -160,20 +160,25 @@ class Keeper:
             raise NonFiniteError(f"{message} The budget of {policy.budget} for {policy.action!r} is used up.")
         self.decisions[policy.action] += 1
 
+    @property
+    def good(self) -> RunState:
+        """The state that `roll_back` goes back to."""
+        assert self._good is not None
+        return self._good
+
     def roll_back(self, parts: Parts) -> int:
-        """Goes back to the last good state; the feed stays where it is.
+        """Goes back to the last good state, whose `trainable` flags are set already; the feed stays where it is.
 
         Returns:
             The step that the run went back to.
         """
-        assert self._good is not None
         progress, counts = parts.progress, {kind: self.decisions[kind] for kind in ("skip", "rollback")}
         position = progress.position
-        runstate.restore(parts, self._good)
+        runstate.restore(parts, self.good)
         progress.pass_index, progress.batch = position.pass_index, position.batch
         self.decisions.update(counts)
         parts.execution.rewind()
-        return self._good.step
+        return self.good.step
 
     def close(self) -> str | None:
         """Waits for what is being written and lets go of the folder; why the last state could not be saved, or None."""

@@ -26,7 +26,7 @@ from loops.replicas import local_variables
 from loops.schedules import LearningRates
 from loops.task import Task
 
-__all__ = ["MismatchError", "Parts", "RunState", "apply_flags", "check_model", "gather", "restore", "select"]
+__all__ = ["MismatchError", "Parts", "RunState", "apply_flags", "check_model", "gather", "layers_of", "restore", "select"]
 
 
 class MismatchError(ValueError):
@@ -195,29 +195,28 @@ def _check_group(group: str, variables: Sequence[Any], arrays: Mapping[str, np.n
 
 def flags_of(task: Task) -> dict[str, list[bool]]:
     """The `trainable` flags of layers and variables."""
-    return {"layers": [bool(layer.trainable) for layer in _layers(task)], "variables": [bool(v.trainable) for v in _variables(task)]}
+    return {"layers": [bool(layer.trainable) for layer in layers_of(task)], "variables": [bool(v.trainable) for v in _variables(task)]}
 
 
-def apply_flags(task: Task, flags: Mapping[str, list[bool]]) -> bool:
-    """Sets what `flags_of` gave, as far as the layers exist by now; True if a variable's flag changed."""
-    before = [v.trainable for v in _variables(task)]
-    for items, wanted in ((_layers(task), flags["layers"]), (_variables(task), flags["variables"])):
+def apply_flags(task: Task, flags: Mapping[str, list[bool]]) -> None:
+    """Sets what `flags_of` gave, as far as the layers exist by now."""
+    for items, wanted in ((layers_of(task), flags["layers"]), (_variables(task), flags["variables"])):
         if len(items) == len(wanted):
             # A layer hands its flag on to those inside it, which follow it in the list.
             for item, flag in zip(items, wanted, strict=True):
                 if item.trainable != flag:
                     item.trainable = flag
-    return before != [v.trainable for v in _variables(task)]
+
+
+def layers_of(task: Task) -> list[Any]:
+    """The task's Keras layers and those inside them, each once."""
+    inner = [layer for outer in task.models if isinstance(outer, keras.layers.Layer) for layer in outer._flatten_layers()]
+    return list({id(layer): layer for layer in inner}.values())
 
 
 def select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The entries below `prefix`, without it."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _layers(task: Task) -> list[Any]:
-    inner = [layer for outer in task.models if isinstance(outer, keras.layers.Layer) for layer in outer._flatten_layers()]
-    return list({id(layer): layer for layer in inner}.values())
 
 
 def _variables(task: Task) -> list[Any]:

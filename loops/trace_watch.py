@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+
+from loops import runstate
 from loops.task import Task
 
 __all__ = ["TraceWatch"]
@@ -18,14 +21,15 @@ class TraceWatch:
 
     def __init__(self, task: Task):
         self._task = task
-        self._variables = task.tracked.model_variables()
+        self._watched = [*task.tracked.model_variables(), *runstate.layers_of(task)]
         self._flags = self._current_flags()
         self._constants = _constants(task)
 
     def changed_flags(self) -> str | None:
-        """Names variables whose `trainable` changed, or None."""
-        changed = [v for v, old, new in zip(self._variables, self._flags, self._current_flags(), strict=True) if old != new]
-        names = ", ".join(getattr(v, "path", v.name) for v in changed[:3])
+        """Names what changed its `trainable`: variables, else layers (which may read their flag when they are called); or None."""
+        changed = [item for item, old, new in zip(self._watched, self._flags, self._current_flags(), strict=True) if old != new]
+        changed = [item for item in changed if not isinstance(item, keras.layers.Layer)] or changed
+        names = ", ".join(getattr(item, "path", None) or item.name for item in changed[:3])
         return (names + (" and others" if len(changed) > 3 else "")) or None
 
     def changed_constants(self) -> list[str]:
@@ -41,7 +45,7 @@ class TraceWatch:
         return told
 
     def _current_flags(self) -> list[bool]:
-        return [bool(v.trainable) for v in self._variables]
+        return [bool(item.trainable) for item in self._watched]
 
 
 def _constants(task: Task) -> dict[str, Any]:

@@ -179,6 +179,16 @@ class TrainLoop(LoopFace):
         if names := self._watch.changed_flags():
             self.retrace(f"`trainable` changed for {names}")
 
+    def _trace(self) -> None:
+        """Has the step traced, if it is not, and remembers what the trace took for constant."""
+        self._execution_now.build()
+        self._watch = self._watch or TraceWatch(self.task)
+
+    def _set_flags(self, saved: RunState) -> None:
+        """Sets the `trainable` flags of a state that is about to be restored, and retraces if the step was traced with others."""
+        runstate.apply_flags(self.task, saved.state["trainable"])
+        self._check_trace()
+
     def _settle(self) -> bool:
         """Reads how the steps since the last look went; False if one was bad, and the state is that from before it."""
         bad = self._execution_now.settle()
@@ -264,6 +274,7 @@ class TrainLoop(LoopFace):
         if policy.action == "skip":
             print(f"{message} The batch is skipped.", flush=True)
             return
+        self._set_flags(self._keeper.good)
         step = self._keeper.roll_back(self._parts())
         # The state is that from before an epoch began: it has to begin, here as after a kill.
         self._epoch_anew, self._read = self.progress.step_in_epoch == 0, None
@@ -293,6 +304,8 @@ class TrainLoop(LoopFace):
             raise SaveError(failure)
 
     def _parts(self) -> Parts:
+        if self.graph is None and self.mode != "eager":
+            self._trace()  # after a retrace; variables that only the traced step leads to belong to the state
         run = self._execution_now
         return Parts(self.task, self.progress, self._logs, self._looks, run, self.learning_rate, self._keeper.decisions, self.clock())
 
@@ -393,9 +406,8 @@ class TrainLoop(LoopFace):
                 raise ValueError(random_ops.refusal(found))
 
     def _restore(self, saved: RunState) -> None:
-        self._execution_now.build()
-        if runstate.apply_flags(self.task, saved.state["trainable"]):
-            self._execution_now.use(self._new_program(self._mode))
+        self._trace()
+        self._set_flags(saved)
         self._keeper.restore(self._parts(), saved)
         if self._target_reached() or self.stopping:
             reason = self.stop_reason or f"{self.progress.step:,} steps, {len(self.history.epoch)} epochs"

@@ -191,3 +191,42 @@ def test_a_spike_rolls_back():
     kept = loops.TrainLoop(Regression(), loops.ArrayFeed((x[50 * BATCH :], y[50 * BATCH :]), BATCH))
     kept.run(epochs=1)
     tiny.assert_same_bits(tiny.state(loop.task), tiny.state(kept.task))
+
+
+def frozen_at_first():
+    task = tiny.Classifier()
+    task.model.layers[0].trainable = False
+    return task
+
+
+@pytest.mark.parametrize("compile", ["graph", "xla", "eager"])
+def test_a_rollback_past_an_unfreeze_freezes_again(compile):
+    def trained(data):
+        task, x, y = frozen_at_first(), *data
+        evaluate = hooks.Evaluate(loops.ArrayFeed(tiny.data(16), 16), "test", every=loops.triggers.At(2))
+        unfreeze = hooks.Unfreeze(task.model.layers[0], monitor="test_loss", threshold=1e9, at="evaluation")
+        loop = loops.TrainLoop(task, loops.ArrayFeed((x, y), BATCH), [evaluate, unfreeze], compile=compile, on_nonfinite="rollback")
+        loop.run(epochs=1)
+        return loop
+
+    # The layer is set free at step 2 and frozen again by the rollback to step 0: two of the three batches that are left are without it.
+    x, y = tiny.data(128)
+    loop, clean = trained(poisoned(4, n=128)), trained((x[5 * BATCH :], y[5 * BATCH :]))
+    assert loop.history.history["rollbacks"] == [1] and loop.progress.step == clean.progress.step == 3
+    tiny.assert_same_bits(tiny.state(loop.task), tiny.state(clean.task))
+
+
+def test_a_flag_that_is_taken_back_at_the_same_boundary_costs_no_retrace():
+    class FreeAndGoBack(hooks.Hook):
+        every = loops.triggers.At(3)
+        rolls_back = True
+
+        def on_window_end(self, loop, window):
+            loop.task.model.layers[0].trainable = True
+            loop.rollback("It was too early.")
+
+    loop = loops.TrainLoop(frozen_at_first(), loops.ArrayFeed(tiny.data(80), BATCH), [FreeAndGoBack()], on_nonfinite="rollback")
+    frozen = loop.task.model.layers[0].get_weights()
+    loop.run(epochs=1)
+    assert loop.progress.step == 2 and not loop.task.model.layers[0].trainable and loop.task.traces == 1
+    tiny.assert_same_bits(loop.task.model.layers[0].get_weights(), frozen)

@@ -422,3 +422,74 @@ def test_fit_carries_on_too(tmp_path):
     assert history.history == expected.history
     for a, b in zip(model.variables, whole.variables, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+# Variables that only the traced step leads to, when the step is not traced as it was.
+
+
+class Steps(tiny.Classifier):
+    """Counts its steps in a variable that no attribute leads to."""
+
+    def __init__(self, *, built=True):
+        super().__init__()
+        if not built:
+            self.model = keras.Sequential([keras.layers.Dense(5, "tanh"), keras.layers.Dense(3, "softmax")])
+        count = tf.Variable(0, dtype=tf.int64)
+        self.count = lambda: count
+
+    def train_step(self, batch):
+        self.count().assign_add(1)
+        return super().train_step(batch)
+
+
+def _freeze(loop):
+    loop.task.model.layers[0].trainable = False
+
+
+def _retrace(loop):
+    loop.retrace("it was asked for")
+    loop.save()
+
+
+@pytest.mark.parametrize("built", [True, False], ids=["built", "built by the data"])
+@pytest.mark.parametrize("act", [_freeze, _retrace])
+@pytest.mark.parametrize("at", [2, 3])
+def test_a_retrace_loses_no_variable_that_only_the_step_uses(at, act, built, tmp_path):
+    def run(workdir, steps):
+        chosen = [hooks.LambdaHook(every=loops.triggers.At(at), on_window_end=lambda loop, window: act(loop))]
+        loop = make(workdir, Steps(built=built), chosen=chosen)
+        loop.run(steps=steps)
+        return loop
+
+    whole = run(tmp_path / "whole", 5)
+    run(tmp_path / "parts", 3)
+    again = run(tmp_path / "parts", 5)
+    assert int(again.task.count()) == again.progress.step == 5
+    tiny.assert_same_bits(tiny.state(again.task), tiny.state(whole.task))
+
+
+def test_saving_between_runs_after_a_hook_was_attached_keeps_what_only_the_step_uses(tmp_path):
+    class Observes(hooks.Hook):
+        observes = frozenset({"gradients"})
+
+    loop = make(tmp_path, Steps())
+    loop.run(steps=2)
+    loop.attach(Observes())
+    loop.save()
+    again = make(tmp_path, Steps())
+    again.run(steps=5)
+    assert int(again.task.count()) == 5
+
+
+def test_a_flag_that_changes_right_after_a_save_that_traced_is_obeyed(tmp_path):
+    def act(loop):
+        if loop.progress.step == 7:
+            _retrace(loop)
+
+    freeze = hooks.LambdaHook(on_epoch_begin=lambda loop: _freeze(loop) if loop.progress.epoch == 1 else None)
+    retrace = hooks.LambdaHook(every=loops.triggers.At(7), on_window_end=lambda loop, window: act(loop))
+    loop = make(tmp_path, chosen=[freeze, retrace])
+    loop.run(epochs=1)
+    before = loop.task.model.layers[0].get_weights()
+    loop.run(epochs=2)
+    tiny.assert_same_bits(loop.task.model.layers[0].get_weights(), before)

@@ -160,6 +160,26 @@ def test_a_changed_trainable_flag_is_noticed_announced_and_obeyed(capsys):
     assert capsys.readouterr().out.count("Retracing the training step: `trainable` changed") == 3
 
 
+@pytest.mark.parametrize("compile", ["graph", "xla"])
+def test_a_changed_flag_of_a_layer_without_trainable_variables_is_obeyed(compile, capsys):
+    # A frozen batch normalization normalizes by its moving statistics, and leaves them as they are.
+    class Freeze(hooks.Hook):
+        def on_epoch_end(self, loop, logs):
+            loop.task.model.layers[0].trainable = loop.progress.epoch == 1
+
+    task = tiny.Classifier()
+    norm = keras.layers.BatchNormalization(center=False, scale=False, name="plain_norm")
+    task.model = keras.Sequential([keras.Input([tiny.N_FEATURES]), norm, keras.layers.Dense(tiny.N_CLASSES, "softmax")])
+    loop = loops.TrainLoop(task, loops.ArrayFeed(tiny.data(64), 16), [Freeze()], compile=compile)
+    moving = [norm.get_weights()]
+    for epochs in (1, 2, 3):
+        loop.run(epochs=epochs)
+        moving.append(norm.get_weights())
+    tiny.assert_same_bits(moving[1], moving[2])
+    assert not np.array_equal(moving[0][0], moving[1][0]) and not np.array_equal(moving[2][0], moving[3][0])
+    assert capsys.readouterr().out.count("plain_norm.") == 3
+
+
 def test_a_layer_that_is_frozen_at_first_can_be_freed_later():
     class Free(hooks.Hook):
         def on_epoch_end(self, loop, logs):
