@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from loops import triggers
+from loops import Timing, triggers
 from loops.hooks import History
 from loops.progress import Progress
 from loops.schedules import LearningRates
@@ -56,7 +56,7 @@ class FakeLoop:
         self.learning_rate = LearningRates(self.task.optimizers)
         self.evaluations = dict.fromkeys(evaluations)
         self.progress = Progress(steps_per_epoch=steps)
-        self.now = 0.0
+        self.now, self.timing = 0.0, Timing()
         self.steps_per_epoch: int | None = steps
         self.feed = types.SimpleNamespace(steps_per_epoch=steps)
         self.workdir: pathlib.Path | None = None

@@ -49,11 +49,9 @@ def slow_batches():
         yield x, y
 
 
-@pytest.mark.parametrize("feed", ["iterator", "blocks"])
-def test_waiting_within_a_call_is_told_from_computing(feed):
+def test_waiting_within_a_call_is_told_from_computing():
     spec = (tf.TensorSpec([16, tiny.N_FEATURES], tf.float32), tf.TensorSpec([16], tf.int64))
-    dataset = tf.data.Dataset.from_generator(slow_batches, output_signature=spec)
-    source = loops.DatasetFeed(dataset) if feed == "iterator" else loops.GeneratorFeed(slow_batches)
+    source = loops.DatasetFeed(tf.data.Dataset.from_generator(slow_batches, output_signature=spec))
     hook = hooks.Profile(6, 25, stream=io.StringIO())
     loop = loops.TrainLoop(tiny.Classifier(), source, [hook])
     loop.run(steps=30)
