@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -291,7 +292,10 @@ def _weights(folder: pathlib.Path) -> pathlib.Path:
 def _load(study: Study, folder: pathlib.Path) -> None:
     weights = _weights(folder)
     try:
-        study.model.load_weights(weights)
+        with warnings.catch_warnings():
+            # The file holds the optimizer's state too, which is of no use to a model that is only to predict.
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            study.model.load_weights(weights)
     except (OSError, ValueError) as error:
         raise InputError(f"{weights} does not hold the weights of this study's model ({str(error).splitlines()[0]}).") from error
 

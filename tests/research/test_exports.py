@@ -9,6 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import keras
@@ -48,7 +49,7 @@ def exported(tmp_path_factory):
     """A trained run, and what the program said when it exported it."""
     workdir = tmp_path_factory.mktemp("runs") / "first"
     keras.utils.clear_session(free_memory=False)
-    settings = small(hidden=(20,))
+    settings = small(hidden=(20,), **{"optimizer.name": "adam"})
     runner.train(study.build(settings), settings, workdir=workdir)
     return workdir, *run(export, f"--workdir={workdir}")
 
@@ -67,6 +68,12 @@ def test_every_form_is_read_in_a_fresh_process_and_predicts_the_same(exported):
     _, code, output, errors = exported
     assert code == 0, output + errors
     assert len(re.findall("the same predictions", output)) == 5 and "architecture.json: the same layers" in output
+
+
+def test_weights_are_read_back_without_a_warning_about_their_optimizer(exported):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runner.restore(exported[0])
 
 
 def test_the_forms_can_be_read_by_what_keras_and_tensorflow_have(exported):
