@@ -370,6 +370,8 @@ class TrainLoop(LoopFace):
             self._examine()
         if saved is not None:
             self._restore(saved)
+        if self.graph is not None:  # traced already: what hooks change from here on has to be noticed
+            self._watch = self._watch or TraceWatch(self.task)
         self._looks.start(self.progress.step, self.clock())
         if self.steps_per_epoch is not None or self._feed.steps_per_epoch is not None:
             self.progress.steps_per_epoch = self.steps_per_epoch or self._feed.steps_per_epoch

@@ -303,3 +303,16 @@ def test_every_watcher_of_evaluation_batches_is_told():
     ).run(epochs=1)
     assert watchers[0].batches == watchers[1].batches
     assert [b[:2] for b in watchers[0].batches] == [(0, False), (1, False), (2, False), (3, True)]
+
+
+@pytest.mark.parametrize("with_workdir", [True, False])
+def test_flags_that_change_as_the_first_epoch_begins_are_obeyed(with_workdir, tmp_path):
+    class Freeze(hooks.Hook):
+        def on_epoch_begin(self, loop):
+            loop.task.model.layers[0].trainable = False
+
+    task = tiny.Classifier()
+    before = [np.asarray(w) for w in task.model.layers[0].weights]
+    loop = loops.TrainLoop(task, loops.ArrayFeed(tiny.data(32), 16), [Freeze()], workdir=tmp_path if with_workdir else None)
+    loop.run(epochs=1)
+    tiny.assert_same_bits(before, [np.asarray(w) for w in task.model.layers[0].weights])
