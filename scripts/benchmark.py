@@ -5,6 +5,7 @@
     python scripts/benchmark.py --contenders=fit,loops --markdown
     python scripts/benchmark.py --peers=torch,lightning,jax              # those that are installed join
     python scripts/benchmark.py --batch_sizes=32,128,512                 # each workload in each batch size
+    python scripts/benchmark.py --contenders=loops_xla,products          # beside the matrix products alone, in NumPy
 
 Contenders take turns, round after round, so that a machine that becomes slower does so for all. A ratio is formed within each round; shown
 is the median over the rounds. Compiling and a first epoch come before the first round and do not count.
@@ -66,10 +67,11 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
 def main(args: flags.FlagValues) -> int:
     with command_line.quiet_tensorflow():
         from research.benchmark_contenders import CONTENDERS
+        from research.benchmark_limit import Products
         from research.benchmark_workloads import WORKLOADS
 
     workloads = _sized(_chosen(args.workloads, WORKLOADS, "workload"), args.batch_sizes, args.rows)
-    contenders = _chosen(args.contenders, CONTENDERS, "contender")
+    contenders = _chosen(args.contenders, {**CONTENDERS, "products": Products}, "contender")
     if args.peers:
         from research import benchmark_peers
 

@@ -6,10 +6,12 @@ import contextlib
 import io
 import json
 
+import numpy as np
 import pytest
 
 from research import command_line
 from research.benchmark_contenders import CONTENDERS
+from research.benchmark_limit import Products
 from research.benchmark_workloads import WORKLOADS
 from scripts import benchmark
 
@@ -75,6 +77,18 @@ def test_peers_have_a_column_when_they_run():
     rates = {**RATES, "torch": [150.0, 100.0, 180.0], "jax": [100.0, 100.0, 100.0]}
     assert benchmark.ratios(rates)["vs best peer"]["loops"] == 2.0 and "vs best peer" not in benchmark.ratios(RATES)
     assert benchmark.table(rates)[-2] == "best peer: torch"
+
+
+def test_the_limit_does_all_products_of_a_step_and_no_other(tmp_path, monkeypatch):
+    flops = []
+    product = np.matmul
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: (flops.append(a.shape[0] * a.shape[1] * b.shape[1]), product(a, b, out=out)))
+    contender = Products()
+    contender.setup(WORKLOADS["mlp_sgd"].resized(rows=32), tmp_path)
+    flops.clear()
+    assert contender.run(1).steps == 1
+    forward = [784 * 300, 300 * 100, 100 * 10]
+    assert sum(flops) == 32 * (3 * sum(forward) - forward[0])
 
 
 def test_ratios_are_medians_over_rounds_not_ratios_of_medians():
