@@ -11,6 +11,12 @@ from loops.feeds import iterator_state, pipelines
 from loops.feeds.pipelines import Pipeline, Replay, findings
 
 
+@pytest.fixture(autouse=True)
+def _no_global_seed():
+    """Which another test may have set in this process, and which would be the seed of pipelines that have none."""
+    tf.random.set_seed(None)
+
+
 def numbers(n=40):
     return tf.data.Dataset.range(n)
 
