@@ -86,7 +86,7 @@ def _filled(numbers: Function) -> Function:
         key, counter = tf.convert_to_tensor(key), tf.convert_to_tensor(counter)
         dtype = rest["dtype"] if "dtype" in rest else tf.convert_to_tensor(rest["minval"]).dtype
         fast = functools.partial(numbers, i, key, counter, **rest)
-        return _by_compiler(name, lambda: stock(tf.shape(i), key, counter, alg, **rest), lambda: _kept(fast, key, i, dtype))
+        return _by_compiler(name, lambda: stock(tf.shape(i), key, counter, alg, **rest), lambda: _kept(fast, counter, i, dtype))
 
     return draw
 
@@ -97,7 +97,7 @@ def _multinomial(stock: Function, name: str, *, logits: Any, num_samples: Any, s
 
     def fast() -> Any:
         key, counter = philox.key_and_counter(seed)
-        return _kept(lambda: philox.categorical(i, key, counter, logits, output_dtype), key, i, output_dtype)
+        return _kept(lambda: philox.categorical(i, key, counter, logits, output_dtype), counter, i, output_dtype)
 
     return _by_compiler(name, lambda: stock(logits, num_samples, seed, output_dtype), fast)
 
@@ -182,10 +182,11 @@ def _element_numbers(shape: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.range(tf.reduce_prod(tf.cast(shape, dtype))), shape)
 
 
-def _kept(numbers: Function, key: tf.Tensor, i: tf.Tensor, dtype: Any) -> tf.Tensor:
+def _kept(numbers: Function, counter: tf.Tensor, i: tf.Tensor, dtype: Any) -> tf.Tensor:
     """Numbers that XLA computes once, not anew in each loop that reads them, forward and backward.
 
-    It does not see that the condition always holds, and does not look into conditionals.
+    It fuses nothing across the borders of a conditional, and does not see that this condition always holds. But it makes a selection, which
+    is no border, of one that has only elementwise ops in its branches; hence the sort in the branch that is never taken.
     """
-    holds = tf.bitwise.bitwise_and(key[0], tf.constant(1, tf.uint64)) < tf.constant(2, tf.uint64)
-    return tf.stop_gradient(tf.cond(holds, numbers, lambda: tf.zeros_like(i, dtype)))
+    holds = tf.bitwise.bitwise_and(counter[0], tf.constant(1, tf.uint64)) < tf.constant(2, tf.uint64)
+    return tf.stop_gradient(tf.cond(holds, numbers, lambda: tf.fill(tf.shape(i), tf.cast(tf.sort(counter)[0], dtype))))
