@@ -16,7 +16,7 @@ from loops.logs import Collect, LogSpec, merge_replicas, row_of
 from loops.step_clock import StepClock
 from loops.step_context import StepContext, Transform
 from loops.task import Task
-from loops.xla_random import FastRandomOps
+from loops.xla_ops import FastOps
 
 __all__ = ["GlobalStep", "StepMeta"]
 
@@ -160,7 +160,7 @@ class GlobalStep:
             several = tf.distribute.get_strategy().num_replicas_in_sync > 1
             keep = self._per_replica_state() if several else []
             scope = tf.xla.experimental.jit_scope() if self._xla and several else contextlib.nullcontext()
-            with scope, FastRandomOps() if self._xla else contextlib.nullcontext():
+            with scope, FastOps() if self._xla else contextlib.nullcontext():
                 returned = self._user_step()(batch)
             for variable, before in keep:
                 # Statistics over no example are NaN: an empty replica keeps what it had.

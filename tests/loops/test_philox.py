@@ -8,7 +8,7 @@ import tensorflow as tf
 from scipy import stats
 
 from loops import philox
-from loops.xla_random import FastRandomOps
+from loops.xla_ops import FastOps
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 SEEDS = ([0, 0], [1, 2], [-1, -2], [2**31 - 1, -(2**31)])
@@ -21,7 +21,7 @@ def compiled(draw, *arguments):
 
     @tf.function(jit_compile=True, autograph=False)
     def by_xla(*given):
-        with FastRandomOps():
+        with FastOps():
             return draw(*given)
 
     return by_xla(*arguments), draw(*arguments)
@@ -75,7 +75,7 @@ def test_masks_shuffles_and_generators_are_the_kernels():
 
     @tf.function(jit_compile=True)
     def generated():
-        with FastRandomOps():
+        with FastOps():
             return ours.uniform([11]), ours.uniform([3], 0, 9, tf.int64)
 
     for found, expected in zip(generated(), (theirs.uniform([11]), theirs.uniform([3], 0, 9, tf.int64)), strict=True):
@@ -91,7 +91,7 @@ def test_shapes_that_only_xla_knows_give_the_kernels_numbers():
         return tf.while_loop(lambda i, x: i < 3, body, (0, x), shape_invariants=(tf.TensorShape([]), x.shape))[1]
 
     def by_xla(x):
-        with FastRandomOps():
+        with FastOps():
             return step.python_function(x)
 
     by_xla = tf.function(by_xla, jit_compile=True, input_signature=[tf.TensorSpec([None, 8])])
@@ -163,7 +163,7 @@ def test_classes_of_small_batches_are_the_kernels():
 def test_classes_come_with_their_probabilities():
     probabilities = np.array([[0.2, 0.3, 0.0, 0.5], [0.001, 0.009, 0.29, 0.7]])
     logits = tf.constant(np.log(np.maximum(probabilities, 1e-300)))
-    with FastRandomOps():
+    with FastOps():
         drawn = tf.function(lambda: tf.random.stateless_categorical(logits, MANY, [5, 6]), jit_compile=True)()
     for row, p in zip(drawn.numpy(), probabilities, strict=True):
         counts = np.bincount(row, minlength=4)

@@ -13,10 +13,10 @@ from tensorflow.python.ops import gen_stateless_random_ops, gen_stateless_random
 
 import loops
 from layers import GaussianSampling
-from loops import xla_random
+from loops import xla_ops
 from loops.program import Program
 from loops.traced_step import GlobalStep
-from loops.xla_random import FastRandomOps, replaceable
+from loops.xla_ops import FastOps, replaceable
 from tests.loops import tiny
 
 RNG = np.random.default_rng(7)
@@ -35,10 +35,10 @@ def kinds(function):
 
 
 def traced(draw):
-    """The types of ops that `draw` is traced to within `FastRandomOps`."""
+    """The types of ops that `draw` is traced to within `FastOps`."""
 
     def given():
-        with FastRandomOps():
+        with FastOps():
             return draw()
 
     return kinds(tf.function(given, autograph=False).get_concrete_function())
@@ -148,7 +148,7 @@ def test_a_function_within_the_step_keeps_the_kernels_for_graphs():
     normal = tf.function(lambda: tf.random.stateless_normal([1000], [1, 2]))
 
     def step():
-        with FastRandomOps():
+        with FastOps():
             return normal()
 
     by_xla = tf.function(step, jit_compile=True)()
@@ -163,13 +163,13 @@ def test_what_was_replaced_is_put_back():
     def now():
         return getattr(gen_stateless_random_ops_v2, UNIFORM), gen_stateless_random_ops.stateless_multinomial
 
-    with FastRandomOps():
+    with FastOps():
         assert all(a is not b for a, b in zip(now(), stock, strict=True))
-        with FastRandomOps():
+        with FastOps():
             pass
         assert all(a is not b for a, b in zip(now(), stock, strict=True))
     assert now() == stock
-    with pytest.raises(ZeroDivisionError), FastRandomOps():
+    with pytest.raises(ZeroDivisionError), FastOps():
         raise ZeroDivisionError
     assert now() == stock
 
@@ -192,7 +192,7 @@ def test_other_threads_trace_the_kernels():
         found["outside"] = kinds(tf.function(uniform).get_concrete_function())
 
     def enters_too():
-        with FastRandomOps():
+        with FastOps():
             other_is_in.set()
             other_may_leave.wait(60)
             found["inside"] = traced(uniform)
@@ -200,7 +200,7 @@ def test_other_threads_trace_the_kernels():
     threads = [threading.Thread(target=target) for target in (stays_outside, enters_too)]
     for thread in threads:
         thread.start()
-    with FastRandomOps():
+    with FastOps():
         entered.set()
         threads[0].join()
         assert other_is_in.wait(60)
@@ -236,7 +236,7 @@ def of_any_form(*args, **kwargs):
 def test_an_op_that_tensorflow_has_changed_stays_as_it_is(monkeypatch, changed):
     monkeypatch.setattr(gen_stateless_random_ops_v2, UNIFORM, changed)
     assert [name for name, found in replaceable().items() if not found] == [UNIFORM]
-    with FastRandomOps():
+    with FastOps():
         assert getattr(gen_stateless_random_ops_v2, UNIFORM) is changed
         found = tf.function(uniform, jit_compile=True)()
     np.testing.assert_array_equal(found, np.full([5], 7.0, "float32"))
@@ -249,15 +249,15 @@ def test_an_op_that_tensorflow_has_dropped_or_moved_is_not_missed(monkeypatch):
         assert not replaceable()[UNIFORM]
         assert "DeviceIndex" in traced(lambda: tf.random.stateless_normal([5], [1, 2]))
         assert not hasattr(gen_stateless_random_ops_v2, UNIFORM)
-    known = {("tensorflow.python.ops.moved_elsewhere", name): form for (_, name), form in xla_random._KNOWN.items()}
-    monkeypatch.setattr(xla_random, "_KNOWN", known)
+    known = {("tensorflow.python.ops.moved_elsewhere", name): form for (_, name), form in xla_ops._KNOWN.items()}
+    monkeypatch.setattr(xla_ops, "_KNOWN", known)
     assert not any(replaceable().values())
     assert "DeviceIndex" not in traced(uniform)
 
 
 def test_threefry_is_left_to_xla():
     def draw():
-        with FastRandomOps():
+        with FastOps():
             return tf.random.stateless_uniform([1000], [1, 2], alg="threefry")
 
     function = tf.function(draw, jit_compile=True)
@@ -269,7 +269,7 @@ def test_a_vectorized_map_over_seeds_still_works():
     seeds = tf.constant([[1, 2], [3, 4], [5, 6]])
 
     def draw():
-        with FastRandomOps():
+        with FastOps():
             return tf.vectorized_map(lambda seed: tf.random.stateless_uniform([50], seed), seeds)
 
     drawn = tf.function(draw, jit_compile=True)().numpy()
@@ -278,7 +278,7 @@ def test_a_vectorized_map_over_seeds_still_works():
 
 def test_gradients_pass_beside_random_numbers():
     def gradient(x):
-        with FastRandomOps(), tf.GradientTape() as tape:
+        with FastOps(), tf.GradientTape() as tape:
             tape.watch(x)
             loss = tf.reduce_sum(x * tf.random.stateless_uniform([5], [1, 2]) + tf.random.stateless_normal([5], [1, 2]))
         return tape.gradient(loss, x)
