@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-from loops import graph_walk, mode_cache
+from loops import graph_walk, mode_cache, xla_convolutions
 from loops.feeds import Block, Feed, Position
 from loops.program import Guard, Program
 from loops.replicas import local_variables
@@ -32,7 +32,7 @@ from loops.replicas import local_variables
 __all__ = ["Choice", "choose", "warning"]
 
 # A run that takes less than this is over before a measurement pays. It is judged by counts alone, so that it is judged alike everywhere: so
-# much for a step whatever it does, and so many floating-point operations a second, 6 for each parameter and example.
+# much for a step whatever it does, and so many floating-point operations a second, 6 for each use of a parameter by an example.
 _SHORT_SECONDS = 10.0
 _STEP_SECONDS = 100e-6
 _FLOPS_PER_SECOND = 50e9
@@ -40,7 +40,8 @@ _MAX_OPERATIONS = 10_000
 _ROUNDS, _ROUND_SECONDS = 5, 0.05
 # A difference that could be the machine's mood is not worth other bits than Keras's.
 _WORTH_IT = 1.1
-_FORMAT = 1
+_HOPELESS = 5.0
+_FORMAT = 2
 
 _SLOW = ("Conv2DBackprop", "Conv3DBackprop", "DepthwiseConv2dNativeBackprop")
 _VARIABLES = ("Resource", "ReadVariable", "Assign", "VarHandle", "VarIsInitialized", "VariableShape", "DestroyResource")
@@ -97,25 +98,34 @@ def _reason_not_to_measure(program: Program, feed: Feed, steps: int | None) -> s
     graph = program.step.concrete(feed.element_spec).graph
     batch = next((d for d in (s.shape[:1].as_list() for s in tf.nest.flatten(feed.element_spec)) if d), [None])[0] or 32
     parameters = sum(int(np.prod(v.shape)) for v in graph.variables if v.trainable)
-    if steps * (_STEP_SECONDS + 6 * parameters * batch / _FLOPS_PER_SECOND) < _SHORT_SECONDS:
+    products = parameters + sum(_products_of(op) for op in graph.get_operations() if op.type == "Conv2D")
+    if steps * (_STEP_SECONDS + 6 * products * batch / _FLOPS_PER_SECOND) < _SHORT_SECONDS:
         return "the run is short"
     if len(graph.get_operations()) > _MAX_OPERATIONS:
         return f"XLA would take long to compile {len(graph.get_operations()):,} operations"
     for _, node in graph_walk.nodes(graph, _is_obstacle):
-        return f"XLA is slow at, drops or cannot compile {node.name!r} ({node.op})"
+        if not xla_convolutions.is_replaced(node):
+            return f"XLA is slow at, drops or cannot compile {node.name!r} ({node.op})"
     return None
+
+
+def _products_of(convolution: tf.Operation) -> int:
+    """How often, for an example, the elements of a kernel are multiplied."""
+    positions, kernel = convolution.outputs[0].shape[1:3], convolution.inputs[1].shape
+    return int(np.prod(positions) * np.prod(kernel)) if positions.is_fully_defined() and kernel.is_fully_defined() else 0
 
 
 def warning(program: Program, feed: Feed) -> str | None:
     """A sentence on what in a step makes a program of XLA slow, None if nothing is known to."""
     graph = program.step.concrete(feed.element_spec).graph
-    gradient = next((node.name for _, node in graph_walk.nodes(graph, _is_slow)), None)
+    found = (node.name for _, node in graph_walk.nodes(graph, _is_slow) if not xla_convolutions.is_replaced(node))
+    gradient = next(found, None)
     if gradient is None:
         return None
     layers = [layer for outer in program.step.task.models if isinstance(outer, keras.layers.Layer) for layer in outer._flatten_layers()]
     names = [layer.name for layer in layers if "Conv" in type(layer).__name__]
     return (
-        f"on a CPU compile='xla' has no fast code for the gradient of a convolution inside a loop, as of {(names or [gradient])[0]!r}; "
+        f"on a CPU compile='xla' has no fast code for such a convolution's gradient inside a loop, as of {(names or [gradient])[0]!r}; "
         "compile='graph' is likely to be several times as fast."
     )
 
@@ -141,6 +151,10 @@ def _measured(programs: dict[str, Program], new_program: Callable[[str], Program
     try:
         programs["xla"] = new_program("xla")
         timers = {mode: _Timer(program, feed, block, guarded) for mode, program in programs.items()}
+        if (slower := timers["xla"].once / timers["graph"].once) > _HOPELESS:
+            return {"mode": "graph", "reason": f"the first step that XLA had compiled took {slower:.0f} times as long as that of a graph"}
+        for timer in timers.values():
+            timer.find_length()
         for _ in range(_ROUNDS):
             for timer in timers.values():
                 timer.run()
@@ -163,6 +177,7 @@ class _Timer:
     """Times calls of a program; the first, which compiles, is not counted.
 
     Attributes:
+        once: seconds of a call that does one step.
         seconds: of a step, the median of all runs.
     """
 
@@ -170,10 +185,13 @@ class _Timer:
         self._program, self._feed, self._block = program, feed, block
         self._guard = Guard.over(local_variables(program.step.task.tracked.all_variables())) if guarded else None
         self._call(1)
+        self.once = self._call(1)
         self._steps, self._seconds = 1, list[float]()
-        while (spent := self._call(self._steps)) < _ROUND_SECONDS / 2 and self._steps < block.n:
-            # What a call costs by itself must not count for much, and is not known yet.
-            self._steps = min(block.n, max(self._steps + 1, int(self._steps * min(8.0, _ROUND_SECONDS / spent))))
+
+    def find_length(self) -> None:
+        """Finds how many steps a run has to do: what a call costs by itself must not count for much."""
+        while (spent := self._call(self._steps)) < _ROUND_SECONDS / 2 and self._steps < self._block.n:
+            self._steps = min(self._block.n, max(self._steps + 1, int(self._steps * min(8.0, _ROUND_SECONDS / spent))))
 
     def run(self) -> None:
         self._seconds.append(self._call(self._steps) / self._steps)

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from loops.xla_barrier import computed_once
 
-__all__ = ["REPLACEMENTS", "spread", "windows"]
+__all__ = ["REPLACEMENTS", "is_replaced", "pads_of", "spread", "windows"]
 
 Function = Callable[..., Any]
 
@@ -178,6 +178,13 @@ def spread(values: Any, strides: Sequence[int], offset: Sequence[int], size: Seq
     values = values[:, : size[0] - top, : size[1] - left]
     bottom, rest = size[0] - top - values.shape[1], size[1] - left - values.shape[2]
     return tf.pad(values, [[0, 0], [top, bottom], [left, rest], [0, 0]])
+
+
+def is_replaced(node: Any) -> bool:
+    """Whether an operation, given as its `NodeDef`, is a gradient that is replaced, as far as its attributes tell."""
+    if not node.op.startswith("Conv2DBackprop"):
+        return False
+    return node.attr["data_format"].s == b"NHWC" and set(node.attr["dilations"].list.i) <= {1} and node.attr["T"].type in _DTYPES
 
 
 def _plain(x: Any, w: Any) -> Any:

@@ -10,7 +10,8 @@ Here a place in the window is a slice of the image, the same for all windows, so
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -61,26 +62,33 @@ def _max_pool(
         def stock_gradient() -> Any:
             return tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=dy, **attributes)
 
-        def second(g: Any) -> tuple[Any, Any, Any]:  # which place has the maximum does not change with x
-            plain = {name: value for name, value in attributes.items() if name != "explicit_paddings"}
-            return tf.zeros_like(x), tf.zeros_like(y), tf.raw_ops.MaxPoolGradGrad(orig_input=x, orig_output=y, grad=g, **plain)
-
-        return choose(stock_gradient, lambda: to_first(x, y, dy)), second
+        # Which place has the maximum does not change with x.
+        return choose(stock_gradient, lambda: to_first(x, y, dy)), lambda g: (None, None, of_first(x, y, g))
 
     def to_first(x: Any, y: Any, dy: Any) -> Any:
-        parts, taken = [], tf.zeros(y.shape, tf.bool)
-        for part in slices(x):
-            has_it = (part == y) & ~taken
-            taken |= has_it
-            parts.append(tf.where(has_it, dy, tf.zeros_like(dy)))
+        parts = [tf.where(mask, dy, tf.zeros_like(dy)) for mask in _first(slices(x), y)]
         if size == by and not any(map(any, pads)):
             return _tiled(parts, size, x.shape)
-        places = ((i, j) for i in range(size[0]) for j in range(size[1]))
+        places = itertools.product(range(size[0]), range(size[1]))
         image = tf.add_n([spread(part, by, place, whole) for part, place in zip(parts, places, strict=True)])
         (top, _), (left, _) = pads
         return image[:, top : top + x.shape[1], left : left + x.shape[2]]
 
+    @tf.custom_gradient
+    def of_first(x: Any, y: Any, g: Any) -> Any:
+        parts = zip(_first(slices(x), y), slices(g), strict=True)
+        found = tf.add_n([tf.where(mask, part, tf.zeros_like(part)) for mask, part in parts])
+        return found, lambda upstream: (None, None, gradient(x, y, upstream))
+
     return pooled(x)
+
+
+def _first(parts: list[Any], y: Any) -> Iterator[Any]:
+    """For each place in a window, whether it is the first that has the maximum."""
+    taken = tf.zeros(y.shape, tf.bool)
+    for part in parts:
+        yield (part == y) & ~taken
+        taken |= part == y
 
 
 def _tiled(parts: list[Any], size: tuple[int, int], shape: Any) -> Any:

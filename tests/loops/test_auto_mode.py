@@ -148,7 +148,7 @@ class Obstructed(tiny.Classifier):
 
     def __init__(self, obstacle):
         super().__init__()
-        self.obstacle, self.conv = obstacle, keras.layers.Conv2D(6, [2, 3])
+        self.obstacle, self.conv = obstacle, keras.layers.DepthwiseConv2D([2, 3], depth_multiplier=6)
 
     def train_step(self, batch):
         x, y = batch
@@ -173,7 +173,7 @@ OBSTACLES = {
     "Assert": _asserting,
     "RandomStandardNormal": lambda task, x: x + tf.random.normal([6]),
     "EagerPyFunc": lambda task, x: tf.ensure_shape(tf.py_function(lambda v: v, [x], tf.float32), x.shape),
-    "Conv2DBackprop": lambda task, x: keras.ops.reshape(task.conv(keras.ops.reshape(x, [-1, 2, 3, 1])), [-1, 6]),
+    "DepthwiseConv2dNativeBackprop": lambda task, x: keras.ops.reshape(task.conv(keras.ops.reshape(x, [-1, 2, 3, 1])), [-1, 6]),
 }
 
 
@@ -183,11 +183,12 @@ def test_what_xla_cannot_do_or_would_drop_keeps_to_the_graph_and_is_named(op):
 
 
 def test_convolutions_in_a_forced_xla_program_are_warned_of_by_the_name_of_their_layer():
-    feed = loops.ArrayFeed(tiny.data(96), 16)
-    task = Obstructed(OBSTACLES["Conv2DBackprop"])
-    task.conv = keras.layers.Conv2D(6, [2, 3], name="edges")
-    one_device = tf.distribute.get_strategy()
-    assert "convolution inside a loop, as of 'edges'" in auto_mode.warning(Program(GlobalStep(task, "train_step", one_device), "xla"), feed)
+    feed, one_device = loops.ArrayFeed(tiny.data(96), 16), tf.distribute.get_strategy()
+    for kind, size, warned in (keras.layers.DepthwiseConv2D, {"depth_multiplier": 6}, True), (keras.layers.Conv2D, {"filters": 6}, False):
+        task = Obstructed(OBSTACLES["DepthwiseConv2dNativeBackprop"])
+        task.conv = kind(kernel_size=[2, 3], name="edges", **size)
+        sentence = auto_mode.warning(Program(GlobalStep(task, "train_step", one_device), "xla"), feed)
+        assert ("inside a loop, as of 'edges'" in (sentence or "")) is warned, (kind, sentence)
     assert auto_mode.warning(Program(GlobalStep(tiny.Classifier(), "train_step", one_device), "xla"), feed) is None
 
 

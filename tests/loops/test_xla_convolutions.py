@@ -1,0 +1,179 @@
+"""Convolutions and pooling under XLA are those of TensorFlow's kernels, with their first and second derivatives, in forms that are fast."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from loops.xla_ops import FastOps
+
+RNG = np.random.default_rng(5)
+
+# input, kernel, strides, padding
+CONVOLUTIONS = {
+    "few taps": ([3, 7, 6, 1], [3, 2, 1, 5], 1, "VALID"),
+    "few taps, the same size": ([2, 7, 8, 2], [3, 3, 2, 4], 1, "SAME"),
+    "few taps, strides": ([2, 9, 8, 1], [3, 3, 1, 4], (2, 3), "SAME"),
+    "many taps": ([3, 7, 8, 4], [3, 4, 4, 5], 1, "VALID"),
+    "many taps, the same size": ([2, 6, 5, 5], [4, 3, 5, 3], 1, "SAME"),
+    "many channels": ([2, 6, 5, 10], [3, 2, 10, 3], 1, "SAME"),
+    "many channels, strides": ([2, 8, 7, 10], [3, 3, 10, 3], (2, 1), "SAME"),
+    "strides, rows left over": ([2, 9, 8, 9], [2, 3, 9, 2], (3, 2), "VALID"),
+    "tiles": ([2, 7, 6, 3], [3, 2, 3, 4], (3, 2), "VALID"),
+    "one by one": ([3, 4, 5, 6], [1, 1, 6, 7], 1, "SAME"),
+    "explicit pads": ([2, 6, 7, 9], [3, 3, 9, 2], 1, [[0, 0], [2, 0], [1, 3], [0, 0]]),
+    "a kernel as large as the image": ([4, 3, 3, 5], [3, 3, 5, 2], 1, "VALID"),
+}
+# input, window, strides, padding
+POOLS = {
+    "tiles": ([2, 6, 8, 3], (3, 2), (3, 2), "VALID"),
+    "tiles, rows left over": ([2, 7, 9, 3], 2, 2, "VALID"),
+    "tiles, padded": ([2, 7, 9, 3], 2, 2, "SAME"),
+    "windows overlap": ([2, 8, 9, 2], 3, 2, "SAME"),
+    "windows overlap in rows": ([2, 7, 6, 2], (3, 2), (1, 2), "VALID"),
+    "gaps": ([2, 9, 9, 2], 2, 3, "VALID"),
+}
+
+
+def numbers(shape):
+    return tf.constant(RNG.normal(size=shape))
+
+
+def with_derivatives(op, arguments):
+    """Output, gradients, and gradients of a function of the gradients."""
+    with tf.GradientTape() as outer:
+        outer.watch(arguments)
+        with tf.GradientTape() as inner:
+            inner.watch(arguments)
+            output = op(*arguments)
+            loss = tf.reduce_sum(tf.sin(output))
+        first = inner.gradient(loss, arguments)
+        bent = tf.add_n([tf.reduce_sum(tf.square(g) * tf.cos(g)) for g in first])
+    return [output, *first, *outer.gradient(bent, arguments)]
+
+
+def under_xla(function, *arguments):
+    def given(*arguments):
+        with FastOps():
+            return function(*arguments)
+
+    return tf.function(given, jit_compile=True, autograph=False)(*arguments)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_and_their_derivatives_are_those_of_the_kernels(name):
+    x, w, strides, padding = CONVOLUTIONS[name]
+
+    def op(x, w):
+        return tf.nn.conv2d(x, w, strides, padding)
+
+    arguments = [numbers(x), numbers(w)]
+    for found, expected in zip(under_xla(with_derivatives, op, arguments), with_derivatives(op, arguments), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["many taps", "few taps", "strides, rows left over"])
+def test_transposed_convolutions_and_their_derivatives_are_those_of_the_kernels(name):
+    x, w, strides, padding = CONVOLUTIONS[name]
+    image, kernel = numbers(x), numbers(w)
+    dy = tf.nn.conv2d(image, kernel, strides, padding)
+
+    def op(dy, w):
+        return tf.nn.conv2d_transpose(dy, w, x, strides, padding)
+
+    for found, expected in zip(under_xla(with_derivatives, op, [dy, kernel]), with_derivatives(op, [dy, kernel]), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_pooling_and_its_gradient_are_those_of_the_kernel_also_where_places_are_tied(name, tied):
+    shape, size, strides, padding = POOLS[name]
+    x = tf.round(numbers(shape)) if tied else numbers(shape)
+
+    def op(x):
+        return tf.nn.max_pool2d(x, size, strides, padding)
+
+    for found, expected in zip(under_xla(with_derivatives, op, [x]), with_derivatives(op, [x]), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Conv2D(4, 3, dilation_rate=2),
+        keras.layers.Conv2D(4, 3, groups=2),
+        keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16"),
+        keras.layers.DepthwiseConv2D(3),
+        keras.layers.Conv1D(4, 3),
+        keras.layers.Conv3D(4, 2),
+        keras.layers.AveragePooling2D(2),
+        keras.layers.MaxPooling1D(2),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_what_is_not_replaced_and_what_goes_another_way_still_works(layer):
+    rank = {"Conv1D": 3, "MaxPooling1D": 3, "Conv3D": 5}.get(type(layer).__name__, 4)
+    x = tf.constant(RNG.normal(size=[2, *[7, 6, 5][: rank - 2], 4]), "float32")
+    layer.build(x.shape)
+    variables = [v.value for v in layer.trainable_variables]
+
+    def output_and_gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            loss = tf.reduce_sum(tf.square(tf.cast(y, tf.float32)))
+        return [y, *tape.gradient(loss, [x, *variables])]
+
+    coarse = layer.compute_dtype == "bfloat16"
+    for found, expected in zip(under_xla(output_and_gradients, x), output_and_gradients(x), strict=True):
+        np.testing.assert_allclose(
+            tf.cast(found, "float32"), tf.cast(expected, "float32"), rtol=0.1 if coarse else 1e-4, atol=0.1 if coarse else 1e-4
+        )
+
+
+def test_a_batch_of_unknown_size_is_left_to_the_stock_op():
+    @tf.function(input_signature=[tf.TensorSpec([None, 5, 5, 1], tf.float64), tf.TensorSpec([3, 3, 1, 2], tf.float64)])
+    def op(x, w):
+        with FastOps():
+            return tf.nn.max_pool2d(tf.nn.conv2d(x, w, 1, "SAME"), 2, 2, "VALID")
+
+    x, w = numbers([2, 5, 5, 1]), numbers([3, 3, 1, 2])
+    np.testing.assert_array_equal(op(x, w), tf.nn.max_pool2d(tf.nn.conv2d(x, w, 1, "SAME"), 2, 2, "VALID"))
+
+
+TRAIN = """
+import keras, numpy as np, loops
+from keras import layers
+keras.utils.set_random_seed(0)
+model = keras.Sequential([
+    keras.Input([12, 12, 1]), layers.Conv2D(16, 3, activation="relu"), layers.MaxPooling2D(), layers.Conv2D(8, 3, activation="relu"),
+    layers.Dropout(0.2), layers.Flatten(), layers.Dense(16, activation="relu"), layers.Dropout(0.5), layers.Dense(10),
+])
+model.compile(keras.optimizers.SGD(0.1, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+x = np.random.default_rng(0).normal(size=[64, 12, 12, 1]).astype("float32")
+loops.fit(model, x, np.arange(64) % 10, batch_size=16, epochs=2, verbose=0, compile="xla")
+"""
+
+
+def test_xla_ends_with_plain_convolutions_no_scatter_and_random_numbers_that_are_drawn_once(tmp_path):
+    flags = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
+    root = pathlib.Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", TRAIN], check=True, cwd=root, env={**os.environ, "XLA_FLAGS": flags})
+    programs = [path.read_text() for path in tmp_path.glob("*cpu_after_optimizations.txt")]
+    program = max(programs, key=len)
+    layouts = re.findall(r" convolution\(.*dim_labels=(\S+?)[,\s]", program)
+    assert layouts and set(layouts) == {"b01f_01io->b01f"}, layouts
+    assert not re.search(r" (scatter|select-and-scatter|reduce-window)\(", program)
+    # One for each of the two masks, the output of the first convolution and that of the pooling; what is in them is nowhere else.
+    assert len(re.findall(r" conditional\(", program)) == 4
+    bodies = [body for body in program.split("\n}\n") if "constant(3528531795)" in body]  # a multiplier of Philox
+    assert len(bodies) == 2, len(bodies)
