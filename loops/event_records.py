@@ -1,18 +1,14 @@
-"""The bytes of TensorBoard events, as `tf.summary` (version 2) makes them. Where they go is the business of `loops.summaries`."""
+"""TensorBoard events, serialized, as `tf.summary` (version 2) makes them; scalars are in `event_rows.py`, files in `summaries.py`."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-__all__ = ["file_version", "graph", "histogram", "histogram_buckets", "images", "keras_graph", "scalars", "session_start", "text"]
-
-_SLOT = b"\xf1\xf2\xf3\xf4"  # marks where a float32 goes; never part of UTF-8 text, so no tag can contain it
+__all__ = ["file_version", "graph", "histogram", "histogram_buckets", "images", "keras_graph", "session_start", "text"]
 
 
 def file_version(wall_time: float) -> bytes:
@@ -24,64 +20,6 @@ def session_start(step: int, wall_time: float) -> bytes:
     """Says that the run has been taken back: a TensorBoard that is looking drops what it read at `step` and later."""
     log = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
     return bytes(tf.compat.v1.Event(wall_time=wall_time, step=int(step), session_log=log).SerializeToString())
-
-
-def scalars(steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], wall_times: npt.ArrayLike) -> list[bytes]:
-    """One event per step that holds all tags.
-
-    A serialized message may be the concatenation of its parts. What differs in length from step to step is serialized for each step;
-    the summaries are rows of one byte matrix, filled by numpy. That takes an eighth of the time of one message per step.
-
-    Args:
-        steps: step numbers, shape [steps].
-        values: tag -> values, shape [steps]; masked entries of a masked array are left out.
-        wall_times: seconds since the Unix epoch, shape [steps] or a scalar.
-
-    Returns:
-        The events in the order of `steps`; none for a step without values.
-    """
-    numbers = np.asarray(steps, np.int64).reshape(-1)
-    columns: dict[str, Any] = {tag: np.ma.asanyarray(column).reshape(-1) for tag, column in values.items()}
-    for tag, column in columns.items():
-        if column.shape != numbers.shape:
-            raise ValueError(f"Each tag needs one value per step; '{tag}' has {column.size} values for {numbers.size} steps.")
-    if not columns or not numbers.size:
-        return []
-    times = np.broadcast_to(np.asarray(wall_times, np.float64), numbers.shape)
-    event = tf.compat.v1.Event
-    heads = [event(wall_time=t, step=s).SerializeToString() for t, s in zip(times.tolist(), numbers.tolist(), strict=True)]
-    present = ~np.stack([np.ma.getmaskarray(column) for column in columns.values()])
-    bodies: dict[int, bytes] = {}
-    patterns = present[:, :1] if present.all() else np.unique(present, axis=1)
-    for pattern in patterns.T:
-        at = np.flatnonzero((present == pattern[:, None]).all(axis=0))
-        chosen = {tag: column.data[at] for (tag, column), there in zip(columns.items(), pattern, strict=True) if there}
-        if chosen:
-            bodies.update(zip(at.tolist(), _summaries(chosen), strict=True))
-    return [heads[i] + bodies[i] for i in sorted(bodies)]
-
-
-def _summaries(columns: Mapping[str, npt.NDArray[Any]]) -> list[bytes]:
-    """For each step an event that has nothing but a summary of scalars."""
-    template = _summary_template(tuple(columns))
-    steps, length = len(next(iter(columns.values()))), len(template)
-    rows = np.tile(np.frombuffer(template, np.uint8), (steps, 1))
-    start = 0
-    for column in columns.values():
-        start = template.index(_SLOT, start)
-        rows[:, start : start + 4] = np.ascontiguousarray(column, "<f4").view(np.uint8).reshape(steps, 4)
-        start += 4
-    blob = rows.tobytes()
-    return [blob[i : i + length] for i in range(0, steps * length, length)]
-
-
-@functools.lru_cache(maxsize=256)
-def _summary_template(tags: tuple[str, ...]) -> bytes:
-    slot = tf.compat.v1.make_tensor_proto(np.float32(0.0))
-    slot.ClearField("float_val")
-    slot.tensor_content = _SLOT
-    values = [_value(tag, slot, "scalars") for tag in tags]
-    return bytes(tf.compat.v1.Event(summary=tf.compat.v1.Summary(value=values)).SerializeToString())
 
 
 def histogram(tag: str, values: npt.ArrayLike, step: int, wall_time: float) -> list[bytes]:

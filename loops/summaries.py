@@ -21,14 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from loops import event_records
+from loops import event_records, event_rows
 
 __all__ = ["SummaryWriter", "cut_back"]
 
 _file_numbers = itertools.count()
 _PREFIX = "events.out.tfevents."
-_FRAME = 16  # bytes of a record besides its data: length and two checksums
-_Job = Callable[[], list[bytes] | None]  # makes events, or does something else
+_Job = Callable[[], list[bytes] | bytes | None]  # makes events, or records with events in them, or does something else
 
 
 class SummaryWriter:
@@ -78,7 +77,7 @@ class SummaryWriter:
             wall_times: seconds since the Unix epoch, shape [steps] or a scalar; now if None.
         """
         times = time.time() if wall_times is None else wall_times
-        self._put(functools.partial(event_records.scalars, steps, dict(values), times))
+        self._put(functools.partial(event_rows.records, steps, dict(values), times))
         self.last_step = max(self.last_step, int(np.max(steps, initial=-1)))
 
     def histogram(self, tag: str, values: npt.ArrayLike, step: int) -> None:
@@ -180,8 +179,8 @@ class SummaryWriter:
             try:
                 if isinstance(job, threading.Event):
                     file.flush()
-                elif events := job():
-                    file.write(events)
+                elif made := job():
+                    file.write(made)
                     if self._queue.empty():  # TensorBoard follows the run, and many small calls are not a flush each
                         file.flush()
             except BaseException as error:
@@ -203,23 +202,23 @@ class _EventFile:
         self._file: Any = None
         self.name, self.length = "", 0
 
-    def write(self, events: list[bytes]) -> None:
+    def write(self, made: list[bytes] | bytes) -> None:
         if self._file is None:
             tf.io.gfile.makedirs(self._logdir)
             now = time.time()
             # The name that TensorFlow gives; but TensorBoard puts files in the order of their names, so the number has leading zeros.
             number = f"{socket.gethostname()}.{os.getpid()}.{next(_file_numbers):04d}"
             self.name = f"{_PREFIX}{max(int(now), self._not_before):010d}.{number}{'.' * bool(self._mark)}{self._mark}.v2"
-            self._file = tf.io.TFRecordWriter(os.path.join(self._logdir, self.name))
-            self._append(event_records.file_version(now))
+            self._file = tf.io.gfile.GFile(os.path.join(self._logdir, self.name), "wb")
+            first = [event_records.file_version(now)]
             if self._restarts_at is not None:
-                self._append(event_records.session_start(self._restarts_at, now))
-        for event in events:
-            self._append(event)
+                first.append(event_records.session_start(self._restarts_at, now))
+            self._append(_records(first))
+        self._append(made if isinstance(made, bytes) else _records(made))
 
-    def _append(self, event: bytes) -> None:
-        self._file.write(event)
-        self.length += len(event) + _FRAME
+    def _append(self, records: bytes) -> None:
+        self._file.write(records)
+        self.length += len(records)
 
     def flush(self) -> None:
         if self._file is not None:
@@ -228,6 +227,18 @@ class _EventFile:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _records(events: list[bytes]) -> bytes:
+    """Any events as the records that TensorFlow writes, which it does into memory here."""
+    path = f"ram://events/{os.getpid()}/{threading.get_ident()}"
+    with tf.io.TFRecordWriter(path) as writer:
+        for event in events:
+            writer.write(event)
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = file.read()
+    tf.io.gfile.remove(path)
+    return bytes(content)
 
 
 def cut_back(directory: str | os.PathLike[str], files: Mapping[str, int], mark: str) -> tuple[dict[str, int], list[str]]:
