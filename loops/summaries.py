@@ -6,6 +6,7 @@ and when, is decided elsewhere: see `loops.hooks.TensorBoard`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -27,6 +28,7 @@ __all__ = ["SummaryWriter", "cut_back"]
 
 _file_numbers = itertools.count()
 _PREFIX = "events.out.tfevents."
+_SECONDS_BETWEEN_WRITES = 0.25
 _Job = Callable[[], list[bytes] | bytes | None]  # makes events, or records with events in them, or does something else
 
 
@@ -64,6 +66,7 @@ class SummaryWriter:
         self.last_step = -1
         self._file = _EventFile(self.logdir, mark, not_before, restarts_at)
         self._queue: queue.Queue[_Job | threading.Event | None] = queue.Queue(max_queue)
+        self._hurry = threading.Event()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -139,6 +142,7 @@ class SummaryWriter:
         if self._thread is not None and not self._closed:
             done = threading.Event()
             self._queue.put(done)
+            self._hurry.set()
             done.wait()
         self._raise_error()
 
@@ -148,6 +152,7 @@ class SummaryWriter:
             self._closed = True
             if self._thread is not None:
                 self._queue.put(None)
+                self._hurry.set()
                 self._thread.join()
         self._raise_error()
 
@@ -166,6 +171,8 @@ class SummaryWriter:
             self._thread = threading.Thread(target=self._work, name="summary-writer", daemon=True)
             self._thread.start()
         self._queue.put(job)
+        if 2 * self._queue.qsize() >= self._queue.maxsize:
+            self._hurry.set()
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -174,24 +181,30 @@ class SummaryWriter:
             raise kind(f"TensorBoard events could not be written to '{self.logdir}': {error}") from error
 
     def _work(self) -> None:
-        file = self._file
-        while (job := self._queue.get()) is not None:
-            try:
-                if isinstance(job, threading.Event):
-                    file.flush()
-                elif made := job():
-                    file.write(made)
-                    if self._queue.empty():  # TensorBoard follows the run, and many small calls are not a flush each
-                        file.flush()
-            except BaseException as error:
-                self._error = self._error or error
-            finally:
-                if isinstance(job, threading.Event):
-                    job.set()
+        ended = False
+        while not ended:
+            job = self._queue.get()
+            # What training asks for at the end of an epoch would be done while it does more there, and wait for it again and again. So it
+            # is left for a moment, and then done in one go.
+            self._hurry.wait(_SECONDS_BETWEEN_WRITES)
+            self._hurry.clear()
+            with contextlib.suppress(queue.Empty):
+                while not (ended := job is None):
+                    self._do(job)
+                    job = self._queue.get_nowait()
+            self._do(self._file.close if ended else self._file.flush)  # TensorBoard follows the run
+
+    def _do(self, job: _Job | threading.Event | None) -> None:
         try:
-            file.close()
+            if isinstance(job, threading.Event):
+                self._file.flush()
+            elif job is not None and (made := job()):
+                self._file.write(made)
         except BaseException as error:
             self._error = self._error or error
+        finally:
+            if isinstance(job, threading.Event):
+                job.set()
 
 
 class _EventFile:
