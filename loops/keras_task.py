@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from loops.logs import Last, to_floats
+from loops.metric_calls import MetricCalls
 from loops.step_context import current
 from loops.task import Task
 
@@ -45,6 +46,7 @@ class KerasTask(Task):
         if not model.compiled:
             raise ValueError("The model is not compiled: call model.compile(optimizer=..., loss=...) first.")
         self.model = model
+        self._metric_calls = MetricCalls(model)
         self._own_train_step = _overridden(model, "train_step")
         self._own_test_step = _overridden(model, "test_step")
         self._reports_metrics = {"train": True, "eval": True}
@@ -116,7 +118,7 @@ class KerasTask(Task):
             self.model._symbolic_build(data_batch=shapes)
 
     def reset_metrics(self) -> None:
-        self.model.reset_metrics()
+        self._metric_calls.reset()
 
     def results(self, kind: str, reduced: dict[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
         if not self._reports_metrics[kind]:
@@ -128,7 +130,7 @@ class KerasTask(Task):
                 else:
                     nested.setdefault(group, {})[name] = value
             return nested
-        logs = to_floats(self.model.get_metrics_result())
+        logs = to_floats(self._metric_calls.results())
         tracker = getattr(self.model, "_loss_tracker", None)
         if kind == "train" and self._own_train_step and "loss" in reduced and tracker is not None and not float(tracker.count.numpy()):
             logs["loss"] = reduced["loss"]  # the model's own step returned a loss without counting it in the tracker
