@@ -3,9 +3,8 @@
     block number b of a stream = ten rounds of multiplying and mixing (counter + b) with the key = four words of 32 bits
     element i: float32 takes one word, float64 and int64 take two, two normal numbers take the words of two (Box-Muller)
 
-All functions are from element numbers, a tensor of any shape, to the numbers of those elements. Each element computes its own block and
-picks its words: four times the arithmetic, but one loop without memory, which the compiler turns into vector instructions. What makes
-use of them is in `xla_random.py`; outside of XLA the kernels are faster.
+Each element computes its own block and picks its words: more arithmetic, but one loop without memory, which the compiler turns into vector
+instructions. What makes use of it is in `xla_random.py`; outside of XLA the kernels are faster.
 
 References:
     Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3. Box & Muller 1958, A note on the generation of random normal deviates.
@@ -18,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["categorical", "integers", "integers_between", "key_and_counter", "normal", "truncated_normal", "uniform"]
+__all__ = ["categorical", "integers", "integers_between", "key_and_counter", "normal", "truncated_normal", "uniform", "word_pairs"]
 
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
@@ -49,7 +48,7 @@ def key_and_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         key uint64 `[1]` and counter uint64 `[2]`.
 
     Example:
-        >>> uniform(tf.range(3), *key_and_counter([1, 2])).shape
+        >>> word_pairs(tf.range(3), *key_and_counter([1, 2])).shape
         TensorShape([3])
     """
     start = tf.bitcast(tf.cast(seed, tf.int64), tf.uint64)
@@ -59,23 +58,59 @@ def key_and_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
     return mixed[:1], mixed * tf.constant([0, 1], tf.uint64)
 
 
-def uniform(i: Any, key: Any, counter: Any, dtype: Any = tf.float32) -> tf.Tensor:
-    """Floating-point numbers of [0, 1), the bits of the kernel.
+def word_pairs(i: Any, key: Any, counter: Any) -> tf.Tensor:
+    """Words number `2 i` and `2 i + 1` of the stream as uint64, the first as the lower half.
 
     Args:
-        i: int32 or int64, element numbers; any shape.
+        i: int32 or int64; any shape.
         key: uint64 `[1]`.
         counter: uint64 `[2]`.
+    """
+    return _joined(*_Stream(key, counter).two_words(i))
+
+
+def uniform(bits: Any, dtype: Any = tf.float32) -> tf.Tensor:
+    """Floating-point numbers of [0, 1), those of the kernel.
+
+    Args:
+        bits: a word for each number; for float64 a pair of words, as of `word_pairs`.
         dtype: a floating-point type.
     """
-    dtype = tf.as_dtype(dtype)
-    return _fraction(_bits(_Stream(key, counter), i, _FORMATS[dtype][0]), dtype)
+    unsigned, mantissa, one = _FORMATS[tf.as_dtype(dtype)]
+    bits = tf.cast(bits, unsigned)
+    if dtype == tf.float64:  # the kernel takes the first word for the upper half, other than for integers
+        bits = _joined(_upper(bits), _lower(bits))
+    return tf.bitcast(bits & tf.constant(mantissa, unsigned) | tf.constant(one, unsigned), dtype) - tf.constant(1, dtype)
+
+
+def integers(bits: Any, dtype: Any = tf.uint64) -> tf.Tensor:
+    """Integers of the whole range of an int32, uint32, int64 or uint64, those of the kernel.
+
+    Args:
+        bits: a word for each number; for 64 bits a pair of words.
+        dtype: an integer type.
+    """
+    return tf.bitcast(bits, dtype)
+
+
+def integers_between(bits: Any, minval: Any, maxval: Any) -> tf.Tensor:
+    """Integers of [minval, maxval), those of the kernel.
+
+    Args:
+        bits: a word for each number; for 64 bits a pair of words.
+        minval, maxval: scalars of one 32- or 64-bit type, `minval < maxval`.
+    """
+    low, high = tf.convert_to_tensor(minval), tf.convert_to_tensor(maxval)
+    start = tf.bitcast(low, bits.dtype)  # modulo 2^32 or 2^64, as the range between two signed numbers may be too wide for their type
+    return tf.bitcast(start + bits % (tf.bitcast(high, bits.dtype) - start), low.dtype)
 
 
 def normal(i: Any, key: Any, counter: Any, dtype: Any = tf.float32) -> tf.Tensor:
     """Numbers from the standard normal distribution, those of the kernel up to the rounding of logarithm, sine and cosine.
 
-    Args: as of `uniform`.
+    Args:
+        i, key, counter: as of `word_pairs`; `i` counts the numbers.
+        dtype: a floating-point type.
     """
     dtype = tf.as_dtype(dtype)
     sine, cosine = _two_normals(_Stream(key, counter), tf.bitwise.right_shift(i, 1), dtype)
@@ -88,7 +123,7 @@ def truncated_normal(i: Any, key: Any, counter: Any, dtype: Any = tf.float32) ->
     The kernel fills groups of four (float64: two) elements with the first normal numbers of the group's blocks that are small enough.
     Here each element looks for the one of its rank.
 
-    Args: as of `uniform`.
+    Args: as of `normal`.
     """
     dtype = tf.as_dtype(dtype)
     stream, size = _Stream(key, counter), 2 if dtype == tf.float64 else 4
@@ -104,26 +139,6 @@ def truncated_normal(i: Any, key: Any, counter: Any, dtype: Any = tf.float32) ->
 
     begin = (tf.zeros([], tf.int64), tf.zeros_like(rank), tf.zeros_like(rank, _computed_in(dtype)))
     return tf.cast(tf.while_loop(lambda _, passed, value: tf.reduce_any(passed <= rank), look, begin)[2], dtype)
-
-
-def integers(i: Any, key: Any, counter: Any, dtype: Any = tf.uint64) -> tf.Tensor:
-    """Integers of the whole range of an int32, uint32, int64 or uint64, the bits of the kernel.
-
-    Args: as of `uniform`, with an integer type.
-    """
-    dtype = tf.as_dtype(dtype)
-    return tf.bitcast(_bits(_Stream(key, counter), i, _unsigned(dtype)), dtype)
-
-
-def integers_between(i: Any, key: Any, counter: Any, minval: Any, maxval: Any) -> tf.Tensor:
-    """Integers of [minval, maxval), the bits of the kernel.
-
-    Args: as of `uniform`, and scalars `minval < maxval` of one 32- or 64-bit type.
-    """
-    low, high = tf.convert_to_tensor(minval), tf.convert_to_tensor(maxval)
-    unsigned = _unsigned(low.dtype)
-    start = tf.bitcast(low, unsigned)  # modulo 2^32 or 2^64, as the range between two signed numbers may be too wide for their type
-    return tf.bitcast(start + _bits(_Stream(key, counter), i, unsigned) % (tf.bitcast(high, unsigned) - start), low.dtype)
 
 
 def categorical(i: Any, key: Any, counter: Any, logits: Any, output_dtype: Any = tf.int64) -> tf.Tensor:
@@ -145,7 +160,7 @@ def categorical(i: Any, key: Any, counter: Any, logits: Any, output_dtype: Any =
     possible = tf.math.is_finite(logits)
     largest = tf.reduce_max(tf.where(possible, logits, tf.constant(logits.dtype.min, logits.dtype)), 1, keepdims=True)
     cumulated = tf.cumsum(tf.where(possible, tf.exp(logits - largest), tf.zeros_like(logits)), 1)
-    found = uniform(i, key, counter, tf.float64) * cumulated[:, -1:]
+    found = uniform(word_pairs(i, key, counter), tf.float64) * cumulated[:, -1:]
     return tf.reduce_sum(tf.cast(cumulated[:, None] <= found[..., None], output_dtype), 2)
 
 
@@ -173,28 +188,10 @@ class _Stream:
             keys = keys[0] + tf.constant(_KEY_STEPS[0], tf.uint32), keys[1] + tf.constant(_KEY_STEPS[1], tf.uint32)
         return words
 
-    def word(self, i: tf.Tensor) -> tf.Tensor:
-        """Words number `i` of the stream."""
-        words = self.block(tf.bitwise.right_shift(i, 2))
-        odd, in_upper_half = _is_odd(i), _is_odd(tf.bitwise.right_shift(i, 1))
-        return tf.where(in_upper_half, tf.where(odd, words[3], words[2]), tf.where(odd, words[1], words[0]))
-
     def two_words(self, i: tf.Tensor) -> Words:
         """Words number `2 i` and `2 i + 1` of the stream."""
         words, odd = self.block(tf.bitwise.right_shift(i, 1)), _is_odd(i)
         return tf.where(odd, words[2], words[0]), tf.where(odd, words[3], words[1])
-
-
-def _bits(stream: _Stream, i: tf.Tensor, unsigned: Any) -> tf.Tensor:
-    return _joined(*stream.two_words(i)) if unsigned == tf.uint64 else tf.cast(stream.word(i), unsigned)
-
-
-def _fraction(bits: tf.Tensor, dtype: Any) -> tf.Tensor:
-    """Numbers of [0, 1) whose mantissas are the lower bits."""
-    unsigned, mantissa, one = _FORMATS[dtype]
-    if dtype == tf.float64:  # the kernel takes the first word for the upper half, other than for integers
-        bits = _joined(_upper(bits), _lower(bits))
-    return tf.bitcast(bits & tf.constant(mantissa, unsigned) | tf.constant(one, unsigned), dtype) - tf.constant(1, dtype)
 
 
 def _two_normals(stream: _Stream, pair: tf.Tensor, dtype: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -205,17 +202,13 @@ def _two_normals(stream: _Stream, pair: tf.Tensor, dtype: Any) -> tuple[tf.Tenso
     else:
         u, v = stream.two_words(pair)
     computed_in = _computed_in(dtype)
-    radius = tf.sqrt(-2.0 * tf.math.log(tf.maximum(_fraction(u, computed_in), _SMALLEST)))
-    angle = tf.cast(tf.cast(_fraction(v, computed_in), tf.float64) * (2 * math.pi), computed_in)  # rounded once, as in the kernel
+    radius = tf.sqrt(-2.0 * tf.math.log(tf.maximum(uniform(u, computed_in), _SMALLEST)))
+    angle = tf.cast(tf.cast(uniform(v, computed_in), tf.float64) * (2 * math.pi), computed_in)  # rounded once, as in the kernel
     return tf.sin(angle) * radius, tf.cos(angle) * radius
 
 
 def _computed_in(dtype: Any) -> Any:
     return tf.float64 if dtype == tf.float64 else tf.float32
-
-
-def _unsigned(dtype: Any) -> Any:
-    return tf.uint32 if dtype.size == 4 else tf.uint64
 
 
 def _is_odd(i: tf.Tensor) -> tf.Tensor:

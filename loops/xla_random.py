@@ -29,17 +29,31 @@ def _key_counter(stock: Function, choose: Function, *, seed: Any) -> Any:
     return choose(lambda: tuple(stock(seed)), lambda: philox.key_and_counter(seed))
 
 
-def _filled(numbers: Function) -> Function:
-    """An op that fills a shape with `numbers` of a stream."""
+def _filled(numbers: Function, *, of_words: bool = False) -> Function:
+    """An op that fills a shape with `numbers` of a stream.
+
+    Args:
+        numbers: from element numbers, key and counter to numbers; or, with `of_words`, from a word each, for 64 bits from two.
+    """
 
     def draw(stock: Function, choose: Function, *, shape: Any, key: Any, counter: Any, alg: Any, **rest: Any) -> Any:
         if not isinstance(alg, int) or alg not in _PHILOX_ON_CPU:
             return stock(shape, key, counter, alg, **rest)
         i = _element_numbers(tf.convert_to_tensor(shape, dtype_hint=tf.int32))
         key, counter = tf.convert_to_tensor(key), tf.convert_to_tensor(counter)
-        dtype = rest["dtype"] if "dtype" in rest else tf.convert_to_tensor(rest["minval"]).dtype
-        fast = functools.partial(numbers, i, key, counter, **rest)
-        return choose(lambda: stock(tf.shape(i), key, counter, alg, **rest), lambda: _once(fast, counter, i, dtype))
+        dtype = tf.as_dtype(rest["dtype"]) if "dtype" in rest else tf.convert_to_tensor(rest["minval"]).dtype
+        # A block is computed for two of its words at a time, which is less arithmetic than for each.
+        pair = i if dtype.size == 8 else _element_numbers(tf.reshape((tf.size(i) + 1) // 2, [1]))
+
+        def fast() -> Any:
+            if not of_words:
+                return _once(functools.partial(numbers, i, key, counter, **rest), counter, i, dtype)
+            words = _once(functools.partial(philox.word_pairs, pair, key, counter), counter, pair, tf.uint64)
+            if dtype.size < 8:
+                words = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint32), [-1])[: tf.size(i)], tf.shape(i))
+            return tf.stop_gradient(numbers(words, **rest))
+
+        return choose(lambda: stock(tf.shape(i), key, counter, alg, **rest), fast)
 
     return draw
 
@@ -60,11 +74,11 @@ _V1, _V2 = "tensorflow.python.ops.gen_stateless_random_ops", "tensorflow.python.
 # module and function -> names of its parameters, replacement. XLA compiles no other stateless random ops.
 REPLACEMENTS: dict[tuple[str, str], tuple[tuple[str, ...], Function]] = {
     (_V2, "stateless_random_get_key_counter"): (("seed", "name"), _key_counter),
-    (_V2, "stateless_random_uniform_v2"): ((*_STREAM, "dtype", "name"), _filled(philox.uniform)),
+    (_V2, "stateless_random_uniform_v2"): ((*_STREAM, "dtype", "name"), _filled(philox.uniform, of_words=True)),
     (_V2, "stateless_random_normal_v2"): ((*_STREAM, "dtype", "name"), _filled(philox.normal)),
     (_V2, "stateless_truncated_normal_v2"): ((*_STREAM, "dtype", "name"), _filled(philox.truncated_normal)),
-    (_V2, "stateless_random_uniform_full_int_v2"): ((*_STREAM, "dtype", "name"), _filled(philox.integers)),
-    (_V2, "stateless_random_uniform_int_v2"): ((*_STREAM, "minval", "maxval", "name"), _filled(philox.integers_between)),
+    (_V2, "stateless_random_uniform_full_int_v2"): ((*_STREAM, "dtype", "name"), _filled(philox.integers, of_words=True)),
+    (_V2, "stateless_random_uniform_int_v2"): ((*_STREAM, "minval", "maxval", "name"), _filled(philox.integers_between, of_words=True)),
     (_V1, "stateless_multinomial"): (("logits", "num_samples", "seed", "output_dtype", "name"), _multinomial),
 }
 
