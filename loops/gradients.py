@@ -9,6 +9,7 @@ Every replica sees the same reduced gradients before anything looks at them, so 
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,8 +85,8 @@ def as_transforms(clip: Any) -> tuple[Transform, ...]:
     """
     if clip is None:
         return ()
-    if isinstance(clip, (int, float)) and not isinstance(clip, bool):
-        return (ClipByGlobalNorm(clip),)
+    if isinstance(clip, numbers.Real) and not isinstance(clip, bool):
+        return (ClipByGlobalNorm(float(clip)),)
     if callable(clip):
         return (clip,)
     if isinstance(clip, (list, tuple)) and all(callable(c) for c in clip):
@@ -149,6 +150,7 @@ def _transform(gradients: list[Any], variables: list[Any], optimizer: Any, conte
     transforms = [*context.transforms, *(_own_clipping(optimizer) if context.replicas > 1 else ())]
     if not transforms:
         return gradients
+    gradients = [_rows_once(g) for g in gradients]
     scale = optimizer.scale_loss(tf.ones([])) if _scales_loss(optimizer) else None
     if scale is not None:
         gradients = [_scaled(g, 1.0 / scale) for g in gradients]
@@ -197,6 +199,15 @@ def _apply_when(when: tf.Tensor, pairs: list[tuple[Any, Any]], optimizer: Any, c
             strategy.extended.update(variable, lambda v, o, w: v.assign(tf.where(w, v.read_value(), o)), args=(old, accept), group=False)
 
     replica_context.merge_call(keep_or_restore, args=(before, everywhere))
+
+
+def _rows_once(gradient: Any) -> Any:
+    """The same gradient; of rows of an embedding that were used several times, the sum, so that a norm is that of what will be applied."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    rows, place = tf.unique(gradient.indices)
+    values = tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)
 
 
 def _scaled(gradient: Any, factor: Any, zero_if: Any = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ import keras
 import tensorflow as tf
 
 __all__ = ["MetricCalls"]
+
+_CALLS_BEFORE_COMPILING = 2  # a short run is over before tracing pays
 
 
 class MetricCalls:
@@ -37,6 +40,7 @@ class MetricCalls:
         self._model = model
         self._known: tuple[int, ...] = ()
         self._compiled: dict[str, Callable[[], Any]] = {}
+        self._calls = collections.Counter[str]()
 
     def reset(self) -> None:
         """Clears all metrics."""
@@ -47,15 +51,16 @@ class MetricCalls:
         return dict(self._call("get_metrics_result"))
 
     def _call(self, name: str) -> Any:
-        metrics = self._model.metrics
+        metrics, plain = self._model.metrics, getattr(self._model, name)
         variables = [v for metric in metrics for v in metric.variables]  # there are more once a metric is built
         known = (*map(id, metrics), 0, *map(id, variables))
         if known != self._known:
-            self._known, self._compiled = known, {}
-        if not all(_is_keras_own(metric) for metric in metrics) or any(_is_distributed(v) for v in variables):
-            return getattr(self._model, name)()
+            self._known, self._compiled, self._calls = known, {}, collections.Counter()
+        self._calls[name] += 1
+        if self._calls[name] <= _CALLS_BEFORE_COMPILING or any(map(_is_distributed, variables)) or not all(map(_is_keras_own, metrics)):
+            return plain()
         if name not in self._compiled:
-            self._compiled[name] = tf.function(getattr(self._model, name), autograph=False)
+            self._compiled[name] = tf.function(plain, autograph=False).get_concrete_function()
         return self._compiled[name]()
 
 

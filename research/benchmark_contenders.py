@@ -43,10 +43,10 @@ class Contender:
     """One way to train a workload.
 
     Attributes:
-        xla: whether it compiles with XLA.
+        stock_xla: whether it compiles with XLA, and gives it convolutions as they are.
     """
 
-    xla: bool = False
+    stock_xla: bool = False
 
     def setup(self, workload: Workload, directory: pathlib.Path) -> None:
         """Makes the model and compiles all that will run; `directory` is for files that the run writes."""
@@ -83,7 +83,7 @@ class Fit(Contender):
     callbacks: bool = False
 
     def __post_init__(self) -> None:
-        self.xla = self.jit_compile is True
+        self.stock_xla = self.jit_compile is True
 
     def setup(self, workload: Workload, directory: pathlib.Path) -> None:
         self._workload, self._directory = workload, directory
@@ -178,7 +178,7 @@ class WhileLoop(HandWritten):
     block_bytes = 8 << 20
 
     def __init__(self, jit_compile: bool):
-        self.xla = jit_compile
+        self.stock_xla = jit_compile
         self._run_block = tf.function(self._block, jit_compile=jit_compile, autograph=False)
 
     def setup(self, workload: Workload, directory: pathlib.Path) -> None:
@@ -240,9 +240,6 @@ class Ours(Contender):
     hooks: bool = False
     on_nonfinite: str = "ignore"
     snapshots: bool = False
-
-    def __post_init__(self) -> None:
-        self.xla = self.compile == "xla"
 
     def setup(self, workload: Workload, directory: pathlib.Path) -> None:
         feed = loops.ArrayFeed(workload.data(), workload.batch_size, shuffle=True)

@@ -178,7 +178,7 @@ def _torch_optimizer(optimizer: keras.optimizers.Optimizer, parameters: Any) -> 
 class Jax(Contender):
     """One `jax.jit` of a `lax.scan` over the steps of an epoch, data on the device."""
 
-    xla = True
+    stock_xla = True
 
     def setup(self, workload: Workload, directory: pathlib.Path) -> None:
         import jax

@@ -26,7 +26,8 @@ class Workload:
         classes: number of classes; 0 for a regression.
         rows: number of examples; a multiple of the batch size, so that a hand-written loop needs no code for a tail.
         batch_size: examples per step.
-        xla: False leaves out the XLA contenders: on a CPU, XLA has no fast gradient of a convolution inside a loop.
+        convolutions: whether there are any. They leave out contenders that give them to XLA as they are: on a CPU it has no fast
+            gradient of a convolution inside a loop.
     """
 
     title: str
@@ -36,7 +37,7 @@ class Workload:
     classes: int = 10
     rows: int = 60_000
     batch_size: int = 32
-    xla: bool = True
+    convolutions: bool = False
 
     def resized(self, *, rows: int | None = None, batch_size: int | None = None) -> Workload:
         """The same with about `rows` examples, in batches of `batch_size`; None leaves them as they are."""
@@ -125,6 +126,6 @@ WORKLOADS = {
     "selu_dropout": Workload(
         "784-20x100-10 SELU and alpha dropout, SGD with momentum", _selu_with_dropout, (784,), lambda: SGD(1e-3, momentum=0.9)
     ),
-    "conv": Workload("28x28x1, conv 16-16, global pooling, Adam", _conv, (28, 28, 1), lambda: Adam(1e-3), rows=12_800, xla=False),
+    "conv": Workload("28x28x1, conv 16-16, global pooling, Adam", _conv, (28, 28, 1), lambda: Adam(1e-3), rows=12_800, convolutions=True),
     "wide_deep": Workload("wide & deep 8-30-30-1, Adam", _wide_deep, (8,), lambda: Adam(1e-3), classes=0, rows=20_640),
 }

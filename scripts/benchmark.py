@@ -109,7 +109,7 @@ def measure(workload: Workload, contenders: Mapping[str, Any], *, rounds: int, s
         ready: dict[str, tuple[Contender, int]] = {}
         for name, make in contenders.items():
             contender = make()
-            if contender.xla and not workload.xla:
+            if contender.stock_xla and workload.convolutions:
                 continue
             _say(f"setting up {name}")
             (folder := pathlib.Path(directory, name)).mkdir()

@@ -106,8 +106,8 @@ class Pipeline:
     @classmethod
     def _unknown(cls, reason: str) -> Pipeline:
         sentence = (
-            f"The pipeline could not be inspected ({reason}): nobody knows whether a resumed run sees the same batches, "
-            "and it reads all earlier passes again and drops them."
+            f"The pipeline could not be inspected ({reason}). A resumed run reads all earlier passes again and drops them; it gets the "
+            "same batches if every shuffle has a seed and nothing draws from hidden state."
         )
         return cls(Replay.WHOLE, 0, "it could not be inspected", (sentence,))
 
