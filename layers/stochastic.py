@@ -38,7 +38,7 @@ class GaussianSampling(Layer):
         logvar: `[..., D]`, floating.
         mask: bool `[...]` without the last dimension of `mean`, by default the mask that `mean` carries; what is masked counts neither in
             the loss nor in the metrics.
-        training: whether to sample.
+        training: whether to sample. An evidence lower bound in an evaluation needs samples: call the model with `training=True` there.
 
     Returns:
         `[..., D]` in the layer's compute dtype.

@@ -1,4 +1,4 @@
-"""TensorBoard events, serialized, as `tf.summary` (version 2) makes them; scalars are in `event_rows.py`, files in `summaries.py`."""
+"""TensorBoard events, serialized, as `tf.summary` (version 2) makes them; scalars are in `event_rows.py`, files in `event_files.py`."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def records(steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], wall_time
     Raises:
         ValueError: if a tag has not one value for each step.
     """
-    numbers = np.asarray(steps, np.int64).reshape(-1)
+    numbers = np.asarray(steps, np.int64).reshape(-1).view(np.uint64)  # as they are written: a negative one as a very large one
     columns: dict[str, Any] = {tag: np.ma.asanyarray(column).reshape(-1) for tag, column in values.items()}
     for tag, column in columns.items():
         if column.shape != numbers.shape:
@@ -54,7 +54,7 @@ def records(steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], wall_time
         return b""
     times = np.broadcast_to(np.asarray(wall_times, "<f8"), numbers.shape)
     present = ~np.stack([np.ma.getmaskarray(column) for column in columns.values()])
-    digits = np.searchsorted([1 << 7 * n for n in range(1, 9)], numbers, side="right") + (numbers > 0)
+    digits = np.searchsorted(np.array([1 << 7 * n for n in range(10)], np.uint64), numbers, side="right")
     if present.all() and digits.min() == digits.max():
         return _matrix(numbers, int(digits[0]), times, {tag: column.data for tag, column in columns.items()}).tobytes()
     rows: list[Any] = [b""] * len(numbers)
@@ -68,19 +68,19 @@ def records(steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], wall_time
     return b"".join(rows)
 
 
-def _matrix(numbers: npt.NDArray[np.int64], digits: int, times: npt.NDArray[Any], columns: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
+def _matrix(numbers: npt.NDArray[np.uint64], digits: int, times: npt.NDArray[Any], columns: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
     """Records of steps whose numbers have so many digits to the base 128, and that have a value for all tags."""
     template = _template(tuple(columns), digits)
     matrix = np.tile(template.record, (len(numbers), 1))
     event = matrix[:, _HEADER:-4]
     event[:, 1:9] = np.ascontiguousarray(times).view(np.uint8).reshape(-1, 8)
     for d in range(digits):
-        event[:, 10 + d] = (numbers >> 7 * d) & 0x7F | (0x80 if d < digits - 1 else 0)
+        event[:, 10 + d] = (numbers >> np.uint64(7 * d)) & np.uint64(0x7F) | np.uint64(0x80 if d < digits - 1 else 0)
     for place, column in zip(template.slots, columns.values(), strict=True):
         event[:, place : place + 4] = np.ascontiguousarray(column, "<f4").view(np.uint8).reshape(-1, 4)
     crc = np.full(len(numbers), template.crc, np.uint32)
-    for place in template.varying:
-        crc ^= _added_by_a_byte(event.shape[1] - 1 - place)[event[:, place]]
+    for place, added in template.varying.items():
+        crc ^= added[event[:, place]]
     matrix[:, -4:] = _masked(crc).astype("<u4").view(np.uint8).reshape(-1, 4)
     return matrix
 
@@ -92,13 +92,13 @@ class _Template:
     Attributes:
         record: its bytes.
         slots: where in the event the values begin.
-        varying: all places in the event that vary.
+        varying: all places in the event that vary -> for each byte, what it adds there to the checksum; uint32 `[256]`.
         crc: checksum of the event with the zeros.
     """
 
     record: npt.NDArray[np.uint8]
     slots: list[int]
-    varying: list[int]
+    varying: dict[int, Words]
     crc: int
 
 
@@ -112,7 +112,8 @@ def _template(tags: tuple[str, ...], digits: int) -> _Template:
         event = event.replace(_SLOT, bytes(4), 1)
     length = struct.pack("<Q", len(event))
     header = length + struct.pack("<I", int(_masked(_crc(length))))
-    varying = [*range(1, 9), *range(10, 10 + digits), *(s + i for s in slots for i in range(4))]
+    tables = _added_by_bytes(len(event))
+    varying = {place: tables[place] for place in (*range(1, 9), *range(10, 10 + digits), *(s + i for s in slots for i in range(4)))}
     return _Template(np.frombuffer(header + event + bytes(4), np.uint8), slots, varying, _crc(event))
 
 
@@ -127,18 +128,19 @@ def _summary(tags: tuple[str, ...]) -> bytes:
 
 
 def _crc(data: bytes) -> int:
-    table, crc = _added_by_a_byte(0).tolist(), 0xFFFFFFFF
+    table, crc = _of_the_last_byte().tolist(), 0xFFFFFFFF
     for byte in data:
         crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
     return crc ^ 0xFFFFFFFF
 
 
-def _added_by_a_byte(following: int) -> Words:
-    """For each byte what it adds to the checksum if so many bytes come after it; uint32 `[256]`."""
-    while len(_TABLES) <= following:
-        last = _TABLES[-1]
-        _TABLES.append(_TABLES[0][last & 0xFF] ^ last >> np.uint32(8))
-    return _TABLES[following]
+def _added_by_bytes(length: int) -> list[Words]:
+    """For each place in a message, and each byte, what that byte adds there to the checksum."""
+    last = _of_the_last_byte()
+    tables = [last]
+    while len(tables) < length:
+        tables.append(last[tables[-1] & 0xFF] ^ tables[-1] >> np.uint32(8))
+    return tables[::-1]
 
 
 def _of_the_last_byte() -> Words:
@@ -153,6 +155,3 @@ def _masked(crc: Any) -> Any:
     wide = np.asarray(crc, np.uint64)
     turned = wide >> np.uint64(15) | (wide << np.uint64(17)) & np.uint64(0xFFFFFFFF)
     return (turned + np.uint64(_MASK)) & np.uint64(0xFFFFFFFF)
-
-
-_TABLES = [_of_the_last_byte()]

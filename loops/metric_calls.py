@@ -17,8 +17,8 @@ _CALLS_BEFORE_COMPILING = 2  # a short run is over before tracing pays
 class MetricCalls:
     """`model.reset_metrics()` and `model.get_metrics_result()`, with the same values.
 
-    Metrics that are not Keras's own may do in Python what a trace would do once. With one of them, and under several replicas, both are
-    left to Keras.
+    What is not Keras's own may do in Python what a trace would do once. A model that overrides one of these methods, a metric of another
+    kind, and several replicas are left to Keras.
 
     Args:
         model: a compiled model.
@@ -38,7 +38,7 @@ class MetricCalls:
 
     def __init__(self, model: keras.Model):
         self._model = model
-        self._known: tuple[int, ...] = ()
+        self._known: list[Any] = []
         self._compiled: dict[str, Callable[[], Any]] = {}
         self._calls = collections.Counter[str]()
 
@@ -52,22 +52,21 @@ class MetricCalls:
 
     def _call(self, name: str) -> Any:
         metrics, plain = self._model.metrics, getattr(self._model, name)
-        variables = [v for metric in metrics for v in metric.variables]  # there are more once a metric is built
-        known = (*map(id, metrics), 0, *map(id, variables))
-        if known != self._known:
+        known = [*metrics, *(v for metric in metrics for v in metric.variables)]  # there are more once a metric is built
+        if len(known) != len(self._known) or any(a is not b for a, b in zip(known, self._known, strict=True)):
             self._known, self._compiled, self._calls = known, {}, collections.Counter()
         self._calls[name] += 1
-        if self._calls[name] <= _CALLS_BEFORE_COMPILING or any(map(_is_distributed, variables)) or not all(map(_is_keras_own, metrics)):
+        if self._calls[name] <= _CALLS_BEFORE_COMPILING or not self._is_keras_own(metrics):
             return plain()
         if name not in self._compiled:
             self._compiled[name] = tf.function(plain, autograph=False).get_concrete_function()
         return self._compiled[name]()
 
-
-def _is_keras_own(metric: keras.metrics.Metric) -> bool:
-    parts = [metric, *getattr(metric, "metrics", [])]
-    return all(type(part).__module__.startswith("keras.") for part in parts)
-
-
-def _is_distributed(variable: Any) -> bool:
-    return isinstance(variable.value, tf.distribute.DistributedValues)
+    def _is_keras_own(self, metrics: list[Any]) -> bool:
+        kind = type(self._model)
+        if any(getattr(kind, name) is not getattr(keras.Model, name) for name in ("metrics", "reset_metrics", "get_metrics_result")):
+            return False
+        parts = [part for metric in metrics for part in (metric, *getattr(metric, "metrics", []))]
+        variables = [v for metric in metrics for v in metric.variables]
+        distributed = any(isinstance(v.value, tf.distribute.DistributedValues) for v in variables)
+        return not distributed and all(type(part).__module__.startswith("keras.") for part in parts)

@@ -3,8 +3,8 @@
     block number b of a stream = ten rounds of multiplying and mixing (counter + b) with the key = four words of 32 bits
     element i: float32 takes one word, float64 and int64 take two, two normal numbers take the words of two (Box-Muller)
 
-Each element computes its own block and picks its words: more arithmetic, but one loop without memory, which the compiler turns into vector
-instructions. What makes use of it is in `xla_random.py`; outside of XLA the kernels are faster.
+Each element, or pair of words, computes a block of its own and picks what it needs: more arithmetic, but one loop without memory, which
+the compiler turns into vector instructions. What makes use of it is in `xla_random.py`; outside of XLA the kernels are faster.
 
 References:
     Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3. Box & Muller 1958, A note on the generation of random normal deviates.

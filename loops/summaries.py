@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
 import queue
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,14 +18,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from loops import event_records, event_rows
+from loops.event_files import EventFile
 
-__all__ = ["SummaryWriter", "cut_back"]
+__all__ = ["SummaryWriter"]
 
-_file_numbers = itertools.count()
-_PREFIX = "events.out.tfevents."
 _SECONDS_BETWEEN_WRITES = 0.25
 _Job = Callable[[], list[bytes] | bytes | None]  # makes events, or records with events in them, or does something else
 
@@ -41,7 +37,7 @@ class SummaryWriter:
     Args:
         logdir: directory of the run, made if it is missing. Any path that `tf.io.gfile` understands.
         max_queue: calls that may wait to be written; the next one then blocks.
-        mark: letters and digits that the name of the file has near its end, by which `cut_back` knows it again.
+        mark: letters and digits that the name of the file has near its end, by which `event_files.cut_back` knows it again.
         not_before: seconds since the Unix epoch; the name of the file tells no earlier time. TensorBoard reads files in the order of their
             names.
         restarts_at: the file begins by telling TensorBoard to forget what it read of this run at this step and later.
@@ -64,7 +60,7 @@ class SummaryWriter:
     ):
         self.logdir = os.fspath(logdir)
         self.last_step = -1
-        self._file = _EventFile(self.logdir, mark, not_before, restarts_at)
+        self._file = EventFile(self.logdir, mark=mark, not_before=not_before, restarts_at=restarts_at)
         self._queue: queue.Queue[_Job | threading.Event | None] = queue.Queue(max_queue)
         self._hurry = threading.Event()
         self._error: BaseException | None = None
@@ -205,112 +201,3 @@ class SummaryWriter:
         finally:
             if isinstance(job, threading.Event):
                 job.set()
-
-
-class _EventFile:
-    """An event file that is made when the first event is written."""
-
-    def __init__(self, logdir: str, mark: str, not_before: int, restarts_at: int | None):
-        self._logdir, self._mark, self._not_before, self._restarts_at = logdir, mark, not_before, restarts_at
-        self._file: Any = None
-        self.name, self.length = "", 0
-
-    def write(self, made: list[bytes] | bytes) -> None:
-        if self._file is None:
-            tf.io.gfile.makedirs(self._logdir)
-            now = time.time()
-            # The name that TensorFlow gives; but TensorBoard puts files in the order of their names, so the number has leading zeros.
-            number = f"{socket.gethostname()}.{os.getpid()}.{next(_file_numbers):04d}"
-            self.name = f"{_PREFIX}{max(int(now), self._not_before):010d}.{number}{'.' * bool(self._mark)}{self._mark}.v2"
-            self._file = tf.io.gfile.GFile(os.path.join(self._logdir, self.name), "wb")
-            first = [event_records.file_version(now)]
-            if self._restarts_at is not None:
-                first.append(event_records.session_start(self._restarts_at, now))
-            self._append(_records(first))
-        self._append(made if isinstance(made, bytes) else _records(made))
-
-    def _append(self, records: bytes) -> None:
-        self._file.write(records)
-        self.length += len(records)
-
-    def flush(self) -> None:
-        if self._file is not None:
-            self._file.flush()
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def _records(events: list[bytes]) -> bytes:
-    """Any events as the records that TensorFlow writes, which it does into memory here."""
-    path = f"ram://events/{os.getpid()}/{threading.get_ident()}"
-    with tf.io.TFRecordWriter(path) as writer:
-        for event in events:
-            writer.write(event)
-    with tf.io.gfile.GFile(path, "rb") as file:
-        content = file.read()
-    tf.io.gfile.remove(path)
-    return bytes(content)
-
-
-def cut_back(directory: str | os.PathLike[str], files: Mapping[str, int], mark: str) -> tuple[dict[str, int], list[str]]:
-    """Takes the event files below a directory back to where they were: cuts those of `files`, and deletes the others that bear `mark`.
-
-    Args:
-        directory: directory above the runs.
-        files: path below `directory` -> length in bytes.
-        mark: what `SummaryWriter` was given, not empty.
-
-    Returns:
-        The files that are there and their lengths now, and the paths of those that are missing or shorter than they were.
-
-    Example:
-        >>> import tempfile
-        >>> from loops import testing
-        >>> logdir = tempfile.mkdtemp()
-        >>> writer = SummaryWriter(logdir, mark="a1")
-        >>> writer.scalars([1], {"loss": [0.5]})
-        >>> writer.flush()
-        >>> files = writer.files
-        >>> writer.scalars([2], {"loss": [0.25]})
-        >>> writer.close()
-        >>> kept, lost = cut_back(logdir, files, "a1")
-        >>> kept == files, lost, testing.read_events(logdir)
-        (True, [], {'.': {'loss': [(1, 0.5)]}})
-    """
-    if not mark:
-        raise ValueError("cut_back deletes files by their mark; give the one that their SummaryWriter was given.")
-    root = os.fspath(directory)
-    kept: dict[str, int] = {}
-    lost: list[str] = []
-    for name, length in files.items():
-        path = os.path.join(root, name)
-        size = tf.io.gfile.stat(path).length if tf.io.gfile.exists(path) else -1
-        if size > length:
-            _cut(path, length)
-        if size < length:
-            lost.append(name)
-        if size >= 0:
-            kept[name] = min(size, length)
-    # Paths are joined with "/" by gfile on some systems and with the system's own separator by others.
-    known = {os.path.normpath(os.path.join(root, name)) for name in files}
-    for folder, _, names in list(tf.io.gfile.walk(root)):
-        for name in names:
-            path = os.path.join(folder, name)
-            if name.startswith(_PREFIX) and name.endswith(f".{mark}.v2") and os.path.normpath(path) not in known:
-                tf.io.gfile.remove(path)
-    return kept, lost
-
-
-def _cut(path: str, length: int) -> None:
-    if os.path.exists(path):
-        os.truncate(path, length)
-        return
-    # Remote file systems write whole files only.
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path).removeprefix(_PREFIX)}.cut")
-    with tf.io.gfile.GFile(path, "rb") as file:
-        content = file.read(length)
-    with tf.io.gfile.GFile(temporary, "wb") as file:
-        file.write(content)
-    tf.io.gfile.rename(temporary, path, overwrite=True)

@@ -10,7 +10,7 @@ import tensorflow as tf
 __all__ = ["computed_once"]
 
 
-def computed_once(compute: Callable[[], tf.Tensor], witness: tf.Tensor, like: Any) -> tf.Tensor:
+def computed_once(compute: Callable[[], tf.Tensor], *, witness: tf.Tensor, dtype: Any, shape: Any) -> tf.Tensor:
     """`compute()`, as an array of its own in memory.
 
     XLA fuses elementwise ops into every loop that reads them, forward and backward, however long they are. It fuses nothing across the
@@ -19,11 +19,12 @@ def computed_once(compute: Callable[[], tf.Tensor], witness: tf.Tensor, like: An
 
     Args:
         compute: makes a tensor.
-        witness: a tensor with a number of 32 or 64 bits that is not known before the program runs.
-        like: dtype and, as a list or a tensor, shape of the result.
+        witness: a tensor of numbers that are not known before the program runs, at least one.
+        dtype: of the result.
+        shape: of the result, a list or a tensor.
     """
-    dtype, shape = like
     first = tf.reshape(witness, [-1])[0]
+    first = tf.cast(first, tf.float32) if first.dtype.size < 4 else first
     word = tf.bitcast(first, tf.uint64 if first.dtype.size == 8 else tf.uint32)
     bit = tf.bitwise.bitwise_and(word, tf.ones([], word.dtype))
 

@@ -112,7 +112,7 @@ class _Convolution:
             taps = zip(windows(self._pad(x), self.w[:2], self.strides, self.out), self._places(), strict=True)
             return tf.add_n([tap[..., c : c + 1] * w[i, j, c] for tap, (i, j) in taps for c in range(self.w[2])])
 
-        return computed_once(compute, w, (x.dtype, [self.x[0], *self.out, self.w[3]]))
+        return computed_once(compute, witness=w, dtype=x.dtype, shape=[self.x[0], *self.out, self.w[3]])
 
     def _sum_of_products(self, w: Any, dy: Any) -> Any:
         n, (height, width), (high, wide, channels, filters) = self.x[0], self.out, self.w
@@ -180,11 +180,22 @@ def spread(values: Any, strides: Sequence[int], offset: Sequence[int], size: Seq
     return tf.pad(values, [[0, 0], [top, bottom], [left, rest], [0, 0]])
 
 
-def is_replaced(node: Any) -> bool:
-    """Whether an operation, given as its `NodeDef`, is a gradient that is replaced, as far as its attributes tell."""
-    if not node.op.startswith("Conv2DBackprop"):
+def is_replaced(op: Any) -> bool:
+    """Whether an operation, a `tf.Operation` or its `NodeDef`, is a gradient of a convolution that is replaced, for any size of a batch."""
+    kind = op.type if isinstance(op, tf.Operation) else op.op
+    if kind not in ("Conv2DBackpropInput", "Conv2DBackpropFilter"):
         return False
-    return node.attr["data_format"].s == b"NHWC" and set(node.attr["dilations"].list.i) <= {1} and node.attr["T"].type in _DTYPES
+    node = op.node_def if isinstance(op, tf.Operation) else op
+    attributes = {name: node.attr[name] for name in ("strides", "padding", "explicit_paddings", "data_format", "dilations", "T")}
+    if not isinstance(op, tf.Operation):  # its shapes are not known
+        return attributes["data_format"].s == b"NHWC" and set(attributes["dilations"].list.i) <= {1} and attributes["T"].type in _DTYPES
+    found = op.outputs[0].shape
+    x, w = (op.inputs[0].shape, found) if kind == "Conv2DBackpropFilter" else (found, op.inputs[1].shape)
+    if x.rank != 4 or op.outputs[0].dtype not in _DTYPES:
+        return False
+    given: dict[str, Any] = {name: list(attributes[name].list.i) for name in ("strides", "explicit_paddings", "dilations")}
+    given |= {name: attributes[name].s for name in ("padding", "data_format")}
+    return _known([x[0] or 1, *x[1:]], w, lambda *_: None, **given) is not None
 
 
 def _plain(x: Any, w: Any) -> Any:
@@ -222,18 +233,27 @@ def pads_of(padding: Any, explicit: Sequence[int], size: Sequence[int], window: 
 
 
 def _conv2d(stock: Function, choose: Function, *, input: Any, filter: Any, **rest: Any) -> Any:
-    x, w = tf.convert_to_tensor(input), tf.convert_to_tensor(filter)
-    known = _known(x.shape, w.shape, choose, **rest) if x.dtype in _DTYPES else None
-    return stock(x, w, **rest) if known is None else known.output(x, w)
+    x = tf.convert_to_tensor(input)
+    w = _of_dtype(filter, x.dtype)
+    known = _known(x.shape, w.shape, choose, **rest) if w is not None and x.dtype in _DTYPES else None
+    return stock(x, filter, **rest) if known is None else known.output(x, w)
 
 
 def _backprop_input(stock: Function, choose: Function, *, input_sizes: Any, filter: Any, out_backprop: Any, **rest: Any) -> Any:
-    w, dy = tf.convert_to_tensor(filter), tf.convert_to_tensor(out_backprop)
-    sizes = tf.get_static_value(input_sizes)
-    known = _known(sizes, w.shape, choose, **rest) if sizes is not None and dy.dtype in _DTYPES else None
+    dy = tf.convert_to_tensor(out_backprop)
+    w, sizes = _of_dtype(filter, dy.dtype), tf.get_static_value(tf.convert_to_tensor(input_sizes, tf.int32))
+    known = _known(sizes, w.shape, choose, **rest) if sizes is not None and w is not None and dy.dtype in _DTYPES else None
     if known is None or dy.shape.as_list() != [known.x[0], *known.out, known.w[3]]:
-        return stock(input_sizes, w, dy, **rest)
+        return stock(input_sizes, filter, out_backprop, **rest)
     return known.input_gradient(w, dy)
+
+
+def _of_dtype(value: Any, dtype: Any) -> Any:
+    """The value as a tensor of that type, as TensorFlow converts arrays to fit tensors beside them; None if it does not fit."""
+    try:
+        return tf.convert_to_tensor(value, dtype=dtype)
+    except (TypeError, ValueError):
+        return None
 
 
 _ATTRIBUTES = ("strides", "padding", "use_cudnn_on_gpu", "explicit_paddings", "data_format", "dilations", "name")

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import forwardprop_util
 
 from loops import xla_convolutions, xla_pooling, xla_random
 
@@ -105,7 +106,7 @@ def _switch(stock: Function, replacement: Function) -> Function:
 
     @functools.wraps(stock)
     def op(*args: Any, **kwargs: Any) -> Any:
-        if not _wanted():
+        if not _wanted() or _has_tangents([*args, *kwargs.values()]):
             return stock(*args, **kwargs)
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
@@ -117,10 +118,23 @@ def _switch(stock: Function, replacement: Function) -> Function:
 
 def _wanted() -> bool:
     """Whether this thread traces what will be in a program; initial values of variables are drawn eagerly."""
-    if getattr(_here, "depth", 0) == 0 or tf.executing_eagerly():
-        return False
-    # `tf.vectorized_map` rewrites what was traced, and has no rule for `DeviceIndex`.
-    return not any(part.startswith("loop_body") for part in tf.get_current_name_scope().split("/"))
+    return getattr(_here, "depth", 0) > 0 and not tf.executing_eagerly() and not _is_vectorized()
+
+
+def _is_vectorized() -> bool:
+    """Whether `tf.vectorized_map` or a Jacobian traces this: they rewrite what was traced, and have no rule for `DeviceIndex`."""
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        if any(part.startswith("loop_body") for part in graph.get_name_scope().split("/")):
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
+
+
+def _has_tangents(values: Any) -> bool:
+    """Whether a `tf.autodiff.ForwardAccumulator` watches one of the values: it does not go through conditionals."""
+    tensors = [value for value in values if isinstance(value, tf.Tensor)]
+    return bool(tensors) and bool(forwardprop_util.pack_tangents(tensors).tangents)
 
 
 def _chosen_by_compiler(stock: Function, fast: Function) -> Any:
@@ -128,5 +142,7 @@ def _chosen_by_compiler(stock: Function, fast: Function) -> Any:
 
     A `tf.function` within the step keeps its trace, and may be called from a graph later.
     """
+    if _is_vectorized():  # a gradient of what was replaced outside
+        return stock()
     # To XLA devices have no names: it takes the default, and drops the rest.
     return tf.switch_case(tf.raw_ops.DeviceIndex(device_names=["CPU"]), {0: stock}, default=fast)

@@ -52,8 +52,10 @@ def _max_pool(
 
     @tf.custom_gradient
     def pooled(x: Any) -> Any:
-        form = x.dtype, [x.shape[0], *out, x.shape[3]]
-        fast = functools.partial(computed_once, lambda: functools.reduce(tf.maximum, slices(x)), x, form)
+        def fast() -> Any:
+            shape = [x.shape[0], *out, x.shape[3]]
+            return computed_once(lambda: functools.reduce(tf.maximum, slices(x)), witness=x, dtype=x.dtype, shape=shape)
+
         y = choose(lambda: tf.raw_ops.MaxPool(input=x, **attributes), fast)
         return y, lambda dy: gradient(x, y, dy)
 

@@ -43,14 +43,14 @@ def _filled(numbers: Function, *, of_words: bool = False) -> Function:
         key, counter = tf.convert_to_tensor(key), tf.convert_to_tensor(counter)
         dtype = tf.as_dtype(rest["dtype"]) if "dtype" in rest else tf.convert_to_tensor(rest["minval"]).dtype
         # A block is computed for two of its words at a time, which is less arithmetic than for each.
-        pair = i if dtype.size == 8 else _element_numbers(tf.reshape((tf.size(i) + 1) // 2, [1]))
+        pair = i if dtype.size == 8 else _element_numbers(tf.reshape((tf.size(i, i.dtype) + 1) // 2, [1]))
 
         def fast() -> Any:
             if not of_words:
                 return _once(functools.partial(numbers, i, key, counter, **rest), counter, i, dtype)
             words = _once(functools.partial(philox.word_pairs, pair, key, counter), counter, pair, tf.uint64)
             if dtype.size < 8:
-                words = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint32), [-1])[: tf.size(i)], tf.shape(i))
+                words = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint32), [-1])[: tf.size(i, i.dtype)], tf.shape(i))
             return tf.stop_gradient(numbers(words, **rest))
 
         return choose(lambda: stock(tf.shape(i), key, counter, alg, **rest), fast)
@@ -92,4 +92,4 @@ def _element_numbers(shape: tf.Tensor) -> tf.Tensor:
 
 
 def _once(numbers: Function, counter: tf.Tensor, i: tf.Tensor, dtype: Any) -> tf.Tensor:
-    return tf.stop_gradient(computed_once(numbers, counter, (dtype, tf.shape(i))))
+    return tf.stop_gradient(computed_once(numbers, witness=counter, dtype=dtype, shape=tf.shape(i)))

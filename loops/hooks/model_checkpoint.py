@@ -132,15 +132,12 @@ class ModelCheckpoint(MonitorHook):
             super().on_train_end(loop)
 
     def _consider(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
-        model, best, bad = self._model(loop), self.best, self._logs_not_finite(logs)
-        where = f"\nEpoch {loop.progress.epoch + 1}:"
-        if not bad:
-            if self.save_best_only and not self._is_best(loop, logs, where):
-                return
-            bad = self._weights_not_finite(model)
+        model, bad = self._model(loop), self._not_finite(loop, logs)
         if bad:
-            self.best = best
             warnings.warn(f"ModelCheckpoint did not save after step {loop.progress.step}: {bad}.", stacklevel=4)
+            return
+        where = f"\nEpoch {loop.progress.epoch + 1}:"
+        if self.save_best_only and not self._is_best(loop, logs, where):
             return
         path = self._path(loop, logs)
         obsolete = self._obsolete_after(str(path))
@@ -175,14 +172,11 @@ class ModelCheckpoint(MonitorHook):
         self.best = value
         return True
 
-    def _logs_not_finite(self, logs: Mapping[str, Any]) -> str:
+    def _not_finite(self, loop: TrainLoop, logs: Mapping[str, Any]) -> str:
         for name, value in logs.items():
             if (name == self.monitor or "loss" in name) and not np.all(np.isfinite(value)):
                 return f"{name} is {value}"
-        return ""
-
-    def _weights_not_finite(self, model: keras.Model) -> str:
-        weights = model.trainable_variables
+        weights = self._model(loop).trainable_variables
         if not self._weights.of(weights):
             self._weights = VariableReads(weights)
         for weight, finite in zip(weights, self._weights.finite(), strict=True):

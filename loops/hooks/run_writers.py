@@ -9,7 +9,8 @@ import time
 import uuid
 from typing import Any
 
-from loops.summaries import SummaryWriter, cut_back
+from loops.event_files import cut_back
+from loops.summaries import SummaryWriter
 
 __all__ = ["RunWriters"]
 

@@ -111,7 +111,6 @@ class TensorBoard(Hook):
         self.every = triggers.AnyOf(*looks) if looks else None
         self._runs = RunWriters()
         self._evaluated: dict[str, tuple[str, str]] = {}
-        self._rates_read: tuple[int, dict[str, float]] | None = None
         self._pace = Pace()
         self._running = self._graph_written = False
 
@@ -137,7 +136,7 @@ class TensorBoard(Hook):
         identity = None if loop.workdir is None else f"{os.path.abspath(loop.workdir)}|{self.name}"
         self._runs.begin(directory, identity, anew=loop.progress.step == 0)
         self._running, self._graph_written = True, False
-        self._evaluated, self._rates_read = {}, None
+        self._evaluated = {}
         if self.embeddings_freq:
             self._metadata = projector.read_metadata(self.embeddings_metadata, directory)
         self._pace.start(loop.progress.step, loop.clock())
@@ -171,7 +170,7 @@ class TensorBoard(Hook):
             otherwise = ("validation", key[4:]) if key.startswith("val_") else ("train", key)
             run, name = self._evaluated.get(key, otherwise)
             runs.setdefault(run, {})[f"epoch_{name}"] = value
-        runs["train"].update((f"epoch_{name}", rate) for name, rate in self._rates(loop).items())
+        runs["train"].update((f"epoch_{name}", rate) for name, rate in loop.learning_rate.logs().items())
         if self.write_steps_per_second:
             runs["train"]["epoch_steps_per_second"] = self._pace.steps_per_second(loop.progress.step, loop.clock())
         for run, values in runs.items():
@@ -210,12 +209,6 @@ class TensorBoard(Hook):
         self._graph_written = state["graph_written"]
         self._evaluated = {key: (run, name) for key, (run, name) in state["evaluated"].items()}
 
-    def _rates(self, loop: TrainLoop) -> dict[str, float]:
-        """The learning rates, read once at a look."""
-        if self._rates_read is None or self._rates_read[0] != loop.progress.step:
-            self._rates_read = loop.progress.step, loop.learning_rate.logs()
-        return self._rates_read[1]
-
     @staticmethod
     def _is_due(freq: int, progress: Progress) -> bool:
         return bool(freq) and progress.epoch % freq == 0
@@ -234,7 +227,7 @@ class TensorBoard(Hook):
         trace = window.trace
         values = {f"batch_{name}": np.ma.masked_invalid(column[kept]) for name, column in trace.items()}
         self._runs["train"].scalars(steps[kept], values, times[kept])
-        last = {f"batch_{name}": value for name, value in {**window.logs, **self._rates(loop)}.items() if name not in trace}
+        last = {f"batch_{name}": value for name, value in {**window.logs, **loop.learning_rate.logs()}.items() if name not in trace}
         if self.write_steps_per_second and window.seconds > 0:
             last["batch_steps_per_second"] = window.steps / window.seconds
         self._write_scalars("train", window.last_step, last)

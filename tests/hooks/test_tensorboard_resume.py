@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from loops import hooks, summaries, testing
+from loops import event_files, hooks, testing
 from loops.summaries import SummaryWriter
 from tests.hooks.fake_loop import FakeLoop, tiny_model
 
@@ -275,7 +275,7 @@ def test_files_of_a_later_process_are_read_later_even_if_its_clock_is_behind(tmp
     go_on(loop, 3)
     saved = loop.save()
     loop.end("interrupted")
-    monkeypatch.setattr(summaries.time, "time", lambda: 1_000_000_000.0)
+    monkeypatch.setattr(event_files.time, "time", lambda: 1_000_000_000.0)
     again, _ = new_loop(tmp_path)
     again.resume(saved)
     go_on(again, 6)
@@ -296,7 +296,7 @@ def test_a_remote_file_system_is_cut_by_writing_anew():
     writer.close()
     with SummaryWriter(f"{root}/test", mark="abc") as later:
         later.scalars([2], {"loss": [2.0]})
-    kept, lost = summaries.cut_back(root, {f"train/{name}": length}, "abc")
+    kept, lost = event_files.cut_back(root, {f"train/{name}": length}, "abc")
     assert (kept, lost) == ({f"train/{name}": length}, [])
     assert tf.io.gfile.stat(f"{root}/train/{name}").length == length
     assert tf.io.gfile.listdir(f"{root}/test") == []
@@ -304,7 +304,7 @@ def test_a_remote_file_system_is_cut_by_writing_anew():
 
 def test_cutting_back_needs_a_mark(tmp_path):
     with pytest.raises(ValueError, match="by their mark"):
-        summaries.cut_back(tmp_path, {}, "")
+        event_files.cut_back(tmp_path, {}, "")
 
 
 def test_a_state_before_the_beginning_is_refused(tmp_path):

@@ -34,6 +34,14 @@ def measured(monkeypatch):
                 seen.append(self._program.mode)
 
             @property
+            def once(self):
+                return self.seconds
+
+            @once.setter
+            def once(self, value):
+                pass
+
+            @property
             def seconds(self):
                 return 1.0 / times if self._program.mode == "xla" else 1.0
 
@@ -60,6 +68,12 @@ def test_what_is_faster_is_taken_and_gives_the_bits_of_that_mode(times, mode, me
     assert loop.history.history == given.history.history
 
 
+def test_a_hopeless_program_is_given_up_after_its_first_steps(measured, capsys):
+    seen = measured(1 / 7)
+    assert trained().mode == "graph" and not seen
+    assert "one step that XLA compiled takes 7 times that of a graph" in capsys.readouterr().out
+
+
 def test_real_clocks_choose_too():
     why = choice().why
     assert why["mode"] in ("graph", "xla") and min(why["microseconds_per_step"].values()) > 0
@@ -69,7 +83,7 @@ def test_a_choice_is_remembered_for_the_same_step(measured, capsys):
     seen = measured(3.0)
     trained()
     count = len(seen)
-    measured(0.1)
+    measured(0.3)
     assert trained().mode == "xla" and len(seen) == count
     assert "as was measured earlier" in capsys.readouterr().out
     assert trained(task=tiny.Classifier(keras.optimizers.SGD())).mode == "graph", "another step is measured by itself"
@@ -184,7 +198,8 @@ def test_what_xla_cannot_do_or_would_drop_keeps_to_the_graph_and_is_named(op):
 
 def test_convolutions_in_a_forced_xla_program_are_warned_of_by_the_name_of_their_layer():
     feed, one_device = loops.ArrayFeed(tiny.data(96), 16), tf.distribute.get_strategy()
-    for kind, size, warned in (keras.layers.DepthwiseConv2D, {"depth_multiplier": 6}, True), (keras.layers.Conv2D, {"filters": 6}, False):
+    kinds = [(keras.layers.DepthwiseConv2D, {"depth_multiplier": 6}, True), (keras.layers.Conv2D, {"filters": 6}, False)]
+    for kind, size, warned in [*kinds, (keras.layers.Conv2D, {"filters": 6, "dtype": "bfloat16"}, True)]:
         task = Obstructed(OBSTACLES["DepthwiseConv2dNativeBackprop"])
         task.conv = kind(kernel_size=[2, 3], name="edges", **size)
         sentence = auto_mode.warning(Program(GlobalStep(task, "train_step", one_device), "xla"), feed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -28,12 +30,14 @@ def written_by_tensorflow(path, steps, values, times):
 
 
 NUMBERS = st.floats(width=32)
+EDGES = [n for d in range(1, 10) for n in (2 ** (7 * d) - 1, 2 ** (7 * d)) if n < 2**63]
+STEPS = st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 300) | st.sampled_from(EDGES)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
-    steps=st.lists(st.integers(0, 2**62), min_size=1, max_size=6),
+    steps=st.lists(STEPS, min_size=1, max_size=6),
     tags=st.lists(st.text(max_size=9), max_size=3, unique=True),
 )
 def test_the_bytes_are_those_of_one_message_and_one_write_for_each_step(tmp_path_factory, data, steps, tags):
@@ -56,3 +60,21 @@ def test_a_byte_that_was_changed_does_not_pass_the_checksum(tmp_path, damaged):
     (tmp_path / "damaged").write_bytes(content)
     with pytest.raises(tf.errors.DataLossError):
         list(tf.data.TFRecordDataset(str(tmp_path / "damaged")))
+
+
+def test_several_threads_that_begin_at_once_write_right_checksums(tmp_path):
+    for turn in range(20):
+        event_rows._template.cache_clear()
+        tags = [f"{'x' * length}{turn}" for length in (3, 40, 90, 150)]
+        start = threading.Barrier(len(tags))
+        made = {}
+
+        def make(tag, made=made, start=start):
+            start.wait()
+            made[tag] = event_rows.records([1, 2], {tag: [0.5, 0.25]}, 1.0)
+
+        threads = [threading.Thread(target=make, args=[tag]) for tag in tags]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        (tmp_path / "events").write_bytes(b"".join(made.values()))
+        assert len(list(tf.data.TFRecordDataset(str(tmp_path / "events")))) == 2 * len(tags)

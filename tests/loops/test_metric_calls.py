@@ -64,3 +64,22 @@ def test_a_model_that_was_compiled_anew_has_its_new_metrics_asked():
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=["sparse_top_k_categorical_accuracy"])
     model.fit(X, Y, epochs=1, verbose=0)
     assert set(calls.results()) == {"loss", "sparse_top_k_categorical_accuracy"}
+
+
+def test_only_what_is_keras_own_is_compiled_and_that_is_after_two_calls(monkeypatch):
+    class Reporting(keras.Sequential):
+        epoch = 0
+
+        def get_metrics_result(self):
+            return {**super().get_metrics_result(), "epoch": self.epoch}
+
+    plain, reporting = model_with("accuracy"), Reporting([keras.Input([2]), keras.layers.Dense(3, activation="softmax")])
+    reporting.compile("sgd", "sparse_categorical_crossentropy")
+    plain.evaluate(X, Y, verbose=0), reporting.evaluate(X, Y, verbose=0)
+    calls, left_to_keras = MetricCalls(plain), MetricCalls(reporting)
+    for epoch in range(5):
+        reporting.epoch = epoch
+        assert left_to_keras.results()["epoch"] == epoch
+        calls.results()
+    monkeypatch.setattr(plain, "get_metrics_result", lambda: pytest.fail("asked in Python"))
+    assert float(calls.results()["loss"]) > 0

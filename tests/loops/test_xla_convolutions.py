@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import loops
 from loops.xla_ops import FastOps
 
 RNG = np.random.default_rng(5)
@@ -147,6 +148,76 @@ def test_a_batch_of_unknown_size_is_left_to_the_stock_op():
 
     x, w = numbers([2, 5, 5, 1]), numbers([3, 3, 1, 2])
     np.testing.assert_array_equal(op(x, w), tf.nn.max_pool2d(tf.nn.conv2d(x, w, 1, "SAME"), 2, 2, "VALID"))
+
+
+def test_derivatives_in_single_precision_and_of_arguments_that_are_not_tensors():
+    x = tf.constant(RNG.normal(size=[2, 8, 8, 3]), "float32")
+    blur = np.ones([3, 3, 3, 2])
+
+    def op(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.nn.max_pool2d(tf.nn.conv2d(x, blur, 1, "SAME"), 2, 2, "VALID")
+            again = tf.nn.conv2d_transpose(y, tf.cast(blur, x.dtype), [tf.shape(x)[0], 8, 8, 3], 2, "SAME")
+            loss = tf.reduce_sum(tf.square(again))
+        return [again, tape.gradient(loss, x)]
+
+    for found, expected in zip(under_xla(op, x), op(x), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_pooling_of_16_bit_numbers(dtype):
+    x = tf.cast(tf.round(numbers([2, 6, 6, 2]) * 4), dtype)
+
+    def op(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.nn.max_pool2d(x, 2, 2, "VALID")
+            loss = tf.reduce_sum(y * y)
+        return [y, tape.gradient(loss, x)]
+
+    for found, expected in zip(under_xla(op, x), op(x), strict=True):
+        np.testing.assert_array_equal(tf.cast(found, tf.float32), tf.cast(expected, tf.float32))
+
+
+def test_jacobians_vectorized_maps_and_tangents_go_by_the_stock_ops():
+    x, w = tf.cast(numbers([2, 6, 6, 1]), "float32"), tf.cast(numbers([3, 3, 1, 2]), "float32")
+
+    def model(x):
+        return tf.reduce_sum(tf.nn.max_pool2d(tf.nn.conv2d(x, w, 1, "SAME"), 2, 2, "VALID"), [1, 2])
+
+    def jacobian(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = model(x)
+        return tape.batch_jacobian(y, x)
+
+    def mapped(x):
+        return tf.vectorized_map(tf.function(lambda image: model(image[None])), x)
+
+    def tangent(x):
+        with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
+            y = model(x)
+        return accumulator.jvp(y)
+
+    for function in (jacobian, mapped, tangent):
+        np.testing.assert_allclose(under_xla(function, x), function(x), rtol=1e-5, atol=1e-5, err_msg=function.__name__)
+
+
+def test_a_net_of_convolutions_trains_under_xla_as_in_a_graph():
+    x, y = RNG.normal(size=[64, 12, 12, 1]).astype("float32"), np.arange(64) % 3
+    weights = {}
+    for mode in ("graph", "xla"):
+        keras.utils.set_random_seed(4)
+        convolutions = [keras.layers.Conv2D(6, 3, activation="relu"), keras.layers.MaxPooling2D(), keras.layers.Conv2D(12, 3, strides=2)]
+        head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation="softmax")]
+        model = keras.Sequential([keras.Input([12, 12, 1]), *convolutions, *head])
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        loops.fit(model, x, y, batch_size=16, epochs=3, shuffle=False, verbose=0, compile=mode)
+        weights[mode] = model.get_weights()
+    for graph, xla in zip(weights["graph"], weights["xla"], strict=True):
+        np.testing.assert_allclose(xla, graph, rtol=1e-4, atol=1e-5)
 
 
 TRAIN = """
