@@ -6,6 +6,7 @@
     python scripts/benchmark.py --peers=torch,lightning,jax              # those that are installed join
     python scripts/benchmark.py --batch_sizes=32,128,512                 # each workload in each batch size
     python scripts/benchmark.py --contenders=loops_xla,products          # beside the matrix products alone, in NumPy
+    python scripts/benchmark.py --contenders=loops,loops_xla --operations=8    # what a step of each is made of
 
 Contenders take turns, round after round, so that a machine that becomes slower does so for all. A ratio is formed within each round; shown
 is the median over the rounds. Compiling and a first epoch come before the first round and do not count.
@@ -60,6 +61,9 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
         "seconds", 2.0, "Shortest time that a contender runs in a round; it ends whole epochs.", lower_bound=0, flag_values=values
     )
     flags.DEFINE_integer("rows", None, "Examples of every workload, for a quick look.", lower_bound=32, flag_values=values)
+    flags.DEFINE_integer(
+        "operations", 0, "Kinds of operations to show of an epoch of each contender, the dearest first.", lower_bound=0, flag_values=values
+    )
     flags.DEFINE_bool("markdown", False, "Print tables in Markdown.", flag_values=values)
     flags.DEFINE_string("json", None, "File for all that was measured.", flag_values=values)
 
@@ -79,8 +83,13 @@ def main(args: flags.FlagValues) -> int:
     print(_machine_line(machine := _machine()), flush=True)
     measured: dict[str, Rates] = {}
     for name, workload in workloads.items():
-        measured[name] = measure(workload, contenders, rounds=args.rounds, seconds=args.seconds)
+        profiles: dict[str, dict[str, float]] = {}
+        measured[name] = measure(
+            workload, contenders, rounds=args.rounds, seconds=args.seconds, profiles=profiles if args.operations else None
+        )
         print(f"\n{name}: {workload.title}", *table(measured[name], args.markdown), sep="\n", flush=True)
+        for contender, spent in profiles.items():
+            print(f"\nmicroseconds a step of {contender}, by operation", *operations_table(spent, args.operations, args.markdown), sep="\n")
     if len(measured) > 1:
         print("\ngeometric mean of the ratios over the workloads", *mean_table(measured, args.markdown), sep="\n")
     if args.json:
@@ -92,7 +101,14 @@ def main(args: flags.FlagValues) -> int:
 # Measuring
 
 
-def measure(workload: Workload, contenders: Mapping[str, Any], *, rounds: int, seconds: float) -> Rates:
+def measure(
+    workload: Workload,
+    contenders: Mapping[str, Any],
+    *,
+    rounds: int,
+    seconds: float,
+    profiles: dict[str, dict[str, float]] | None = None,
+) -> Rates:
     """Sets all contenders up, then has them take turns.
 
     Args:
@@ -100,6 +116,7 @@ def measure(workload: Workload, contenders: Mapping[str, Any], *, rounds: int, s
         contenders: name -> function that makes a contender.
         rounds: number of turns of each.
         seconds: shortest duration of a turn.
+        profiles: filled after the last round with what the steps of each contender are made of, if it is given.
 
     Returns:
         contender -> steps per second in each round. Without those that do not fit the workload.
@@ -123,6 +140,11 @@ def measure(workload: Workload, contenders: Mapping[str, Any], *, rounds: int, s
             for name in turns[turn % len(turns) :] + turns[: turn % len(turns)]:
                 contender, epochs = ready[name]
                 rates[name].append(contender.run(epochs).rate)
+        if profiles is not None:
+            from research.benchmark_profile import operations
+
+            found = ((name, operations(contender)) for name, (contender, _) in ready.items())
+            profiles.update((name, spent) for name, spent in found if spent)
         _say("")
     return rates
 
@@ -175,6 +197,13 @@ def mean_table(measured: Mapping[str, Rates], markdown: bool = False) -> list[st
             means.append(_times(statistics.geometric_mean(values) if values else None))
         rows.append([name, str(sum(name in rates for rates in measured.values())), *means])
     return _aligned([["contender", "workloads", *by_workload[0]], *rows], markdown)
+
+
+def operations_table(spent: Mapping[str, float], most: int, markdown: bool = False) -> list[str]:
+    """Lines of the table of what a step is made of: `most` kinds of operations, and the rest."""
+    rows = [[kind, f"{microseconds:,.1f}"] for kind, microseconds in list(spent.items())[:most]]
+    rest = sum(list(spent.values())[most:])
+    return _aligned([["operation", "µs"], *rows, ["all others", f"{rest:,.1f}"]], markdown)
 
 
 def summaries(measured: Mapping[str, Rates]) -> dict[str, Any]:

@@ -46,6 +46,16 @@ def test_one_tiny_workload(tmp_path):
         assert cells[3] == f"{rate / rates['fit'][0]:.2f}x"
 
 
+def test_a_step_is_shown_by_its_operations():
+    arguments = ["--workloads=wide_deep", "--contenders=loops,loops_xla", "--rounds=1", "--seconds=0", "--rows=640", "--operations=4"]
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    for contender, product in ("loops", "MatMul"), ("loops_xla", "fusion"):
+        lines = out.split(f"a step of {contender}, by operation\n")[1].splitlines()[1:6]
+        assert lines[4].startswith("all others") and all(float(line.split()[-1]) > 0 for line in lines[:4]), lines
+        assert any(product in line for line in lines), lines
+
+
 @pytest.mark.parametrize("name", ["fit", "eager", "while", "loops", "loops_hooks"])
 def test_a_contender_does_the_steps_that_it_counts(name, tmp_path):
     workload = WORKLOADS["wide_deep"].resized(rows=160)
