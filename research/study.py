@@ -193,7 +193,7 @@ class Runs(dict[str, Run]):
         """
         if self.workdir is None:
             return
-        from loops import summaries
+        from loops import event_files, summaries
         from research import pictures
 
         pictures.save(figure, self.workdir / PLOTS / f"{name}.png")
@@ -202,7 +202,7 @@ class Runs(dict[str, Run]):
         folder = self.workdir / COMPARISON
         mark = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
         if folder.is_dir():
-            summaries.cut_back(folder, {}, mark)
+            event_files.cut_back(folder, {}, mark)
         with summaries.SummaryWriter(folder, mark=mark) as writer:
             for tag, image in self._pictures.items():
                 writer.image(tag, image, 0)
