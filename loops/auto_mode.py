@@ -37,7 +37,7 @@ _SHORT_SECONDS = 10.0
 _STEP_SECONDS = 100e-6
 _FLOPS_PER_SECOND = 50e9
 _MAX_OPERATIONS = 10_000
-_ROUNDS, _ROUND_SECONDS = 5, 0.05
+_ROUNDS, _ROUND_SECONDS = 15, 0.05
 # A difference that could be the machine's mood is not worth other bits than Keras's.
 _WORTH_IT = 1.1
 # A step that is so much slower, and takes so many seconds, is not measured any further.
