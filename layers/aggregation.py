@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from layers._private_api import replica_variables
+
 __all__ = ["AGGREGATIONS", "Aggregate", "aggregate"]
 
 
@@ -152,7 +154,7 @@ def _weights(value: tf.Tensor, sample_weight: Any) -> tf.Tensor:
 
 
 def _replica_values(variable: keras.Variable) -> tf.Tensor:
-    parts = getattr(variable.value, "values", None)
+    parts = replica_variables(variable)
     inside_replica = tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
     if parts is None or inside_replica:
         return tf.convert_to_tensor(variable)

@@ -16,15 +16,17 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.models.functional import Functional
 
+from layers import _private_api
 from layers.aggregation import Aggregate
-from layers.reporting import Reporting, unlocked
+from layers.reporting import Reporting
 
 __all__ = ["FunctionalModel", "Layer", "Model", "full_precision", "masked_mean", "register"]
 
 #: Class decorator that lets `.keras` files name a class, as "tapeloops>Name".
 register = keras.saving.register_keras_serializable("tapeloops")
+
+Functional: Any = _private_api.functional_class()
 
 
 class Layer(Reporting, keras.layers.Layer):
@@ -83,9 +85,8 @@ class Model(Reporting, keras.Model):
             holder = keras.layers.Layer(name="metrics")
             holder.built = True
             self.__dict__["_metric_holder"] = holder
-            with unlocked(self):
-                self._tracker.add_to_store("layers", holder)
-        self.__dict__["_metric_holder"]._tracker.add_to_store("metrics", metric)
+            _private_api.track(self, "layers", holder)
+        _private_api.track(self.__dict__["_metric_holder"], "metrics", metric)
 
 
 @register

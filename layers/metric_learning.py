@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common.masking import get_keras_mask
 
+from layers._private_api import get_keras_mask
 from layers.arguments import check_numbers, known_dimension
 from layers.base import Layer, full_precision, masked_mean, register
 from layers.replicas import sum_over_replicas

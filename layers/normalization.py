@@ -12,8 +12,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common.variables import AutocastScope
 
+from layers._private_api import autocast_scope, kernel_attribute
 from layers.arguments import check_integers, check_numbers
 from layers.base import Layer, full_precision, register
 from layers.replicas import sum_over_replicas
@@ -44,11 +44,11 @@ class Reparameterized(Layer):
         if not self.layer.built:
             self.layer.build(input_shape)
             self.layer.built = True
-        variables = {name: value for name, value in vars(self.layer).items() if isinstance(value, keras.Variable)}
-        self._slot = next((name for name in ("_kernel", "kernel") if name in variables), None)
+        self._slot = kernel_attribute(self.layer)
         if self._slot is None:
-            raise ValueError(f"{type(self).__name__} needs a layer with a `kernel`; {self.layer.name!r} has {sorted(variables) or 'none'}.")
-        rank = len(variables[self._slot].shape)
+            variables = sorted(name for name, value in vars(self.layer).items() if isinstance(value, keras.Variable))
+            raise ValueError(f"{type(self).__name__} needs a layer with a `kernel`; {self.layer.name!r} has {variables or 'none'}.")
+        rank = len(vars(self.layer)[self._slot].shape)
         axes = [self.axis] if isinstance(self.axis, int) else self.axis
         if not all(-rank <= i < rank for i in axes):
             raise ValueError(f"`axis`={self.axis!r} does not fit to the kernel of {self.layer.name!r}, which has {rank} dimensions.")
@@ -287,7 +287,7 @@ def power_iterations(matrix: tf.Tensor, u: tf.Tensor, count: int) -> tf.Tensor:
 
 def master(variable: keras.Variable) -> tf.Tensor:
     """A variable's value in its own precision: norms are not taken of what is rounded already."""
-    with AutocastScope(None):
+    with autocast_scope(None):
         return tf.convert_to_tensor(variable)
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
-from keras.src.backend.common.variables import AutocastScope
 
+from layers._private_api import autocast_scope, get_keras_mask, set_keras_mask
 from layers.arguments import check_numbers, known_dimension
 from layers.base import Layer, full_precision, register
 from layers.random_bits import random_uniform
@@ -106,7 +105,7 @@ class ConcreteDropout(Layer):
         logit = full_precision(self.p_logit)
         log_p, log_kept = -tf.math.softplus(-logit), -tf.math.softplus(logit)
         p, kept = tf.sigmoid(logit), tf.sigmoid(-logit)
-        with AutocastScope(None):  # the kernel as it is, not rounded to half precision
+        with autocast_scope(None):  # the kernel as it is, not rounded to half precision
             squares = tf.reduce_sum(tf.square(full_precision(self.layer.kernel)))
         squares = tf.cast(squares, logit.dtype)
         weight, entropy = (tf.cast(c, logit.dtype) for c in (self.weight_regularizer, self.dropout_regularizer))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from layers import _private_api
 from layers.aggregation import AGGREGATIONS, Aggregate, aggregate
 from layers.replicas import replica_index
 
@@ -18,7 +19,7 @@ __all__ = ["Reporting"]
 no_autograph: Callable[..., Any] = tf.autograph.experimental.do_not_convert
 
 
-class Reporting:
+class Reporting(_private_api.SeparateLosses):
     """Mixin in front of a Keras class."""
 
     @no_autograph
@@ -133,30 +134,10 @@ class Reporting:
         setattr(self._beside_weights, name, holder)
 
     def _track_metric(self, metric: Aggregate) -> None:
-        with unlocked(self):
-            self._tracker.add_to_store("metrics", metric)  # type: ignore[attr-defined]
+        _private_api.track(self, "metrics", metric)
 
-    # Keras's own code for losses works on this list; a list for each replica is all it takes to keep them apart.
-
-    @property
-    def _losses(self) -> list[Any]:
-        return self.__dict__.setdefault("_losses_of_replicas", {}).setdefault(replica_index(), [])
-
-    @_losses.setter
-    def _losses(self, losses: list[Any]) -> None:
-        self.__dict__.setdefault("_losses_of_replicas", {})[replica_index()] = losses
-
-
-@contextlib.contextmanager
-def unlocked(layer: Any) -> Iterator[None]:
-    """Lets a layer that is built take on state."""
-    locked = layer._tracker.locked
-    layer._tracker.unlock()
-    try:
-        yield
-    finally:
-        if locked:
-            layer._tracker.lock()
+    def _losses_key(self) -> int:
+        return replica_index()
 
 
 def _apart(create: Callable[[], None]) -> None:

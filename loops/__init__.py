@@ -8,25 +8,26 @@ if keras.config.backend() != "tensorflow":
         "KERAS_BACKEND=tensorflow before Keras is imported."
     )
 
+from loops import _private_api
+
+if unsupported := _private_api.unsupported():
+    raise ImportError(unsupported)
+
 from loops import hooks, triggers
-from loops.accounting import Timing
-from loops.api import evaluate, fit, predict
-from loops.eval_loop import EvalLoop, PredictLoop
+from loops.api import evaluate, fit, predict, profile
+from loops.engine.nonfinite import OnNonFinite
+from loops.engine.progress import Progress
+from loops.engine.rows import Window
+from loops.engine.timing import Timing
+from loops.errors import MismatchError, NonFiniteError, Preempted, SaveError, WorkdirInUse
 from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, GeneratorFeed, NoFeed, Position, PyDatasetFeed
-from loops.gradients import ClipByGlobalNorm, ClipByNorm, ClipByValue
-from loops.hooks.profile import profile
-from loops.interrupts import Preempted
-from loops.keras_task import KerasTask
-from loops.logs import Collect, Last, Mean, Sum, Window
-from loops.nonfinite import NonFiniteError, OnNonFinite
-from loops.progress import Progress
-from loops.run_folder import SaveError
-from loops.runstate import MismatchError
-from loops.schedules import LearningRates
-from loops.supervised import SupervisedTask
-from loops.task import Task
+from loops.run.eval_loop import EvalLoop, PredictLoop
+from loops.tasks.base import Task
+from loops.tasks.gradients import ClipByGlobalNorm, ClipByNorm, ClipByValue
+from loops.tasks.keras import KerasTask, SupervisedTask
+from loops.tasks.learning_rates import LearningRates
+from loops.tasks.reductions import Collect, Last, Mean, Sum
 from loops.train_loop import TrainLoop
-from loops.workdir_lock import WorkdirInUse
 
 __all__ = [
     "ArrayFeed",

@@ -1,4 +1,4 @@
-"""`fit`, `evaluate`, `predict`: the ways in for a compiled Keras model. They only put the parts together."""
+"""`fit`, `evaluate`, `predict`: the ways in for a compiled Keras model, and `profile`. They only put the parts together."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from loops.eval_loop import EvalLoop, PredictLoop
+from loops.engine.nonfinite import OnNonFinite
+from loops.engine.timing import Timing
 from loops.feeds import Feed
-from loops.feeds.keras_data import feed_for, split
+from loops.feeds.from_keras import feed_for, split
 from loops.hooks.evaluate import Evaluate
 from loops.hooks.history import History
 from loops.hooks.keras_callbacks import KerasCallbacks
+from loops.hooks.profile import Profile
 from loops.hooks.progress_bar import ProgressBar
-from loops.keras_task import KerasTask
-from loops.nonfinite import OnNonFinite
+from loops.run.eval_loop import EvalLoop, PredictLoop
+from loops.tasks.keras import KerasTask, PredictionTask
 from loops.train_loop import TrainLoop
 from loops.triggers import At, EveryEpochs
 
-__all__ = ["evaluate", "fit", "predict"]
+__all__ = ["evaluate", "fit", "predict", "profile"]
 
 
 def fit(
@@ -170,20 +172,51 @@ def predict(
     return loop.run(feed, steps=steps)
 
 
-class PredictionTask(KerasTask):
-    """A model that need not be compiled, to predict with."""
+def profile(loop: TrainLoop, steps: int = 200, *, after: int = 100, trace_dir: str | os.PathLike[str] | None = None) -> Timing:
+    """Trains some steps with a loop and prints where their time went.
 
-    def __init__(self, model: keras.Model):
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"Expected a keras.Model, got {type(model).__name__}.")
-        super(KerasTask, self).__init__()
-        self.model = model
+    These are steps of training like others, with all hooks of the loop; nothing is undone. For a run with a workdir, give it the hook
+    `hooks.Profile`.
 
-    def owns(self, method: str) -> bool:
-        return True
+    Args:
+        loop: a loop without workdir, used before or not.
+        steps: how many steps to time.
+        after: how many steps to do before, for compilation and caches.
+        trace_dir: where to write a trace of TensorFlow's profiler, for TensorBoard's profile page; None writes none.
 
-    def build(self, spec: Any) -> None:
-        """Nothing to build: there is no optimizer, and the model is built by its trace."""
+    Returns:
+        What was printed, as numbers.
+
+    Raises:
+        ValueError: for a loop with a workdir, or numbers of steps that are not positive.
+
+    Example:
+        >>> import keras, loops, numpy as np
+        >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+        >>> task = loops.SupervisedTask(model, loss="mse", optimizer="sgd")
+        >>> timing = profile(loops.TrainLoop(task, loops.ArrayFeed((np.ones([64, 4]), np.ones([64, 1])))), steps=50)
+        Steps 101 to 150: ... steps/s
+        where the time went ...
+        ...
+        >>> timing.steps
+        50
+    """
+    if loop.workdir is not None:
+        raise ValueError("loops.profile trains without saving; for a run with a workdir use the hook hooks.Profile(first, last).")
+    if steps < 1 or after < 1:
+        raise ValueError(f"loops.profile takes numbers of steps, 1 or more; got steps={steps!r}, after={after!r}.")
+    begin = loop.progress.step + after
+    hook = Profile(begin + 1, begin + steps, trace_dir=trace_dir)
+    hook.name = "loops.profile"
+    hook.on_train_begin(loop)
+    loop.attach(hook)
+    try:
+        loop.run(steps=begin + steps)
+    finally:
+        loop.detach(hook)
+    if hook.timing is None:
+        raise ValueError(f"The run ended ({loop.outcome}) before step {begin}, where the profile was to begin.")
+    return hook.timing
 
 
 def _mode(model: keras.Model, compile: str) -> str:

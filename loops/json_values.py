@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["decode", "encode"]
 
 
-def to_json(value: Any) -> Any:
+def encode(value: Any) -> Any:
     """A value as `json.dumps` takes it.
 
     Args:
@@ -18,16 +18,16 @@ def to_json(value: Any) -> Any:
 
     Example:
         >>> import json
-        >>> text = json.dumps(to_json({"loss": 0.5, "recall": np.array([0.25, np.nan], "float32"), "count": np.int64(3)}))
-        >>> from_json(json.loads(text))
+        >>> text = json.dumps(encode({"loss": 0.5, "recall": np.array([0.25, np.nan], "float32"), "count": np.int64(3)}))
+        >>> decode(json.loads(text))
         {'loss': 0.5, 'recall': array([0.25,  nan], dtype=float32), 'count': np.int64(3)}
     """
     if value is None or type(value) in (bool, str, int, float):
         return value
     if isinstance(value, (list, tuple)):
-        return [to_json(v) for v in value]
+        return [encode(v) for v in value]
     if isinstance(value, dict):
-        return {"items": [[to_json(k), to_json(v)] for k, v in value.items()]}
+        return {"items": [[encode(k), encode(v)] for k, v in value.items()]}
     array = np.asarray(value)
     # Kinds: what `np.asarray` makes of other objects has the kind "O"; bfloat16 and its like have "V" and no complex part.
     if array.dtype.kind not in "biufV" or array.dtype.names:
@@ -35,13 +35,13 @@ def to_json(value: Any) -> Any:
     return {"array": array.tolist(), "dtype": array.dtype.name, "scalar": isinstance(value, np.generic)}
 
 
-def from_json(value: Any) -> Any:
-    """The value that `to_json` was given."""
+def decode(value: Any) -> Any:
+    """The value that `encode` was given."""
     if isinstance(value, list):
-        return [from_json(v) for v in value]
+        return [decode(v) for v in value]
     if not isinstance(value, dict):
         return value
     if "items" in value:
-        return {from_json(k): from_json(v) for k, v in value["items"]}
+        return {decode(k): decode(v) for k, v in value["items"]}
     array = np.asarray(value["array"], value["dtype"])
     return array[()] if value["scalar"] else array

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from loops import crash_points
-from loops.crash_points import InjectedCrash
+from loops import fault_points
+from loops.errors import InjectedCrash
 
 __all__ = ["FakeClock", "InjectedCrash", "crash_at", "read_events"]
 
@@ -36,19 +36,15 @@ def crash_at(name: str, count: int = 1, how: str = "kill") -> Iterator[None]:
         ValueError: for a name, count or way that does not exist.
 
     Example:
-        >>> from loops import crash_points
+        >>> from loops import fault_points
         >>> with crash_at("hook", count=2, how="raise"):
-        ...     crash_points.reached("hook")
-        ...     crash_points.reached("hook")
+        ...     fault_points.reached("hook")
+        ...     fault_points.reached("hook")
         Traceback (most recent call last):
-        loops.crash_points.InjectedCrash: Crash injected at 'hook'.
+        loops.errors.InjectedCrash: Crash injected at 'hook'.
     """
-    before = crash_points._armed
-    crash_points.arm(name, count, how)
-    try:
+    with fault_points.armed(name, count, how):
         yield
-    finally:
-        crash_points._armed = before
 
 
 class FakeClock:
@@ -96,7 +92,7 @@ def read_events(logdir: str | os.PathLike[str]) -> dict[str, dict[str, list[tupl
 
     Example:
         >>> import tempfile
-        >>> from loops.summaries import SummaryWriter
+        >>> from loops.summaries.writer import SummaryWriter
         >>> logdir = tempfile.mkdtemp()
         >>> with SummaryWriter(logdir + "/train") as writer:
         ...     writer.scalars([10], {"loss": [0.5]})

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import abc
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from loops.progress import Progress
+from loops.engine.progress import Progress
 
 __all__ = ["AnyOf", "At", "EveryEpochs", "EverySeconds", "EverySteps", "Never", "Trigger", "parse"]
 

@@ -1,6 +1,6 @@
 """Trains a study, or the parts of a comparison one after the other, and reports how good it became.
 
-What a study is stands in `research.study`; flags and exit codes are the business of `scripts/train.py`.
+It knows no study by name (see `research.study`); flags and exit codes are read and set by `scripts/train.py`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ml_collections import config_dict
 
 import loops
 from loops import hooks
-from loops import workdir as workdirs
-from research import plots
+from loops.run import workdir
+from research.pictures import plots
 from research.report import metrics_table
 from research.study import Comparison, InputError, Run, Runs, Study, build
 
@@ -91,12 +91,12 @@ def train(
 def _train_parts(made: Comparison, config: Any, folder: pathlib.Path | None, resume: str, how: dict[str, Any]) -> Runs:
     if folder is not None:
         try:
-            workdirs.check(folder, resume)
-            if (folder / workdirs.SNAPSHOTS).exists():
+            workdir.check(folder, resume)
+            if (folder / workdir.SNAPSHOTS).exists():
                 raise InputError(f"{folder} holds a single run; give a new workdir.")
             folder.mkdir(parents=True, exist_ok=True)
             loop = {name: how[name] for name in ("compile", "seed")}
-            workdirs.write_config(folder, {"loop": loop, "config": config.to_dict(), "parts": list(made.parts)})
+            workdir.write_config(folder, {"loop": loop, "config": config.to_dict(), "parts": list(made.parts)})
         except InputError:
             raise
         except (ValueError, OSError) as error:
@@ -227,7 +227,7 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
 
     Args:
         workdir: what `train` wrote: the folder of a run, of a part of a comparison, or of a whole comparison.
-        data_dir: see `research.datasets.load`.
+        data_dir: see `research.data.datasets.load`.
 
     Returns:
         Name -> study: all parts of a comparison, or the one that the folder holds, by the name of its part or "".
@@ -237,12 +237,12 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
     """
     folder = pathlib.Path(workdir)
     try:
-        written = json.loads((folder / workdirs.CONFIG).read_text(encoding="utf-8"))
+        written = json.loads(_config_file(folder).read_text(encoding="utf-8"))
         config, seed = config_dict.ConfigDict(written["config"]), written["loop"]["seed"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} is no workdir of scripts/train.py: its config.json cannot be read ({error}).") from error
     if "study" not in config:
-        raise InputError(f"{folder / workdirs.CONFIG} names no study: the run was not made by scripts/train.py.")
+        raise InputError(f"{_config_file(folder)} names no study: the run was not made by scripts/train.py.")
     part = config.get("part", None)
     if part is not None:
         del config["part"]
@@ -300,8 +300,12 @@ def _load(study: Study, folder: pathlib.Path) -> None:
         raise InputError(f"{weights} does not hold the weights of this study's model ({str(error).splitlines()[0]}).") from error
 
 
+def _config_file(folder: pathlib.Path) -> pathlib.Path:
+    return folder / workdir.CONFIG
+
+
 def _config_of(folder: pathlib.Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / workdirs.CONFIG).read_text(encoding="utf-8")))
+        return dict(json.loads(_config_file(folder).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}

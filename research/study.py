@@ -1,7 +1,7 @@
 """What a study hands to the programs in `scripts/`, so that they need to know no study by name.
 
-A study is a module `research.NAME` with a function `build(config, *, data_dir, seed, strategy)` that returns a `Study`, or a
-`Comparison` of several. How they are trained is the business of `research.runner`.
+A study is a module `research.studies.NAME` with a function `build(config, *, data_dir, seed, strategy)` that returns a `Study`, or a
+`Comparison` of several. `research.runner` trains them; what studies of inputs and targets share is in `research.supervised`.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Study:
         train: batches to train on.
         evaluate: named feeds that are evaluated after every epoch; "val" gives `val_loss` and so on.
         test: the feed that nothing is decided by, or None.
+        title: a few words, for the head of a picture.
+        description: a sentence or two on data and model, printed before training.
         monitor: name in the logs by which the best epoch is chosen; None takes the last epoch.
         mode: "min" or "max": which of its values is best.
         hooks: hooks that belong to the experiment; `research.runner` adds early stopping on `monitor`, the keepers of best and last
             weights, and the progress bar.
-        title: a few words, for the head of a picture.
-        description: a sentence or two on data and model, printed before training.
         after: called when training has ended and the model has the weights of the best epoch: draws pictures, computes what the study is
             about, and returns lines to print. Called again when a finished run is started again.
         epochs: epochs to train, None: those of the config.
@@ -66,11 +66,11 @@ class Study:
     train: loops.Feed
     evaluate: Mapping[str, loops.Feed]
     test: loops.Feed | None
-    monitor: str | None
-    mode: str
-    hooks: Sequence[Any]
     title: str
     description: str
+    monitor: str | None = "val_loss"
+    mode: str = "min"
+    hooks: Sequence[Any] = ()
     after: Callable[[Run], Sequence[str]] | None = None
     epochs: int | None = None
     steps_per_epoch: int | None = None
@@ -158,18 +158,18 @@ class Run:
 
         Args:
             name: name of the file without its ending, and TensorBoard's tag.
-            figure: what a function of `research.plots` or `research.pictures` drew.
+            figure: what a function of `research.pictures.plots` or `research.pictures.figures` drew.
         """
         if self.workdir is None:
             return
         from loops import hooks
-        from research import pictures
+        from research.pictures import figures
 
-        pictures.save(figure, self.workdir / PLOTS / f"{name}.png")
+        figures.save(figure, self.workdir / PLOTS / f"{name}.png")
         for hook in self.loop.hooks:
             if isinstance(hook, hooks.TensorBoard):
                 # When the run is started again the hook takes its files back to the last snapshot, so what is drawn again is not doubled.
-                hook.image(name, pictures.pixels(figure), self.loop.progress.step)
+                hook.image(name, figures.pixels(figure), self.loop.progress.step)
 
 
 class Runs(dict[str, Run]):
@@ -189,21 +189,22 @@ class Runs(dict[str, Run]):
 
         Args:
             name: name of the file without its ending, and TensorBoard's tag.
-            figure: what a function of `research.plots` or `research.pictures` drew.
+            figure: what a function of `research.pictures.plots` or `research.pictures.figures` drew.
         """
         if self.workdir is None:
             return
-        from loops import event_files, summaries
-        from research import pictures
+        from loops.summaries import event_files
+        from loops.summaries.writer import SummaryWriter
+        from research.pictures import figures
 
-        pictures.save(figure, self.workdir / PLOTS / f"{name}.png")
-        self._pictures[name] = pictures.pixels(figure)
+        figures.save(figure, self.workdir / PLOTS / f"{name}.png")
+        self._pictures[name] = figures.pixels(figure)
         # All of them anew, so that a comparison that concludes again doubles none.
         folder = self.workdir / COMPARISON
         mark = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
         if folder.is_dir():
             event_files.cut_back(folder, {}, mark)
-        with summaries.SummaryWriter(folder, mark=mark) as writer:
+        with SummaryWriter(folder, mark=mark) as writer:
             for tag, image in self._pictures.items():
                 writer.image(tag, image, 0)
 
@@ -218,15 +219,16 @@ def build(
     """Builds the study that a config names, from a fixed seed.
 
     Args:
-        config: an `ml_collections.ConfigDict` with a field `study`, the name of a module in `research`.
-        data_dir: where data lies that is not bundled; see `research.datasets.load`.
+        config: an `ml_collections.ConfigDict` with a field `study`, the name of a module in `research/studies`; what its other
+            fields mean is said in `research/configs`.
+        data_dir: where data lies that is not bundled; see `research.data.datasets.load`.
         seed: seed of Python, NumPy, Keras and TensorFlow, set before anything is made; weights and order of the data depend on it.
         strategy: distribution strategy in whose scope model and optimizer are made; None for one device.
 
     Raises:
         InputError: if there is no such study, or something in the config cannot be used.
     """
-    name = f"research.{config.study}"
+    name = f"research.studies.{config.study}"
     if not str(config.study).isidentifier() or importlib.util.find_spec(name) is None:
         raise InputError(f"config.study is {config.study!r}, but there is no module {name}.")
     module = importlib.import_module(name)

@@ -32,8 +32,8 @@ from research import command_line
 from research.study import InputError
 
 if TYPE_CHECKING:
-    from research.benchmark_contenders import Contender
-    from research.benchmark_workloads import Workload
+    from research.benchmarks.contenders import Contender
+    from research.benchmarks.workloads import Workload
 
 Rates = dict[str, list[float]]  # contender -> steps per second in each round
 
@@ -70,16 +70,16 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
 
 def main(args: flags.FlagValues) -> int:
     with command_line.quiet_tensorflow():
-        from research.benchmark_contenders import CONTENDERS
-        from research.benchmark_limit import Products
-        from research.benchmark_workloads import WORKLOADS
+        from research.benchmarks.contenders import CONTENDERS
+        from research.benchmarks.limit import Products
+        from research.benchmarks.workloads import WORKLOADS
 
     workloads = _sized(_chosen(args.workloads, WORKLOADS, "workload"), args.batch_sizes, args.rows)
     contenders = _chosen(args.contenders, {**CONTENDERS, "products": Products}, "contender")
     if args.peers:
-        from research import benchmark_peers
+        from research.benchmarks import peers
 
-        contenders |= _installed(_chosen(args.peers, benchmark_peers.PEERS, "peer"))
+        contenders |= _installed(_chosen(args.peers, peers.PEERS, "peer"))
     print(_machine_line(machine := _machine()), flush=True)
     measured: dict[str, Rates] = {}
     for name, workload in workloads.items():
@@ -141,7 +141,7 @@ def measure(
                 contender, epochs = ready[name]
                 rates[name].append(contender.run(epochs).rate)
         if profiles is not None:
-            from research.benchmark_profile import operations
+            from research.benchmarks.profile import operations
 
             found = ((name, operations(contender)) for name, (contender, _) in ready.items())
             profiles.update((name, spent) for name, spent in found if spent)

@@ -22,7 +22,7 @@ from research import command_line
 from research.study import InputError
 
 if TYPE_CHECKING:
-    from research.layer_formulas import Formula
+    from research.benchmarks.layer_formulas import Formula
 
 MODES = ("graph", "xla")
 STEPS = 20  # in a loop within the graph, so that Python's share does not hide the rest
@@ -37,7 +37,7 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
 
 def main(args: flags.FlagValues) -> int:
     with command_line.quiet_tensorflow():
-        from research.layer_formulas import FORMULAS
+        from research.benchmarks.layer_formulas import FORMULAS
     for given, known, what in ((args.layers, FORMULAS, "layer"), (args.modes, MODES, "mode")):
         if unknown := [name for name in given if name not in known]:
             raise InputError(f"There is no {what} {unknown[0]!r} to measure; there are {', '.join(known)}.")

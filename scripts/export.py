@@ -36,7 +36,9 @@ def main(args: flags.FlagValues) -> int:
     with command_line.quiet_tensorflow():
         import tensorflow as tf
 
-        from research import exports, runner
+        from research import runner
+        from research.exports.check import check
+        from research.exports.write import NotPossible, write
 
         tf.config.list_logical_devices()
     # Keras calls .h5 legacy by a warning; whoever asks for that form knows.
@@ -52,11 +54,11 @@ def main(args: flags.FlagValues) -> int:
         folder = workdir / part / "export" if several else workdir / "export"
         if args.to:
             folder = pathlib.Path(args.to, part) if several else pathlib.Path(args.to)
-        written = exports.write(study, folder, args.forms)
-        found = exports.check(study, written, modules=["layers", f"research.{name_of_study}"])
+        written = write(study, folder, args.forms)
+        found = check(study, written, modules=["layers", f"research.studies.{name_of_study}"])
         print(f"{study.title}: {folder}" if not several else f"{part}: {folder}")
         for form, path in written.items():
-            if isinstance(path, exports.NotPossible):
+            if isinstance(path, NotPossible):
                 line, failed = f"not written: {path}.", True
             elif isinstance(found[form], str):
                 line, failed = f"{path.relative_to(folder)}: {found[form]}.", True

@@ -24,10 +24,10 @@ if __name__ == "__main__" and (loops := importlib.util.find_spec("loops")):
     # Only the package's own search path: what its __init__ imports would start TensorFlow, which takes seconds and is not needed here.
     sys.modules["loops"] = importlib.util.module_from_spec(loops)
 
-from loops.snapshot_diff import compare
-from loops.snapshot_files import verify
-from loops.snapshot_manifest import MANIFEST, TENSORS
-from loops.snapshots import DamagedSnapshot, Manifest, Retention, SnapshotStore
+from loops.snapshots.diff import compare
+from loops.snapshots.files import verify
+from loops.snapshots.manifest import MANIFEST, TENSORS
+from loops.snapshots.store import DamagedSnapshot, Manifest, Retention, SnapshotStore
 from research import command_line
 from research.study import InputError
 

@@ -22,10 +22,8 @@ def inference(case: Case) -> str | None:
 def seeds(case: Case) -> str | None:
     """With one seed noise repeats from the start, with another it differs, and no two calls are the same."""
     if not case.stochastic:
-        one = case.make()
-        agree(
-            case.measure(one), case.measure(one), "two calls from the same state (say stochastic=True if they may differ)", rtol=0, atol=0
-        )
+        what = "two calls from the same state (say stochastic=True if they may differ)"
+        agree(case.eager(True), case.measure(case.layer), what, rtol=0, atol=0)
         return None
     one = case.make(seed=1)
     same, other = case.make(seed=1), case.make(seed=2)
@@ -55,10 +53,9 @@ def frozen(case: Case) -> str | None:
 
 def empty_batch(case: Case) -> str | None:
     """A batch of no examples gives no rows, and finite losses, metrics and state."""
-    layer = case.make()
-    full = case.measure(layer, gradients=False)
-    for training in (True, False):
-        seen = case.measure(layer, case.batch.take(slice(0)), training)
+    full = case.eager(True)
+    for training in case.trainings():
+        seen = case.measure(case.layer, case.batch.take(slice(0)), training)
         size = case.axes()[0]
         for name, value in seen.items():
             if name.startswith("output/") and full[name].shape[:1] == (size,):
@@ -69,12 +66,13 @@ def empty_batch(case: Case) -> str | None:
 
 def single_example(case: Case) -> str | None:
     """A batch of one works; at training=False it gives what the example gives in its batch, where outputs are per example."""
-    layer = case.make()
     one = case.batch.take(slice(1))
-    for training in (True, False):
-        _finite(case.measure(layer, one, training), f"a batch of one at training={training}")
-    full, alone = (case.measure(layer, batch, False, gradients=False) for batch in (case.batch, one))
-    for name, value in full.items():
+    seen = {training: case.measure(case.layer, one, training) for training in case.trainings()}
+    for training, found in seen.items():
+        _finite(found, f"a batch of one at training={training}")
+    inference = case.trainings()[-1]
+    alone = seen[inference]
+    for name, value in case.eager(inference).items():
         if name.startswith("output/") and value.shape[:1] == (case.axes()[0],):
             agree({name: value[:1]}, {name: alone[name]}, "an example in its batch and alone")
     return None

@@ -92,6 +92,25 @@ class Case:
     time_axis: int | None = None
     strategy: Any = None
     fit: Callable[..., Any] | None = None
+    _shared: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False)
+
+    # What several checks use is made, called and traced once.
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gave the first time that a check asked for `key`."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    @functools.cached_property
+    def layer(self) -> keras.layers.Layer:
+        """The layer of all checks that leave its state as it is. A check that changes it makes one of its own."""
+        return self.make()
+
+    def eager(self, training: bool) -> Seen:
+        """What a call of `layer` leaves in eager mode."""
+        seen: Seen = self.once(("eager", training), lambda: self.measure(self.layer, training=training))
+        return seen
 
     # Making layers.
 
@@ -158,9 +177,13 @@ class Case:
             restore(layer, before)
         return seen
 
+    def trainings(self) -> tuple[bool, ...]:
+        """Values of `training` at which calls can differ: a layer that is not told about it needs one call only."""
+        return (True, False) if self.stochastic or "training" in self.arguments else (True,)
+
     def modes(self) -> tuple[bool, ...]:
-        """Values of `training` at which calls can be predicted."""
-        return (False,) if self.stochastic else (True, False)
+        """Those of them at which calls can be predicted."""
+        return (False,) if self.stochastic else self.trainings()
 
     def second_batch(self) -> Batch:
         """Another batch of the same shapes: examples in another order, numbers halved."""
@@ -172,10 +195,14 @@ class Case:
         return {axis: shape[axis] for axis in (0, self.time) if axis is not None}
 
     @functools.cached_property
+    def arguments(self) -> frozenset[str]:
+        """Names of the arguments of `call`."""
+        return frozenset(inspect.signature(self.factory().call).parameters)
+
+    @functools.cached_property
     def time(self) -> int | None:
         """The axis that is time: the one that was given, or the second one of `[B, T, ...]` inputs of a layer that takes a mask."""
-        takes_mask = "mask" in inspect.signature(self.factory().call).parameters
-        return 1 if self.time_axis is None and takes_mask and self.batch.arrays[0].ndim >= 3 else self.time_axis
+        return 1 if self.time_axis is None and "mask" in self.arguments and self.batch.arrays[0].ndim >= 3 else self.time_axis
 
     def shorter(self) -> Batch:
         """One example less, and one time step if there is time."""

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.utils import is_default
 
+from layers._private_api import has_default_build
 from layers.testing.case import Batch, Case, agree, close, copy_state, local_name, restore, state_of
 
 __all__ = ["build", "config", "constructor", "loss_count", "output_spec"]
@@ -37,7 +37,7 @@ def constructor(case: Case) -> str | None:
 
 def config(case: Case) -> str | None:
     """`get_config` holds every argument and is enough to make the same layer."""
-    layer = case.make()
+    layer = case.layer
     kind, found = type(layer), layer.get_config()
     parameters = inspect.signature(kind.__init__).parameters.values()
     wanted = [p.name for p in parameters if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
@@ -52,8 +52,8 @@ def config(case: Case) -> str | None:
     symbols, _ = case.batch.symbols()
     case.call(copy, symbols, False)
     copy_state(layer, copy)
-    for training in (True, False):
-        agree(case.measure(layer, training=training), case.measure(copy, training=training), "a layer made from the config")
+    for training in case.trainings():
+        agree(case.eager(training), case.measure(copy, training=training), "a layer made from the config")
     return None
 
 
@@ -77,10 +77,9 @@ def build(case: Case) -> str | None:
 
 def output_spec(case: Case) -> str | None:
     """Shapes and dtypes that Keras is told beforehand are those of the outputs."""
-    layer = case.make()
     symbols, _ = case.batch.symbols()
-    specs = tf.nest.flatten(case.call(layer, symbols, False))
-    outputs = tf.nest.flatten(case.call(layer, case.batch.tensors(), False))
+    specs = tf.nest.flatten(case.call(case.layer, symbols, False))
+    outputs = tf.nest.flatten(case.call(case.layer, case.batch.tensors(), False))
     assert len(specs) == len(outputs), f"{len(specs)} outputs were announced, {len(outputs)} came"
     for i, (spec, output) in enumerate(zip(specs, outputs, strict=True)):
         assert output.shape.is_compatible_with(spec.shape), f"output/{i} was announced with shape {spec.shape} and has {output.shape}"
@@ -136,7 +135,7 @@ class _Nest(keras.layers.Layer):
 
 
 def _build_by_shapes(layer: keras.layers.Layer, batch: Batch) -> None:
-    if is_default(type(layer).build):
+    if has_default_build(type(layer)):
         layer.build(tuple(batch.arrays[0].shape))
         return
     parameters = inspect.signature(type(layer).build).parameters

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
+from layers._private_api import get_keras_mask, set_keras_mask
 from layers.testing.case import Batch, Case, Seen, close
 
 __all__ = ["masking"]
@@ -16,8 +15,8 @@ __all__ = ["masking"]
 
 def masking(case: Case) -> str | None:
     """A padded batch with a mask gives what the trimmed batch gives, in outputs, losses, metrics and moving state."""
-    layer = case.make()
-    takes_mask = "mask" in inspect.signature(layer.call).parameters
+    layer = case.layer
+    takes_mask = "mask" in case.arguments
     if not layer.supports_masking:
         assert not takes_mask, "call takes a mask, but supports_masking is False"
         return "the layer does not support masks"

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.common.variables import AutocastScope
 
+from layers._private_api import autocast_scope
 from layers.testing.case import Batch, Case, Seen, agree
 
 __all__ = ["coefficients", "function", "unknown_dimensions", "xla"]
@@ -16,35 +16,31 @@ __all__ = ["coefficients", "function", "unknown_dimensions", "xla"]
 
 def function(case: Case) -> str | None:
     """`tf.function` gives what eager mode gives: outputs, losses, gradients, metrics, state."""
-    layer = case.make()
-    for training in (True, False):
-        compiled = Compiled(case, layer, training)
-        agree(case.measure(layer, training=training), compiled(), f"eager mode and tf.function at training={training}")
+    for training in case.trainings():
+        agree(case.eager(training), compiled(case, training)(), f"eager mode and tf.function at training={training}")
     return None
 
 
 def xla(case: Case) -> str | None:
     """XLA gives what eager mode gives; of noise only that it is finite."""
-    layer = case.make()
-    for training in (True, False):
-        if training not in case.modes():
-            seen = Compiled(case, layer, training, jit_compile=True)()
+    for training in case.trainings():
+        seen = Compiled(case, training, jit_compile=True)()
+        if training in case.modes():
+            agree(case.eager(training), seen, f"eager mode and XLA at training={training}", rtol=1e-3, atol=1e-4)
+        else:
             bad = [name for name, value in seen.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
             assert not bad, f"under XLA at training={training}, {bad} are not finite"
-            continue
-        compiled = Compiled(case, layer, training, jit_compile=True)
-        agree(case.measure(layer, training=training), compiled(), f"eager mode and XLA at training={training}", rtol=1e-3, atol=1e-4)
     return None
 
 
 def unknown_dimensions(case: Case) -> str | None:
     """One trace serves batches of several sizes (and times): batch and time may be unknown."""
-    layer = case.make()
     training = case.modes()[0]
-    compiled = Compiled(case, layer, training, unknown=case.axes())
-    for name, batch in (("batch", case.batch), ("shorter batch", case.shorter())):
-        agree(case.measure(layer, batch, training), compiled(batch), f"eager mode and a trace for unknown sizes, with a {name}")
-    assert compiled.traces == 1, f"{compiled.traces} traces for two sizes"
+    traced = Compiled(case, training, unknown=case.axes())
+    agree(case.eager(training), traced(), "eager mode and a trace for unknown sizes, with a batch")
+    shorter = case.shorter()
+    agree(case.measure(case.layer, shorter, training), traced(shorter), "eager mode and a trace for unknown sizes, with a shorter batch")
+    assert traced.traces == 1, f"{traced.traces} traces for two sizes"
     return None
 
 
@@ -52,38 +48,46 @@ def coefficients(case: Case) -> str | None:
     """A coefficient is a float32 weight that no gradient or autocasting reaches; assigning it works at once and retraces nothing."""
     if not case.coefficients:
         return "no coefficients were named"
+    mixed = case.make(dtype="mixed_float16")
+    layer = case.layer
+    training = case.modes()[0] if not case.stochastic else True
     for name in case.coefficients:
-        mixed = getattr(case.make(dtype="mixed_float16"), name)
-        layer = case.make()
         variable = getattr(layer, name)
         assert isinstance(variable, keras.Variable), f"{name} is no weight but {type(variable).__name__}: use add_coefficient"
         assert any(v is variable for v in layer.non_trainable_weights), f"{name} is not among the non-trainable weights"
-        with AutocastScope("float16"):
-            kept = mixed.value.dtype.name
+        with autocast_scope("float16"):
+            kept = getattr(mixed, name).value.dtype.name
         assert kept == "float32", f"{name} becomes {kept} in half precision: use add_coefficient"
         # Keras's autocasting of a layer reaches its weights at every call; the compiled ones must see the new value too.
-        training = case.modes()[0] if not case.stochastic else True
-        compiled = Compiled(case, layer, training)
-        before = compiled()
-        value = float(variable.numpy())
+        traced = compiled(case, training)
+        before, value = traced(), float(variable.numpy())
         variable.assign(value / 2 if value else 0.5)
-        after = compiled()
-        assert compiled.traces == 1, f"assigning {name} retraced"
-        agree(case.measure(layer, training=training), after, f"eager mode and tf.function after {name} was assigned")
+        try:
+            after, eager = traced(), case.measure(layer, training=training)
+        finally:
+            variable.assign(value)
+        assert traced.traces == 1, f"assigning {name} retraced"
+        agree(eager, after, f"eager mode and tf.function after {name} was assigned")
         moved = [k for k in after if not k.startswith("state/") and not np.allclose(before[k], after[k], rtol=1e-6, atol=0, equal_nan=True)]
         assert moved or {*before} != {*after}, f"assigning {name} changed nothing"
     return None
 
 
-class Compiled:
-    """A compiled call of a layer, and how often it was traced."""
+def compiled(case: Case, training: bool) -> Compiled:
+    """The call as a `tf.function` for the batch's own shapes: one trace for all checks."""
+    traced: Compiled = case.once(("compiled", training), lambda: Compiled(case, training))
+    return traced
 
-    def __init__(self, case: Case, layer: keras.layers.Layer, training: bool, *, unknown: dict[int, int] | None = None, **options: Any):
-        self.case, self.layer, self.traces = case, layer, 0
+
+class Compiled:
+    """A compiled call of the case's layer, and how often it was traced."""
+
+    def __init__(self, case: Case, training: bool, *, unknown: dict[int, int] | None = None, **options: Any):
+        self.case, self.layer, self.traces = case, case.layer, 0
 
         def call(arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
             self.traces += 1
-            return case.seen(layer, case.batch.replace(arrays), training)
+            return case.seen(self.layer, case.batch.replace(arrays), training)
 
         def spec(array: np.ndarray) -> tf.TensorSpec:
             shape = [None if (unknown or {}).get(axis) == size else size for axis, size in enumerate(array.shape)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,7 +15,6 @@ from layers.testing.case import Batch, Case, ask, close, double_precision, resto
 __all__ = ["degenerate", "gradient", "loss_oracle", "oracle", "stop_gradient"]
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
-DIRECTIONS = 2
 
 
 def oracle(case: Case) -> str | None:
@@ -75,8 +76,8 @@ def gradient(case: Case) -> str | None:
         if case.gradient_oracle is not None:
             _compare_with_oracle(case, layer, batch)
         parts = [part for part in case.differentiable if not (part == "output" and case.gradient_oracle is not None)]
-        for part in parts:
-            _compare_with_differences(case, layer, batch, part)
+        if parts:
+            _compare_with_differences(case, layer, batch, parts)
     return None
 
 
@@ -84,13 +85,12 @@ def stop_gradient(case: Case) -> str | None:
     """What was declared to have no gradient has none, or zero."""
     if not case.stop_gradient:
         return "no path without a gradient was declared"
-    layer = case.make()
     for part, source in case.stop_gradient:
-        _, gradients, names = _gradients(case, layer, case.batch, part)
+        found = _gradients(case, case.layer, case.batch, [part])
         wanted = f"input {source}" if isinstance(source, int) else source
-        assert wanted in names, f"stop_gradient names {source!r}, but there are {names}"
-        found = gradients[names.index(wanted)]
-        largest = 0.0 if found is None else float(np.max(np.abs(np.asarray(found)), initial=0.0))
+        assert wanted in found.names, f"stop_gradient names {source!r}, but there are {found.names}"
+        gradient = found.gradients[0][found.names.index(wanted)]
+        largest = 0.0 if gradient is None else float(np.max(np.abs(gradient), initial=0.0))
         assert largest == 0, f"the gradient of {part} with respect to {wanted} must be zero; its largest element is {largest:.6g}"
     return None
 
@@ -99,58 +99,77 @@ def _double(batch: Batch) -> Batch:
     return batch.map_floats(lambda a: a.astype("float64"))
 
 
-def _total(case: Case, layer: keras.layers.Layer, batch: Batch, part: str) -> tf.Tensor:
-    outputs = tf.nest.flatten(case.call(layer, batch, True))
-    losses = list(layer.losses)
-    if part == "output":
-        return weighted_total(outputs, [])
-    if part == "losses":
-        return weighted_total([], losses)
-    kind, _, index = part.partition("/")
-    return weighted_total([outputs[int(index)]], []) if kind == "output" else weighted_total([], [losses[int(index)]])
+def _totals(case: Case, layer: keras.layers.Layer, batch: Batch, parts: Sequence[str]) -> list[tf.Tensor]:
+    """A scalar for each part of what one call gives."""
+    found = {"output": tf.nest.flatten(case.call(layer, batch, True)), "loss": list(layer.losses)}
+
+    def total(part: str) -> tf.Tensor:
+        kind, index = _kind(part), part.partition("/")[2]
+        values = [found[kind][int(index)]] if index else found[kind]
+        return weighted_total(values, []) if kind == "output" else weighted_total([], values)
+
+    return [total(part) for part in parts]
 
 
-def _gradients(case: Case, layer: keras.layers.Layer, batch: Batch, part: str) -> tuple[list[Any], list[Any], list[str]]:
+@dataclasses.dataclass(frozen=True)
+class Gradients:
+    """Of each part (see `check_layer`), with respect to each floating input and trainable weight.
+
+    Attributes:
+        names: "input 0", ..., and the weights' names.
+        sources: the tensors and variables themselves.
+        gradients: an array for each part and source; None where no path leads from one to the other.
+    """
+
+    names: list[str]
+    sources: list[Any]
+    gradients: list[list[np.ndarray | None]]
+
+
+def _gradients(case: Case, layer: keras.layers.Layer, batch: Batch, parts: Sequence[str]) -> Gradients:
     before = state_of(layer)
     batch = batch.tensors()
     inputs = [a for a in batch.arrays if a.dtype.is_floating]
     weights = list(layer.trainable_weights)
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(persistent=True) as tape:
         tape.watch(inputs)
-        total = _total(case, layer, batch, part)
-    found = tape.gradient(total, [*inputs, *(w.value for w in weights)])
-    gradients = [None if g is None else np.asarray(tf.convert_to_tensor(g)) for g in found]
+        totals = _totals(case, layer, batch, parts)
+    found = [tape.gradient(total, [*inputs, *(w.value for w in weights)]) for total in totals]
     restore(layer, before)
-    return [*inputs, *weights], gradients, [*(f"input {i}" for i in range(len(inputs))), *(w.name for w in weights)]
+    names = [*(f"input {i}" for i in range(len(inputs))), *(w.name for w in weights)]
+    return Gradients(names, [*inputs, *weights], [[None if g is None else np.asarray(tf.convert_to_tensor(g)) for g in p] for p in found])
 
 
-def _compare_with_differences(case: Case, layer: keras.layers.Layer, batch: Batch, part: str) -> None:
-    sources, gradients, names = _gradients(case, layer, batch, part)
-    declared = {f"input {s}" if isinstance(s, int) else s for p, s in case.stop_gradient if _kind(p) == _kind(part)}
+def _compare_with_differences(case: Case, layer: keras.layers.Layer, batch: Batch, parts: Sequence[str]) -> None:
+    """Moves each source along one random direction: the slope along it is wrong unless the whole gradient is right."""
+    found = _gradients(case, layer, batch, parts)
+    declared = [{f"input {s}" if isinstance(s, int) else s for p, s in case.stop_gradient if _kind(p) == _kind(part)} for part in parts]
     before = state_of(layer)
     random = np.random.default_rng(0)
     step = 1e-5
 
-    def value(index: int, moved: np.ndarray) -> float:
+    def values(index: int, moved: np.ndarray) -> np.ndarray:
         restore(layer, before)
         moving = batch.tensors()
-        if index < len(sources) - len(layer.trainable_weights):
-            floats = iter(range(len(sources)))
+        if index < len(found.sources) - len(layer.trainable_weights):
+            floats = iter(range(len(found.sources)))
             moving = moving.replace([tf.constant(moved) if _floats(a) and next(floats) == index else a for a in moving.arrays])
         else:
-            sources[index].assign(moved)
-        return float(_total(case, layer, moving, part))
+            found.sources[index].assign(moved)
+        return np.array([float(total) for total in _totals(case, layer, moving, parts)])
 
-    for index, (source, gradient, name) in enumerate(zip(sources, gradients, names, strict=True)):
-        if name in declared:
+    for index, (source, name) in enumerate(zip(found.sources, found.names, strict=True)):
+        if all(name in names for names in declared):
             continue
         here = source.numpy()
-        for _ in range(DIRECTIONS):
-            direction = random.standard_normal(here.shape)
-            difference = (value(index, here + step * direction) - value(index, here - step * direction)) / (2 * step)
-            slope = 0.0 if gradient is None else float(np.sum(gradient * direction))
-            close(slope, difference, f"slope of {part} along {name} by the gradient, against finite differences", rtol=1e-5, atol=1e-6)
+        direction = random.standard_normal(here.shape)
+        differences = (values(index, here + step * direction) - values(index, here - step * direction)) / (2 * step)
         restore(layer, before)
+        for part, names, gradients, difference in zip(parts, declared, found.gradients, differences, strict=True):
+            if name not in names:
+                gradient = gradients[index]
+                slope = 0.0 if gradient is None else float(np.sum(gradient * direction))
+                close(slope, difference, f"slope of {part} along {name} by the gradient, against finite differences", rtol=1e-5, atol=1e-6)
 
 
 def _compare_with_oracle(case: Case, layer: keras.layers.Layer, batch: Batch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from layers._private_api import all_layers
 from layers.testing.case import Batch, Case, Seen, close, double_precision
 
 __all__ = ["extremes", "policies"]
@@ -16,7 +17,7 @@ HALF_CLOSE = {"rtol": 0.03, "atol": 0.03}
 
 def policies(case: Case) -> str | None:
     """Under each policy: outputs in its dtype, losses computed in float32 or better, metrics in float32, all close to float32's."""
-    layer = case.make()
+    layer = case.layer
     training = case.modes()[0]
     # Numbers that half precision holds exactly, so that what differs was computed.
     batch = case.batch.map_floats(lambda a: a.astype("float16").astype("float32"))
@@ -45,9 +46,9 @@ def policies(case: Case) -> str | None:
 
 def extremes(case: Case) -> str | None:
     """Zeros, ones, equal and very large numbers leave everything finite; so do float16 inputs as they are."""
-    layer = case.make()
+    layer = case.layer
     for name, batch in _extreme_batches(case):
-        for training in (True, False):
+        for training in case.trainings():
             _finite(case.measure(layer, batch, training), f"{name} at training={training}")
     half = case.twin(layer, dtype="mixed_float16")
     for name, batch in (("the inputs", case.batch), ("zeros", case.batch.map_floats(np.zeros_like))):
@@ -75,7 +76,7 @@ def _finite(seen: Seen, what: str) -> None:
 
 def _listen(layer: Any, dtypes: list[Any]) -> None:
     """Notes the dtypes in which losses are handed to `add_loss`, before it casts them."""
-    for part in layer._flatten_layers():
+    for part in all_layers(layer):
 
         def heard(loss: Any, add: Any = part.add_loss) -> None:
             dtypes.extend(tf.convert_to_tensor(x).dtype for x in tf.nest.flatten(loss))

@@ -17,11 +17,11 @@ def replica_losses(case: Case) -> str | None:
     """Outputs and losses on a replica are those of its part of the batch alone."""
     if case.strategy is None:
         return "no strategy was given"
-    single, mirrored = _pair(case)
     training = case.modes()[0]
-    parts = _parts(case)
-    for i, (part, seen) in enumerate(zip(parts, _run(case, mirrored, parts, training), strict=True)):
-        alone = {k: v for k, v in case.measure(single, part, training, gradients=False).items() if k in seen or k.startswith("loss/")}
+    _, found = _step(case, training)
+    for i, (part, seen) in enumerate(zip(_parts(case), found, strict=True)):
+        single = case.measure(case.layer, part, training, gradients=False)
+        alone = {k: v for k, v in single.items() if k in seen or k.startswith("loss/")}
         agree(alone, seen, f"one device and replica {i}", rtol=1e-4, atol=1e-5)
     return None
 
@@ -30,10 +30,12 @@ def replica_state(case: Case) -> str | None:
     """After a training step the weights are the same on all replicas, and those of one device on the whole batch."""
     if case.strategy is None:
         return "no strategy was given"
-    single, mirrored = _pair(case)
-    _run(case, mirrored, _parts(case), True)
-    case.call(single, case.batch.tensors(), True)
-    for ours, theirs in zip(mirrored.weights, single.weights, strict=True):
+    mirrored, _ = _step(case, True)
+    state = state_of(case.layer)
+    case.call(case.layer, case.batch.tensors(), True)
+    single = [weight.numpy() for weight in case.layer.weights]
+    restore(case.layer, state)
+    for ours, theirs in zip(mirrored.weights, single, strict=True):
         values = [np.asarray(v) for v in case.strategy.experimental_local_results(ours.value)]
         for i, value in enumerate(values[1:], 1):
             close(value, values[0], f"{ours.name} on replica {i}, against replica 0", rtol=0, atol=0)
@@ -46,9 +48,8 @@ def replica_noise(case: Case) -> str | None:
     """Replicas that are given the same batch draw different noise."""
     if case.strategy is None or not case.stochastic:
         return "no strategy was given, or the layer draws no noise"
-    _, mirrored = _pair(case)
     count = case.strategy.num_replicas_in_sync
-    seen = _run(case, mirrored, [case.batch] * count, True)
+    seen = _run(case, _mirrored(case), [case.batch] * count, True)
     for i in range(1, count):
         same = all(np.array_equal(value, seen[i][name]) for name, value in seen[0].items())
         assert not same, f"replicas 0 and {i} draw the same noise: use layers.replicas.replica_seed"
@@ -59,26 +60,38 @@ def replica_metrics(case: Case) -> str | None:
     """Metrics of all replicas are those of one device that saw all parts."""
     if case.strategy is None or not case.metrics:
         return "no strategy was given, or the layer reports no metrics"
-    single, mirrored = _pair(case)
     training = case.modes()[0]
-    parts = _parts(case)
-    _run(case, mirrored, parts, training)
+    mirrored, _ = _step(case, training)
+    single = case.layer
     state = state_of(single)
-    for part in parts:
-        restore(single, state)
+    for metric in single.metrics:
+        metric.reset_state()
+    for part in _parts(case):
         case.call(single, part.tensors(), training)
+        restore(single, state)
     for ours, theirs in zip(mirrored.metrics, single.metrics, strict=True):
         if type(ours).__name__ != "Last":  # the latest call is another one on one device
             close(ours.result(), theirs.result(), f"metric {local_name(ours)!r} of all replicas, against one device")
     return None
 
 
-def _pair(case: Case) -> tuple[keras.layers.Layer, keras.layers.Layer]:
-    single = case.make()
+def _step(case: Case, training: bool) -> tuple[keras.layers.Layer, list[Seen]]:
+    """A layer after one step on the parts of the batch, and what each replica saw."""
+
+    def run() -> tuple[keras.layers.Layer, list[Seen]]:
+        mirrored = _mirrored(case)
+        return mirrored, _run(case, mirrored, _parts(case), training)
+
+    step: tuple[keras.layers.Layer, list[Seen]] = case.once(("replicas", training), run)
+    return step
+
+
+def _mirrored(case: Case) -> keras.layers.Layer:
+    """A layer on all replicas, with the state of the one that is on one device."""
     with case.strategy.scope():
         mirrored = case.make()
-    copy_state(single, mirrored)
-    return single, mirrored
+    copy_state(case.layer, mirrored)
+    return mirrored
 
 
 def _parts(case: Case) -> list[Batch]:

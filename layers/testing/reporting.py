@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from layers.aggregation import Aggregate, Max, Mean, Min, Sum
-from layers.testing.case import Case, ask, close, copy_state, local_name
+from layers.testing.case import NAME, Case, ask, close, copy_state, local_name
 
 __all__ = ["metric_names", "metric_values", "training"]
 
@@ -72,10 +72,9 @@ def metric_names(case: Case) -> str | None:
 
 def training(case: Case) -> str | None:
     """`model.fit` reports the layer's metrics, for training and validation; the trainer given as `fit` reports the same history."""
-    layer = case.make()
     histories = []
     for train in [keras.Model.fit, *([case.fit] if case.fit is not None else [])]:
-        model = _model(case, case.twin(layer))
+        model = _model(case)
         x = [np.asarray(a) for a in case.batch.arrays]
         y = np.zeros([len(x[0]), 1], "float32")
         size = max(1, len(y) // 2)
@@ -91,11 +90,11 @@ def training(case: Case) -> str | None:
     return None
 
 
-def _model(case: Case, layer: Any) -> keras.Model:
+def _model(case: Case) -> keras.Model:
     symbols, inputs = case.batch.symbols()
-    fresh = case.factory(**{"name": layer.name})
-    outputs = tf.nest.flatten(case.call(fresh, symbols, None))
-    copy_state(layer, fresh)
+    layer = case.factory(name=NAME)
+    outputs = tf.nest.flatten(case.call(layer, symbols, None))
+    copy_state(case.layer, layer)
     model = keras.Model(inputs, Readout()(outputs))
     model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import os
 import pickle
 import tempfile
@@ -14,51 +15,49 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from layers.testing.case import Case, agree, local_name
+from layers.testing.case import NAME, Case, agree, local_name
 
 __all__ = ["checkpoint", "copies", "export", "keras_file", "weights_file"]
 
 
 def keras_file(case: Case) -> str | None:
     """A model in a `.keras` file comes back, without custom objects."""
-    model, inputs = _model(case)
     with _folder() as folder:
-        model.save(f"{folder}/model.keras")
+        _used(case).model.save(f"{folder}/model.keras")
         again = keras.models.load_model(f"{folder}/model.keras")
-    _same(model, again, inputs, "a model from a .keras file")
+    _same(_used(case), again, "a model from a .keras file")
     return None
 
 
 def weights_file(case: Case) -> str | None:
     """`.weights.h5` holds all weights."""
-    model, inputs = _model(case)
-    other, _ = _model(case, used=False)
+    _, other = _functional(case)
     with _folder() as folder:
-        model.save_weights(f"{folder}/model.weights.h5")
+        _used(case).model.save_weights(f"{folder}/model.weights.h5")
         other.load_weights(f"{folder}/model.weights.h5")
-    _same(model, other, inputs, "a model with weights from a file")
+    _same(_used(case), other, "a model with weights from a file")
     return None
 
 
 def copies(case: Case) -> str | None:
     """`clone_model`, `deepcopy` and `pickle` make a layer that behaves the same."""
-    model, inputs = _model(case)
-    clone = keras.models.clone_model(model)
-    clone.set_weights(model.get_weights())
-    _same(model, clone, inputs, "a clone_model with the same weights")
-    _same(model, copy.deepcopy(model), inputs, "a deepcopy of a model")
-    _same(model, pickle.loads(pickle.dumps(model)), inputs, "a pickled model")
+    used = _used(case)
+    clone = keras.models.clone_model(used.model)
+    clone.set_weights(used.model.get_weights())
+    _same(used, clone, "a clone_model with the same weights")
+    _same(used, copy.deepcopy(used.model), "a deepcopy of a model")
+    _same(used, pickle.loads(pickle.dumps(used.model)), "a pickled model")
     return None
 
 
 def export(case: Case) -> str | None:
     """An exported SavedModel serves the same outputs."""
-    model, inputs = _model(case)
+    used = _used(case)
     with _folder() as folder:
-        model.export(f"{folder}/saved", verbose=False)
+        used.model.export(f"{folder}/saved", verbose=False)
         served = tf.saved_model.load(f"{folder}/saved")
-        outputs = served.serve(inputs)
-    agree(_numbered(model(inputs, training=False)), _numbered(outputs), "the model and what it exported")
+        outputs = served.serve(used.inputs)
+    agree(used.outputs, _numbered(outputs), "the model and what it exported")
     return None
 
 
@@ -82,22 +81,50 @@ def checkpoint(case: Case) -> str | None:
     return None
 
 
-def _model(case: Case, *, used: bool = True) -> tuple[keras.Model, list[np.ndarray]]:
-    layer = case.make()
-    if used:
-        case.call(layer, case.batch.tensors(), True)  # so that moving state is not what it began as
+@dataclasses.dataclass(frozen=True)
+class Used:
+    """A model around a layer that has been called for training, so that moving state is not what it began as.
+
+    Attributes:
+        model: a functional model.
+        inputs: what it is called with.
+        outputs: what it then gives at training=False, by number.
+        losses: what it adds.
+    """
+
+    model: keras.Model
+    inputs: list[np.ndarray]
+    outputs: dict[str, np.ndarray]
+    losses: list[float]
+
+
+def _used(case: Case) -> Used:
+    def make() -> Used:
+        layer, model = _functional(case)
+        case.call(layer, case.batch.tensors(), True)
+        inputs = [np.asarray(a) for a in case.batch.arrays]
+        outputs = _numbered(model(inputs, training=False))
+        return Used(model, inputs, outputs, [float(loss) for loss in model.losses])
+
+    used: Used = case.once("used model", make)
+    return used
+
+
+def _functional(case: Case) -> tuple[keras.layers.Layer, keras.Model]:
+    """A new layer and a functional model of it."""
+    layer = case.factory(name=NAME)
     symbols, inputs = case.batch.symbols()
-    model = keras.Model(inputs, tf.nest.flatten(case.call(layer, symbols, False)))
-    return model, [np.asarray(a) for a in case.batch.arrays]
+    return layer, keras.Model(inputs, tf.nest.flatten(case.call(layer, symbols, False)))
 
 
-def _same(model: keras.Model, other: keras.Model, inputs: list[np.ndarray], what: str) -> None:
+def _same(used: Used, other: keras.Model, what: str) -> None:
+    model = used.model
     assert len(model.weights) == len(other.weights), f"{what} has {len(other.weights)} weights, expected {len(model.weights)}"
     for mine, theirs in zip(model.weights, other.weights, strict=True):
         assert np.array_equal(mine, theirs), f"{what} has another {mine.path}"
-    agree(_numbered(model(inputs, training=False)), _numbered(other(inputs, training=False)), f"a model and {what}")
-    losses = [float(loss) for loss in model.losses], [float(loss) for loss in other.losses]
-    assert np.allclose(*losses, rtol=1e-4), f"{what} has the losses {losses[1]}, expected {losses[0]}"
+    agree(used.outputs, _numbered(other(used.inputs, training=False)), f"a model and {what}")
+    losses = [float(loss) for loss in other.losses]
+    assert np.allclose(used.losses, losses, rtol=1e-4), f"{what} has the losses {losses}, expected {used.losses}"
     names = [sorted(m.name for m in x.metrics) for x in (model, other)]
     assert names[0] == names[1], f"{what} reports {names[1]}, expected {names[0]}"
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from loops.feeds.base import Block, Feed, Position, block_steps
-from loops.feeds.orders import Orders
+from loops.feeds.shuffling import Orders
 
 __all__ = ["ArrayFeed"]
 

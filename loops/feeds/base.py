@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["Block", "Feed", "Position", "block_steps"]
+__all__ = ["Block", "Feed", "Position", "block_steps", "checked_feed"]
 
 _BLOCK_BYTES = 8 << 20
 
@@ -93,3 +93,16 @@ class Feed(abc.ABC):
 def block_steps(batch_bytes: int, most: int) -> int:
     """How many batches of this size a block holds: some megabytes, at most `most`."""
     return max(1, min(_BLOCK_BYTES // max(1, batch_bytes), most))
+
+
+def checked_feed(feed: Any, what: str) -> Feed:
+    """`feed` if it is one.
+
+    Raises:
+        TypeError: if not.
+    """
+    if isinstance(feed, tf.data.Dataset):
+        raise TypeError(f"`{what}` is a tf.data.Dataset; wrap it: loops.DatasetFeed(dataset).")
+    if not isinstance(feed, Feed):
+        raise TypeError(f"`{what}` must be a loops feed (ArrayFeed, DatasetFeed, NoFeed or your own); got {type(feed).__name__}.")
+    return feed

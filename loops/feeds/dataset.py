@@ -11,10 +11,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops.feeds import iterator_state
+from loops.feeds import dataset_position
 from loops.feeds.base import Block, Feed, Position
-from loops.feeds.pipelines import Pipeline, Replay, parts
+from loops.feeds.dataset_inspection import Pipeline, Replay, parts
 from loops.feeds.stacking import runs
+from loops.messages import say
 
 __all__ = ["DatasetFeed"]
 
@@ -120,10 +121,10 @@ class DatasetFeed(Feed):
         name = _CURRENT if iterator is not None else _NEXT
         if iterator is None:
             iterator = self._iterator_of_next_pass()
-        if iterator is None or not iterator_state.save(iterator, directory, name=name):
+        if iterator is None or not dataset_position.save(iterator, directory, name=name):
             return False
-        if iterator_state.generators(directory, name=name) < self.pipeline.generators:
-            iterator_state.remove(directory, name=name)
+        if dataset_position.generators(directory, name=name) < self.pipeline.generators:
+            dataset_position.remove(directory, name=name)
             return False
         return True
 
@@ -140,12 +141,12 @@ class DatasetFeed(Feed):
                 past that position already and were not saved.
         """
         for name in (_CURRENT, _NEXT):
-            if directory is not None and iterator_state.saved(directory, name=name):
+            if directory is not None and dataset_position.saved(directory, name=name):
                 self._next_iterator, self._passes_begun = None, 0
                 while self._passes_begun < position.pass_index:
                     self._tell_of_pass()
                 iterator = self._begin_pass(continuing=continuing) if name == _CURRENT else iter(self.dataset)
-                iterator_state.restore(iterator, directory, name=name)
+                dataset_position.restore(iterator, directory, name=name)
                 if name == _CURRENT:
                     return iterator
                 self._next_iterator = iterator
@@ -200,7 +201,7 @@ class DatasetFeed(Feed):
                 if why is not None
                 else "the position was not saved (blocks are read ahead; near the end of a pass TensorFlow loses the seeds of shuffles)"
             )
-            print(f"Resuming: reading and dropping {' and '.join(work)}, because {because}.", flush=True)
+            say(f"Resuming: reading and dropping {' and '.join(work)}, because {because}.")
 
     def blocks(self, position: Position) -> Iterator[Block]:
         for spec in tf.nest.flatten(self.element_spec):

@@ -9,6 +9,7 @@ from typing import Any
 
 from loops.feeds.base import Block, Feed, Position
 from loops.feeds.stacking import Stacker
+from loops.messages import say
 
 __all__ = ["GeneratorFeed"]
 
@@ -65,7 +66,7 @@ class GeneratorFeed(Feed):
     def blocks(self, position: Position) -> Iterator[Block]:
         batches, drop = self._pass(position)
         if drop:
-            print(f"Resuming: reading and dropping {drop} batches of a Python generator.", flush=True)
+            say(f"Resuming: reading and dropping {drop} batches of a Python generator.")
             if sum(1 for _ in itertools.islice(batches, drop)) < drop:
                 raise ValueError(f"The generator ended before batch {position.batch} of pass {position.pass_index}, where the run stood.")
         left = None if self.steps_per_epoch is None else self.steps_per_epoch - position.batch

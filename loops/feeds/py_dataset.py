@@ -9,10 +9,10 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from typing import Any
 
 import keras
-from keras.src.trainers.data_adapters import data_adapter_utils
 
+from loops import _private_api
 from loops.feeds.base import Block, Feed, Position
-from loops.feeds.orders import Orders
+from loops.feeds.shuffling import Orders
 from loops.feeds.stacking import Stacker
 
 __all__ = ["PyDatasetFeed"]
@@ -120,7 +120,7 @@ class PyDatasetFeed(Feed):
             if len(batch) == 3:
                 raise ValueError("Give either `sample_weight` or `class_weight`, not both: the batches hold sample weights.")
             if len(batch) == 2:
-                batch = (*batch, data_adapter_utils.class_weight_to_sample_weights(batch[1], self._class_weight))
+                batch = (*batch, _private_api.sample_weights_of_classes(batch[1], self._class_weight))
         return batch
 
 

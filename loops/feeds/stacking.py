@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters import data_adapter_utils
 
+from loops import _private_api
 from loops.feeds.base import Block, block_steps
 
 __all__ = ["Stacker", "is_dense", "runs"]
@@ -114,8 +114,7 @@ class Stacker:
 def is_dense(batch: Any) -> bool:
     """Whether a batch is made of arrays, or what becomes arrays: nothing sparse or ragged, which cannot be stacked."""
     return not any(
-        isinstance(leaf, (tf.SparseTensor, tf.RaggedTensor)) or data_adapter_utils.is_scipy_sparse(leaf)
-        for leaf in keras.tree.flatten(batch)
+        isinstance(leaf, (tf.SparseTensor, tf.RaggedTensor)) or _private_api.is_scipy_sparse(leaf) for leaf in keras.tree.flatten(batch)
     )
 
 

@@ -1,8 +1,8 @@
-"""Hooks: what looks at a training loop from outside. Write your own on `Hook`; `Phase` orders them."""
+"""Hooks: what looks at a training loop from outside. Write your own on `Hook`; `Phase` orders them, `Loop` is what they may ask of."""
 
 from __future__ import annotations
 
-from loops.hooks.base import Hook, Phase
+from loops.hooks.base import Hook, Loop, Phase
 from loops.hooks.condition import ConditionHook
 from loops.hooks.csv_logger import CSVLogger
 from loops.hooks.early_stopping import EarlyStopping
@@ -36,6 +36,7 @@ __all__ = [
     "LambdaHook",
     "LearningRateScheduler",
     "LoadWeights",
+    "Loop",
     "LossSpike",
     "ModelCheckpoint",
     "MonitorHook",

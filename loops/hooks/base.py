@@ -1,19 +1,24 @@
-"""What a hook is: something that looks at a training loop from outside, at moments that it names beforehand."""
+"""What a hook is: something that looks at a training loop at moments that it names beforehand. And what it may ask of the loop."""
 
 from __future__ import annotations
 
 import enum
+import pathlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+import tensorflow as tf
 
-if TYPE_CHECKING:
-    from loops.logs import Window
-    from loops.train_loop import TrainLoop
-    from loops.triggers import Trigger
+from loops.engine.progress import Progress
+from loops.engine.rows import Window
+from loops.engine.timing import Timing
+from loops.feeds import Feed
+from loops.tasks.base import Task
+from loops.tasks.learning_rates import LearningRates
+from loops.triggers import Trigger
 
-__all__ = ["Hook", "Phase"]
+__all__ = ["Hook", "Loop", "Phase"]
 
 
 class Phase(enum.IntEnum):
@@ -23,6 +28,105 @@ class Phase(enum.IntEnum):
     DECIDE = 1
     RECORD = 2
     SAVE = 3
+
+
+class Loop(Protocol):
+    """What a hook may ask of the loop that calls it. `loops.TrainLoop` is one; annotate your hooks with it.
+
+    Attributes:
+        progress: the counters: step, epoch and so on.
+        task: what is trained.
+        hooks: all hooks of the loop.
+        evaluations: name -> feed, of the evaluations given to the loop.
+        history: the logs of all epochs, a `hooks.History`.
+        clock: monotonic seconds.
+        steps_per_epoch: steps of an epoch as given to the loop; None makes an epoch a pass over the feed.
+        epochs, steps: targets of the run in progress, or None.
+        outcome: None while running, then "finished", "stopped", "interrupted" or "failed".
+        is_chief: whether this process writes records and files.
+
+    Example:
+        >>> from loops import hooks
+        >>> class StopEarly(hooks.Hook):
+        ...     every = "10 steps"
+        ...     def on_window_end(self, loop: hooks.Loop, window):
+        ...         if window.mean("loss") < 0.1:
+        ...             loop.stop("the loss is low enough")
+    """
+
+    task: Task
+    hooks: list[Hook]
+    evaluations: dict[str, Feed]
+    history: Any
+    outcome: str | None
+    is_chief: bool
+
+    @property
+    def progress(self) -> Progress: ...
+
+    @property
+    def clock(self) -> Callable[[], float]: ...
+
+    @property
+    def steps_per_epoch(self) -> int | None: ...
+
+    @property
+    def epochs(self) -> int | None: ...
+
+    @property
+    def steps(self) -> int | None: ...
+
+    @property
+    def workdir(self) -> pathlib.Path | None:
+        """The folder of the run, or None."""
+
+    @property
+    def feed(self) -> Feed:
+        """Where batches come from; assign another at a look."""
+
+    @feed.setter
+    def feed(self, feed: Feed) -> None: ...
+
+    @property
+    def learning_rate(self) -> LearningRates:
+        """The learning rates of all optimizers; assign a number to set them all."""
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None: ...
+
+    @property
+    def graph(self) -> tf.Graph | None:
+        """The graph of the training step, once it was traced."""
+
+    @property
+    def timing(self) -> Timing:
+        """Where the time of the run went up to now."""
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why training ends before its targets, or None."""
+
+    @property
+    def stopping(self) -> bool:
+        """True once somebody called `stop`."""
+
+    def stop(self, reason: str, *, end_epoch: bool = False) -> None:
+        """Ends training at this boundary; with `end_epoch` an epoch in progress is evaluated and recorded as complete."""
+
+    def evaluate(self, feed: Feed, name: str, *, steps: int | None = None) -> dict[str, Any]:
+        """Evaluates on `feed` now; the logs, prefixed with `name`, join those of the epoch in progress."""
+
+    def save(self) -> None:
+        """Saves the whole state of the run to its workdir when all hooks have acted."""
+
+    def rollback(self, reason: str) -> None:
+        """Goes back to the last good state when all hooks have acted."""
+
+    def log(self, name: str, value: Any) -> None:
+        """Adds to the logs of the epoch in progress."""
+
+    def retrace(self, reason: str) -> None:
+        """Traces the step again before the next call, and says why."""
 
 
 class Hook:
@@ -46,6 +150,9 @@ class Hook:
         watches_evaluation: True to have `on_evaluate_batch` called, which costs a call for each batch.
         on_nonfinite: what the hook asks of the loop at a non-finite loss or weight ("raise" or "stop"), or None.
         rolls_back: True if the hook may call `loop.rollback`; the loop then keeps a good state in memory.
+        evaluation: name of the evaluation that the hook makes, or None.
+        progress_verbosity: how much of the progress the hook shows, as Keras counts `verbose`: 0, 1 or 2.
+        weights_path: file that the hook writes weights to, or None; it may hold placeholders such as "{epoch}".
         name: unique name under which the hook's state is saved; the loop numbers doubles.
 
     Example:
@@ -62,6 +169,9 @@ class Hook:
     watches_evaluation: bool = False
     on_nonfinite: str | None = None
     rolls_back: bool = False
+    evaluation: str | None = None
+    progress_verbosity: int = 0
+    weights_path: str | None = None
 
     @property
     def name(self) -> str:
@@ -71,28 +181,28 @@ class Hook:
     def name(self, value: str) -> None:
         self._name = value
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         """Before the first step of a `run`, before anything is traced."""
 
-    def on_epoch_begin(self, loop: TrainLoop) -> None:
+    def on_epoch_begin(self, loop: Loop) -> None:
         """Before the first step of an epoch."""
 
-    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+    def on_window_end(self, loop: Loop, window: Window) -> None:
         """When `every` is due; `window` covers all steps since this hook's last look."""
 
-    def on_evaluate_begin(self, loop: TrainLoop, name: str) -> None:
+    def on_evaluate_begin(self, loop: Loop, name: str) -> None:
         """Before an evaluation that `loop.evaluate` makes."""
 
     def on_evaluate_batch(self, batch: int, logs: Callable[[], dict[str, Any]], last: bool) -> None:
         """Before evaluation batch `batch`, and once with `last` after all; `logs()` reads the (unprefixed) logs to date."""
 
-    def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
+    def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:
         """After an evaluation; `logs` has the prefixed names ("val_loss")."""
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         """After the last step of an epoch. `logs` is read-only; `loop.log(name, value)` adds to it for the hooks that follow."""
 
-    def on_train_end(self, loop: TrainLoop) -> None:
+    def on_train_end(self, loop: Loop) -> None:
         """Always called, whatever ended the run; `loop.outcome` says what did."""
 
     def state_dict(self) -> dict[str, Any]:

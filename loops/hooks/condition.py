@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from loops.hooks.base import Loop
 from loops.hooks.monitor import MonitorHook
-
-if TYPE_CHECKING:
-    from loops.train_loop import TrainLoop
 
 __all__ = ["ConditionHook"]
 
@@ -73,7 +71,7 @@ class ConditionHook(MonitorHook):
         self.wait = 0
         self.met = 0
 
-    def on_condition(self, loop: TrainLoop, reason: str) -> None:
+    def on_condition(self, loop: Loop, reason: str) -> None:
         """Called when the condition is met; `reason` says in a few words by which value."""
         raise NotImplementedError(f"{type(self).__name__} has to define on_condition(self, loop, reason).")
 
@@ -82,15 +80,15 @@ class ConditionHook(MonitorHook):
         """Whether there is nothing left to wait for."""
         return self.met > 0
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         # A run that goes on keeps its counters; a hook that is used again starts anew.
         if loop.progress.step == 0:
             self.best, self.wait, self.met = None, 0, 0
 
-    def fresh_value(self, loop: TrainLoop, logs: Mapping[str, Any]) -> float | None:
+    def fresh_value(self, loop: Loop, logs: Mapping[str, Any]) -> float | None:
         return super().fresh_value(loop, logs) if self.monitor else None
 
-    def on_value(self, loop: TrainLoop, value: float) -> None:
+    def on_value(self, loop: Loop, value: float) -> None:
         if self.done:
             return
         reason = self._met_by(value)
@@ -98,7 +96,7 @@ class ConditionHook(MonitorHook):
             self.met += 1
             self.on_condition(loop, reason)
 
-    def on_train_end(self, loop: TrainLoop) -> None:
+    def on_train_end(self, loop: Loop) -> None:
         if self.monitor:
             super().on_train_end(loop)
 

@@ -7,14 +7,12 @@ import os
 import pathlib
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
-from loops.hooks.base import Hook, Phase
-
-if TYPE_CHECKING:
-    from loops.train_loop import TrainLoop
+from loops import files
+from loops.hooks.base import Hook, Loop, Phase
 
 __all__ = ["CSVLogger"]
 
@@ -56,7 +54,7 @@ class CSVLogger(Hook):
         self._keeps = append
         self._following: int | None = None
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         self._close()
         progress = loop.progress
         # A run that has done steps before wrote this file: it is taken up even without `append`.
@@ -66,15 +64,15 @@ class CSVLogger(Hook):
         # How many rows are the past of a resumed run is known only when its state is restored.
         self._opened = False
 
-    def on_epoch_begin(self, loop: TrainLoop) -> None:
+    def on_epoch_begin(self, loop: Loop) -> None:
         self._open()
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         self._open()
         row = {"epoch": str(loop.progress.epoch), **{name: _text(value) for name, value in logs.items()}}
         if new := [name for name in dict.fromkeys(("epoch", *sorted(logs))) if name not in self._columns]:
             self._close()
-            rows = self._read()[1] if self._columns else []
+            rows = self._columns_and_rows()[1] if self._columns else []
             self._columns += new
             self._rewrite(rows)
         assert self._file is not None
@@ -82,7 +80,7 @@ class CSVLogger(Hook):
         self._file.flush()
         self._rows += 1
 
-    def on_train_end(self, loop: TrainLoop) -> None:
+    def on_train_end(self, loop: Loop) -> None:
         self._close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,7 +90,7 @@ class CSVLogger(Hook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._close()
         self._opened, self._columns = True, list(state["columns"])
-        rows = self._read()[1][: state["rows"]] if self.filename.exists() else []
+        rows = self._columns_and_rows()[1][: state["rows"]] if self.filename.exists() else []
         if len(rows) < state["rows"]:
             warnings.warn(
                 f"{self.filename} has {len(rows)} of the {state['rows']} rows that this run had written; the others are lost.", stacklevel=2
@@ -106,12 +104,12 @@ class CSVLogger(Hook):
         self._opened, self._columns = True, []
         rows: list[dict[str, str]] = []
         if self._keeps and self.filename.exists():
-            self._columns, rows = self._read()
+            self._columns, rows = self._columns_and_rows()
             while self._following is not None and rows and not _before(rows[-1], self._following):
                 rows.pop()
         self._rewrite(rows)
 
-    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+    def _columns_and_rows(self) -> tuple[list[str], list[dict[str, str]]]:
         with self.filename.open(newline="") as file:
             reader = csv.DictReader(file, delimiter=self.separator, restval=_ABSENT)
             rows = [{k: v for k, v in row.items() if k is not None} for row in reader]
@@ -119,14 +117,15 @@ class CSVLogger(Hook):
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         self._close()
-        self.filename.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.filename.with_name(f".{self.filename.name}.writing")
-        with temporary.open("w", newline="") as file:
-            if self._columns:
-                table = self._table(file)
-                table.writeheader()
-                table.writerows(rows)
-        os.replace(temporary, self.filename)
+
+        def write(name: str) -> None:
+            with open(name, "w", newline="") as file:
+                if self._columns:
+                    table = self._table(file)
+                    table.writeheader()
+                    table.writerows(rows)
+
+        files.write_atomically(self.filename, write)
         self._rows = len(rows)
         self._file = self.filename.open("a", newline="")
 

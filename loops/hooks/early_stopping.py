@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from loops.hooks.base import Phase
+from loops.hooks.base import Loop, Phase
 from loops.hooks.monitor import MonitorHook
-
-if TYPE_CHECKING:
-    from loops.train_loop import TrainLoop
+from loops.messages import say
 
 __all__ = ["EarlyStopping"]
 
@@ -87,16 +85,16 @@ class EarlyStopping(MonitorHook):
         self._best_optimizer: list[np.ndarray] = []
         self._best_rates: dict[str, Any] | None = None
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         # A run that goes on keeps its counters; a hook that is used again starts anew.
         if loop.progress.step == 0:
             self._reset()
 
-    def fresh_value(self, loop: TrainLoop, logs: Mapping[str, Any]) -> float | None:
+    def fresh_value(self, loop: Loop, logs: Mapping[str, Any]) -> float | None:
         value = super().fresh_value(loop, logs)
         return None if loop.progress.epoch < self.start_from_epoch else value
 
-    def on_value(self, loop: TrainLoop, value: float) -> None:
+    def on_value(self, loop: Loop, value: float) -> None:
         epoch = loop.progress.epoch
         self.wait += 1
         if self.is_improvement(value, self.best):
@@ -111,20 +109,20 @@ class EarlyStopping(MonitorHook):
             best = "a finite value" if self.best is None else f"{self.best:.6g}"
             loop.stop(f"EarlyStopping: {self.monitor} = {value:.6g} after {self.wait} {looks} without improvement on {best}.")
 
-    def on_train_end(self, loop: TrainLoop) -> None:
+    def on_train_end(self, loop: Loop) -> None:
         super().on_train_end(loop)
         if self.stopped_epoch > 0 and self.verbose > 0:
-            print(f"Epoch {self.stopped_epoch + 1}: early stopping")
+            say(f"Epoch {self.stopped_epoch + 1}: early stopping")
         # An interrupted or failed run will be carried on from where it stood.
         if self.best_weights is not None and loop.outcome in ("finished", "stopped"):
             if self.verbose > 0:
-                print(f"Restoring the weights of the best epoch: {self.best_epoch + 1}.")
+                say(f"Restoring the weights of the best epoch: {self.best_epoch + 1}.")
             _assign(_weights(loop), self.best_weights)
             if self.restore_optimizer and self._best_rates is not None:
                 _assign(_optimizer_variables(loop), self._best_optimizer)
                 loop.learning_rate.load_state_dict(self._best_rates)
 
-    def _keep(self, loop: TrainLoop) -> None:
+    def _keep(self, loop: Loop) -> None:
         self.best_weights = [np.asarray(v.numpy()) for v in _weights(loop)]
         if self.restore_optimizer:
             self._best_optimizer = [np.asarray(v.numpy()) for v in _optimizer_variables(loop)]
@@ -161,14 +159,14 @@ def _numbered(arrays: Mapping[str, np.ndarray], kind: str) -> list[np.ndarray]:
     return [np.asarray(arrays[f"{kind}/{i}"]) for i in range(count)]
 
 
-def _weights(loop: TrainLoop) -> list[Any]:
+def _weights(loop: Loop) -> list[Any]:
     # Keras's `weights` leave out seed generators and metrics: what the best epoch drew is no part of what it learnt.
     if loop.task.model is not None:
         return list(loop.task.model.weights)
     return loop.task.tracked.model_variables()  # in an order that does not depend on what is frozen
 
 
-def _optimizer_variables(loop: TrainLoop) -> list[Any]:
+def _optimizer_variables(loop: Loop) -> list[Any]:
     return [v for optimizer in loop.task.optimizers.values() for v in optimizer.variables]
 
 

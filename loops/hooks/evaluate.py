@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loops import triggers
-from loops.hooks.base import Hook, Phase
-
-if TYPE_CHECKING:
-    from loops.logs import Window
-    from loops.train_loop import TrainLoop
+from loops.engine.rows import Window
+from loops.hooks.base import Hook, Loop, Phase
 
 __all__ = ["Evaluate"]
 
@@ -44,9 +41,9 @@ class Evaluate(Hook):
         if steps is not None and (isinstance(steps, bool) or int(steps) != steps or steps < 1):
             raise ValueError(f"The steps of an evaluation are a whole number of batches, 1 or more, or None; got {steps!r}.")
         self.feed = feed
-        self.evaluation = name
+        self.evaluation: str = name
         self.every = triggers.parse(every)
         self.steps = steps
 
-    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+    def on_window_end(self, loop: Loop, window: Window) -> None:
         loop.evaluate(self.feed, self.evaluation, steps=self.steps)

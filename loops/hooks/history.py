@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from loops.hooks.base import Hook, Phase
-from loops.hooks.progress_bar import ProgressBar
-from loops.json_values import from_json, to_json
-
-if TYPE_CHECKING:
-    from loops.train_loop import TrainLoop
+from loops import json_values
+from loops.hooks.base import Hook, Loop, Phase
 
 __all__ = ["History"]
 
@@ -49,15 +45,14 @@ class History(Hook):
         """
         return list(self._epochs[name])
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         # A run that goes on keeps its epochs; a hook that is used again starts anew.
         if loop.progress.step == 0:
             self.history, self.epoch, self._epochs = {}, [], {}
-        shown = [hook.verbose for hook in loop.hooks if isinstance(hook, ProgressBar)]
-        verbose = max((1 if v == "auto" else int(v) for v in shown), default=0)
+        verbose = max((hook.progress_verbosity for hook in loop.hooks), default=0)
         self.params.update(verbose=verbose, epochs=loop.epochs, steps=loop.progress.steps_per_epoch)
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         self.params["steps"] = loop.progress.steps_per_epoch
         self.epoch.append(loop.progress.epoch)
         for name, value in logs.items():
@@ -67,13 +62,13 @@ class History(Hook):
     def state_dict(self) -> dict[str, Any]:
         return {
             "epoch": list(self.epoch),
-            "history": {name: to_json(values) for name, values in self.history.items()},
+            "history": {name: json_values.encode(values) for name, values in self.history.items()},
             "epochs": {name: list(epochs) for name, epochs in self._epochs.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch = list(state["epoch"])
-        self.history = {name: from_json(values) for name, values in state["history"].items()}
+        self.history = {name: json_values.decode(values) for name, values in state["history"].items()}
         # A run that was saved when this was not kept yet: all names, or those that began late.
         epochs = state.get("epochs", {})
         self._epochs = {name: list(epochs.get(name, self.epoch[-len(values) :])) for name, values in self.history.items()}

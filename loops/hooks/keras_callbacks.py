@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 
-from loops.hooks import keras_callback_state as states
-from loops.hooks.base import Hook, Phase
-from loops.json_values import from_json, to_json
+from loops import _private_api, json_values
+from loops.engine.progress import Progress
+from loops.engine.rows import Window
+from loops.hooks import _keras_callback_state as states
+from loops.hooks.base import Hook, Loop, Phase
+from loops.messages import say
 from loops.triggers import Never
-
-if TYPE_CHECKING:
-    from loops.logs import Window
-    from loops.progress import Progress
-    from loops.train_loop import TrainLoop
 
 __all__ = ["KerasCallbacks"]
 
@@ -58,7 +56,7 @@ class KerasCallbacks(Hook):
         self._test_batches_ended = 0
         self._stopped = self._noticed = False
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         self.model = loop.task.model
         if not isinstance(self.model, keras.Model):
             raise TypeError("Keras callbacks need a Keras model: set `self.model` on the task, or use loops.hooks instead.")
@@ -70,14 +68,14 @@ class KerasCallbacks(Hook):
             callback.set_params(params)
         self.model.stop_training = False
         self.call("on_train_begin", {})
-        if loop.progress.step == 0 and getattr(self.model, "_initial_epoch", None):
-            loop.progress.epoch = self.model._initial_epoch  # set by keras.callbacks.BackupAndRestore
+        if loop.progress.step == 0 and (epoch := _private_api.epoch_to_begin_with(self.model)):
+            loop.progress.epoch = epoch
 
-    def on_epoch_begin(self, loop: TrainLoop) -> None:
+    def on_epoch_begin(self, loop: Loop) -> None:
         self.call("on_epoch_begin", loop.progress.epoch, {})
         self.batches.begin_epoch(stopping=self.model.stop_training)
 
-    def on_evaluate_begin(self, loop: TrainLoop, name: str) -> None:
+    def on_evaluate_begin(self, loop: Loop, name: str) -> None:
         self._test_batches_ended = 0
         self.call("on_test_begin", {})
 
@@ -88,10 +86,10 @@ class KerasCallbacks(Hook):
         if not last:
             self.call("on_test_batch_begin", batch, logs={})
 
-    def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
+    def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:
         self.call("on_test_end", {key.removeprefix(f"{name}_"): value for key, value in logs.items()})
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         self._last_logs = dict(logs)
         shared = dict(logs)
         self.call("on_epoch_end", loop.progress.epoch, shared)
@@ -101,11 +99,11 @@ class KerasCallbacks(Hook):
         if self.model.stop_training:
             self.stop(loop)
 
-    def on_train_end(self, loop: TrainLoop) -> None:
+    def on_train_end(self, loop: Loop) -> None:
         if loop.outcome in ("finished", "stopped"):
             self.call("on_train_end", dict(self._last_logs or {}))
 
-    def stop(self, loop: TrainLoop, *, end_epoch: bool = False) -> None:
+    def stop(self, loop: Loop, *, end_epoch: bool = False) -> None:
         """Ends training, as a callback wants it."""
         self._stopped = True
         loop.stop("a Keras callback set stop_training", end_epoch=end_epoch)
@@ -114,10 +112,10 @@ class KerasCallbacks(Hook):
         if not self._noticed:
             self._noticed = True
             for sentence in states.notices(self.callbacks):
-                print(sentence, flush=True)
+                say(sentence)
         return {
             "callbacks": [{"class": states.class_of(callback), **states.state_of(callback)} for callback in self.callbacks],
-            "last_logs": to_json(self._last_logs),
+            "last_logs": json_values.encode(self._last_logs),
             # A wish that the loop was told is a decision of the loop.
             "stop_training": bool(self.model is not None and self.model.stop_training and not self._stopped),
         }
@@ -128,8 +126,8 @@ class KerasCallbacks(Hook):
                 states.load(callback, saved)
             else:
                 now = states.class_of(callback)
-                print(f"Keras callback {i + 1} was {saved['class']} when the run was saved and is {now} now; it begins anew.", flush=True)
-        self._last_logs = from_json(state["last_logs"])
+                say(f"Keras callback {i + 1} was {saved['class']} when the run was saved and is {now} now; it begins anew.")
+        self._last_logs = json_values.decode(state["last_logs"])
         self._stopped = False
         if self.model is not None:
             self.model.stop_training = state["stop_training"]
@@ -169,7 +167,7 @@ class KerasBatchCalls(Hook):
         if self._watches_steps:
             self._owner.call("on_train_batch_begin", 0, logs={})
 
-    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+    def on_window_end(self, loop: Loop, window: Window) -> None:
         step = loop.progress.step_in_epoch
         self._trigger.wanted = False
         if self._watches_steps:
@@ -195,4 +193,4 @@ class _NextStep(Never):
 
 def _overrides(callbacks: Sequence[keras.callbacks.Callback], methods: Sequence[str]) -> bool:
     # Keras marks the methods that do nothing, so that loops can leave them out.
-    return any(not getattr(getattr(callback, method), "_is_default", False) for callback in callbacks for method in methods)
+    return any(not _private_api.does_nothing(getattr(callback, method)) for callback in callbacks for method in methods)

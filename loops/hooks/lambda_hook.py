@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loops import triggers
-from loops.hooks.base import Hook, Phase
-
-if TYPE_CHECKING:
-    from loops.logs import Window
-    from loops.train_loop import TrainLoop
+from loops.engine.rows import Window
+from loops.hooks.base import Hook, Loop, Phase
 
 __all__ = ["LambdaHook"]
 
@@ -47,14 +44,14 @@ class LambdaHook(Hook):
     def __init__(
         self,
         *,
-        on_train_begin: Callable[[TrainLoop], Any] | None = None,
-        on_epoch_begin: Callable[[TrainLoop], Any] | None = None,
-        on_window_end: Callable[[TrainLoop, Window], Any] | None = None,
-        on_evaluate_begin: Callable[[TrainLoop, str], Any] | None = None,
+        on_train_begin: Callable[[Loop], Any] | None = None,
+        on_epoch_begin: Callable[[Loop], Any] | None = None,
+        on_window_end: Callable[[Loop, Window], Any] | None = None,
+        on_evaluate_begin: Callable[[Loop, str], Any] | None = None,
         on_evaluate_batch: Callable[[int, Callable[[], dict[str, Any]], bool], Any] | None = None,
-        on_evaluate_end: Callable[[TrainLoop, str, Mapping[str, Any]], Any] | None = None,
-        on_epoch_end: Callable[[TrainLoop, Mapping[str, Any]], Any] | None = None,
-        on_train_end: Callable[[TrainLoop], Any] | None = None,
+        on_evaluate_end: Callable[[Loop, str, Mapping[str, Any]], Any] | None = None,
+        on_epoch_end: Callable[[Loop, Mapping[str, Any]], Any] | None = None,
+        on_train_end: Callable[[Loop], Any] | None = None,
         every: triggers.Trigger | str | None = "1 epoch",
         phase: Phase = Phase.RECORD,
         observes: Iterable[str] = (),

@@ -5,12 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from loops.hooks.base import Hook, Phase
-
-if TYPE_CHECKING:
-    from loops.train_loop import TrainLoop
+from loops.hooks.base import Hook, Loop, Phase
+from loops.messages import say
 
 __all__ = ["LearningRateScheduler"]
 
@@ -43,7 +41,7 @@ class LearningRateScheduler(Hook):
         self.verbose = verbose
         self._takes_rate = _takes_two(schedule)
 
-    def on_epoch_begin(self, loop: TrainLoop) -> None:
+    def on_epoch_begin(self, loop: Loop) -> None:
         epoch = loop.progress.epoch
         for name, rate in loop.learning_rate.items():
             given = self.schedule(epoch, rate) if self._takes_rate else self.schedule(epoch)
@@ -54,9 +52,9 @@ class LearningRateScheduler(Hook):
                 )
             loop.learning_rate.set(new, name=name)
             if self.verbose > 0:
-                print(f"\nEpoch {epoch + 1}: LearningRateScheduler sets the learning rate of {name} to {new:g}.")
+                say(f"\nEpoch {epoch + 1}: LearningRateScheduler sets the learning rate of {name} to {new:g}.")
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         for name, rate in loop.learning_rate.logs().items():
             loop.log(name, rate)
 

@@ -6,17 +6,14 @@ import os
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 
-from loops.hooks.base import Phase
+from loops.hooks.base import Loop, Phase
 from loops.hooks.condition import ConditionHook
-from loops.hooks.model_checkpoint import ModelCheckpoint
-
-if TYPE_CHECKING:
-    from loops.train_loop import TrainLoop
+from loops.messages import say
 
 __all__ = ["LoadWeights"]
 
@@ -72,9 +69,9 @@ class LoadWeights(ConditionHook):
         self.model = model
         self.loaded = False
         self._given = None if self.path is not None else [np.asarray(array) for array in weights]  # type: ignore[union-attr]
-        self._read: list[np.ndarray] | None = None
+        self._values_read: list[np.ndarray] | None = None
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         super().on_train_begin(loop)
         if not isinstance(model := self._model(loop), keras.Model):
             raise ValueError(
@@ -84,30 +81,30 @@ class LoadWeights(ConditionHook):
         self._check_not_written(loop)
         if loop.progress.step == 0:
             self.loaded = False
-            self._read = None
+            self._values_read = None
             if self.path is not None and not self.path.is_file():
                 raise ValueError(f"LoadWeights found no file {self.path}; it has to be there when training begins.")
             # A mistake shows now, not after hours of training. A model that is built later is checked later.
             if model.built:
-                self._read = self._values(model)
+                self._values_read = self._values(model)
 
-    def on_epoch_begin(self, loop: TrainLoop) -> None:
+    def on_epoch_begin(self, loop: Loop) -> None:
         if not self.met or self.loaded:
             return
         model = self._model(loop)
-        values = self._read if self._read is not None else self._values(model)
+        values = self._values_read if self._values_read is not None else self._values(model)
         for variable, value in zip(model.weights, values, strict=True):
             variable.assign(value)
-        self.loaded, self._read = True, None
+        self.loaded, self._values_read = True, None
         what = str(self.path) if self.path is not None else "the given arrays"
-        print(f"\nStep {loop.progress.step:,}: epoch {loop.progress.epoch + 1} begins with the weights of {what}.", flush=True)
+        say(f"\nStep {loop.progress.step:,}: epoch {loop.progress.epoch + 1} begins with the weights of {what}.")
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         loop.log("weights_loaded", sum(hook.loaded for hook in loop.hooks if isinstance(hook, LoadWeights)))
         super().on_epoch_end(loop, logs)
 
-    def on_condition(self, loop: TrainLoop, reason: str) -> None:
-        print(f"\nStep {loop.progress.step:,}, epoch {loop.progress.epoch + 1}: LoadWeights will act ({reason}).", flush=True)
+    def on_condition(self, loop: Loop, reason: str) -> None:
+        say(f"\nStep {loop.progress.step:,}, epoch {loop.progress.epoch + 1}: LoadWeights will act ({reason}).")
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "loaded": self.loaded}
@@ -116,15 +113,15 @@ class LoadWeights(ConditionHook):
         super().load_state_dict(state)
         self.loaded = state["loaded"]
 
-    def _model(self, loop: TrainLoop) -> Any:
+    def _model(self, loop: Loop) -> Any:
         return self.model if self.model is not None else getattr(loop.task, "model", None)
 
-    def _check_not_written(self, loop: TrainLoop) -> None:
+    def _check_not_written(self, loop: Loop) -> None:
         for hook in loop.hooks:
-            if self.path is not None and isinstance(hook, ModelCheckpoint) and pathlib.Path(hook.filepath).resolve() == self.path.resolve():
+            if self.path is not None and hook.weights_path is not None and pathlib.Path(hook.weights_path).resolve() == self.path.resolve():
                 raise ValueError(
-                    f"LoadWeights reads {self.path}, which this run's ModelCheckpoint writes: a copy would be read, or a later state, "
-                    "depending on when. Copy the file; to end with the best weights use EarlyStopping(restore_best_weights=True)."
+                    f"LoadWeights reads {self.path}, which this run's {type(hook).__name__} writes: a copy would be read, or a later "
+                    "state, depending on when. Copy the file; to end with the best weights use EarlyStopping(restore_best_weights=True)."
                 )
 
     def _values(self, model: keras.Model) -> list[np.ndarray]:

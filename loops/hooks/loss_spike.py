@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from loops.hooks.base import Hook, Phase
-
-if TYPE_CHECKING:
-    from loops.logs import Window
-    from loops.train_loop import TrainLoop
-    from loops.triggers import Trigger
+from loops.engine.rows import Window
+from loops.hooks.base import Hook, Loop, Phase
+from loops.triggers import Trigger
 
 __all__ = ["LossSpike"]
 
@@ -56,11 +53,11 @@ class LossSpike(Hook):
         self.monitor = monitor
         self._recent: deque[float] = deque(maxlen=history)
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         if loop.progress.step == 0:
             self._recent.clear()
 
-    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+    def on_window_end(self, loop: Loop, window: Window) -> None:
         if self.monitor not in (trace := window.trace):
             raise KeyError(f"LossSpike watches {self.monitor!r}, which the steps do not report; they report {sorted(trace)}.")
         for step, value in enumerate(trace[self.monitor].tolist(), window.first_step):

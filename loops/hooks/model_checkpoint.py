@@ -7,20 +7,18 @@ import pathlib
 import string
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 
 from loops import triggers
-from loops.hooks.base import Phase
+from loops.engine.rows import Window
+from loops.hooks._weights_writer import WeightsWriter, atomically
+from loops.hooks.base import Loop, Phase
 from loops.hooks.monitor import MonitorHook
-from loops.hooks.weights_writer import WeightsWriter, atomically
-from loops.variable_reads import VariableReads
-
-if TYPE_CHECKING:
-    from loops.logs import Window
-    from loops.train_loop import TrainLoop
+from loops.messages import say
+from loops.tasks.variable_reads import VariableReads
 
 __all__ = ["ModelCheckpoint"]
 
@@ -76,7 +74,7 @@ class ModelCheckpoint(MonitorHook):
         model: keras.Model | None = None,
     ):
         super().__init__(monitor, mode=mode, best=initial_value_threshold, at=at)
-        self.filepath = os.fspath(filepath)
+        self.filepath = self.weights_path = os.fspath(filepath)
         self.verbose = verbose
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only
@@ -86,7 +84,7 @@ class ModelCheckpoint(MonitorHook):
         self._files: list[str] = []
         self._writer, self._weights = WeightsWriter(), VariableReads([])
         self._vector_reported = False
-        self._loop: TrainLoop | None = None
+        self._loop: Loop | None = None
         self._in_flight: tuple[int, str, list[str]] = (0, "", [])  # step, path, and what is obsolete once the file is in its place
 
         if save_weights_only and not self.filepath.endswith(".weights.h5"):
@@ -107,7 +105,7 @@ class ModelCheckpoint(MonitorHook):
         if isinstance(save_freq, int):
             self.every = triggers.EverySteps(save_freq)
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         if not isinstance(self._model(loop), keras.Model):
             raise TypeError(
                 f"ModelCheckpoint found no Keras model to save: {type(loop.task).__name__} has no attribute `model` that is one; pass "
@@ -115,23 +113,23 @@ class ModelCheckpoint(MonitorHook):
             )
         self._loop = loop
 
-    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+    def on_window_end(self, loop: Loop, window: Window) -> None:
         self._consider(loop, window.logs)
 
-    def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
+    def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:
         if self.at == "evaluation" and self.monitor in logs:
             self._consider(loop, logs)
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         if self.at == "epoch" and self.save_freq == "epoch":
             self._consider(loop, logs)
 
-    def on_train_end(self, loop: TrainLoop) -> None:
+    def on_train_end(self, loop: Loop) -> None:
         self._writer.close()
         if self.save_best_only:
             super().on_train_end(loop)
 
-    def _consider(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def _consider(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         model, bad = self._model(loop), self._not_finite(loop, logs)
         if bad:
             warnings.warn(f"ModelCheckpoint did not save after step {loop.progress.step}: {bad}.", stacklevel=4)
@@ -142,7 +140,7 @@ class ModelCheckpoint(MonitorHook):
         path = self._path(loop, logs)
         obsolete = self._obsolete_after(str(path))
         if self.verbose > 0:
-            print(f"{where} saving to {path}")
+            say(f"{where} saving to {path}")
         if self.save_weights_only:
             self._in_flight = (loop.progress.step, str(path), obsolete)
             self._writer.save(model, path, lambda: _delete(obsolete))
@@ -150,7 +148,7 @@ class ModelCheckpoint(MonitorHook):
             atomically(path, lambda name: model.save(name, overwrite=True))
             _delete(obsolete)
 
-    def _is_best(self, loop: TrainLoop, logs: Mapping[str, Any], where: str) -> bool:
+    def _is_best(self, loop: Loop, logs: Mapping[str, Any], where: str) -> bool:
         if np.ndim(logs.get(self.monitor, 0.0)) > 0:
             if not self._vector_reported:
                 shape = np.shape(logs[self.monitor])
@@ -165,14 +163,14 @@ class ModelCheckpoint(MonitorHook):
             return self._reported and not self._seen
         if not self.is_improvement(value, self.best):
             if self.verbose > 0:
-                print(f"{where} {self.monitor} did not improve from {self.best:.5f}")
+                say(f"{where} {self.monitor} did not improve from {self.best:.5f}")
             return False
         if self.verbose > 0:
-            print(f"{where} {self.monitor} improved from {'None' if self.best is None else f'{self.best:.5f}'} to {value:.5f}")
+            say(f"{where} {self.monitor} improved from {'None' if self.best is None else f'{self.best:.5f}'} to {value:.5f}")
         self.best = value
         return True
 
-    def _not_finite(self, loop: TrainLoop, logs: Mapping[str, Any]) -> str:
+    def _not_finite(self, loop: Loop, logs: Mapping[str, Any]) -> str:
         for name, value in logs.items():
             if (name == self.monitor or "loss" in name) and not np.all(np.isfinite(value)):
                 return f"{name} is {value}"
@@ -184,7 +182,7 @@ class ModelCheckpoint(MonitorHook):
                 return f"the weight {weight.path} is not finite"
         return ""
 
-    def _path(self, loop: TrainLoop, logs: Mapping[str, Any]) -> pathlib.Path:
+    def _path(self, loop: Loop, logs: Mapping[str, Any]) -> pathlib.Path:
         progress = loop.progress
         names = {"batch": progress.step_in_epoch, "step": progress.step, **logs, "epoch": progress.epoch + 1}
         try:
@@ -204,7 +202,7 @@ class ModelCheckpoint(MonitorHook):
         self._files = files[-self.keep_last :]
         return files[: -self.keep_last]
 
-    def _model(self, loop: TrainLoop) -> Any:
+    def _model(self, loop: Loop) -> Any:
         return self.model if self.model is not None else getattr(loop.task, "model", None)
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,17 +9,14 @@ import difflib
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 
-from loops.hooks.base import Hook
-from loops.hooks.evaluate import Evaluate
-
-if TYPE_CHECKING:
-    from loops.train_loop import TrainLoop
-    from loops.triggers import Trigger
+from loops import _private_api
+from loops.hooks.base import Hook, Loop
+from loops.triggers import Trigger
 
 __all__ = ["MonitorHook"]
 
@@ -61,21 +58,21 @@ class MonitorHook(Hook):
         self._seen = False
         self._reported = False
 
-    def on_value(self, loop: TrainLoop, value: float) -> None:
+    def on_value(self, loop: Loop, value: float) -> None:
         """Called with each fresh value."""
         raise NotImplementedError(f"{type(self).__name__} has to define on_value(self, loop, value).")
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         if self.at == "epoch" and (value := self.fresh_value(loop, logs)) is not None:
             self.on_value(loop, value)
 
-    def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
+    def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:
         if self.at == "evaluation" and (self.monitor in logs or self.monitor.startswith(f"{name}_")):
             value = self.fresh_value(loop, logs)
             if value is not None:
                 self.on_value(loop, value)
 
-    def on_train_end(self, loop: TrainLoop) -> None:
+    def on_train_end(self, loop: Loop) -> None:
         if not self._seen and not self._reported and loop.outcome == "finished" and loop.progress.epoch_ended:
             warnings.warn(f"{type(self).__name__} never saw {self.monitor!r}: whenever it looked, no finite value was there.", stacklevel=2)
 
@@ -85,7 +82,7 @@ class MonitorHook(Hook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self._seen, self._reported = state["best"], state["seen"], state["reported"]
 
-    def fresh_value(self, loop: TrainLoop, logs: Mapping[str, Any]) -> float | None:
+    def fresh_value(self, loop: Loop, logs: Mapping[str, Any]) -> float | None:
         """The metric's value in `logs`; None, and a warning the first time, if it is not there."""
         value = logs.get(self.monitor)
         if value is None:
@@ -142,14 +139,15 @@ _SHORT = {
 }
 
 
-def direction_of(monitor: str, loop: TrainLoop) -> str | None:
+def direction_of(monitor: str, loop: Loop) -> str | None:
     """Whether a metric is better when it is lower ("min") or higher ("max"), or None if that is not known."""
     name = monitor
     for evaluation in _evaluations(loop) or ["val"]:
         name = name.removeprefix(f"{evaluation}_")
     # Keras puts the output's name before a metric's in models with several outputs.
-    metrics = [m for m in _metrics_of(loop) if getattr(m, "_direction", None) and (m.name == name or name.endswith(f"_{m.name}"))]
-    directions = {m._direction for m in metrics if m.name == name} or {m._direction for m in metrics}
+    named = [(m.name, _private_api.direction_of_metric(m)) for m in _metrics_of(loop) if m.name == name or name.endswith(f"_{m.name}")]
+    known = [(metric, direction) for metric, direction in named if direction]
+    directions = {direction for metric, direction in known if metric == name} or {direction for _, direction in known}
     if len(directions) == 1:
         return "max" if directions == {"up"} else "min"
     if "loss" in name:
@@ -161,14 +159,14 @@ def direction_of(monitor: str, loop: TrainLoop) -> str | None:
         if attribute.lower() == plain and isinstance(kind, type):
             try:
                 # With a name given, Keras's counter of unnamed metrics does not move.
-                direction = getattr(kind(name=name), "_direction", None)
+                direction = _private_api.direction_of_metric(kind(name=name))
             except TypeError:
                 continue
             return None if direction is None else "max" if direction == "up" else "min"
     return None
 
 
-def _metrics_of(loop: TrainLoop) -> list[Any]:
+def _metrics_of(loop: Loop) -> list[Any]:
     found, todo = [], list(loop.task.tracked.metrics)
     while todo:
         metric = todo.pop()
@@ -178,6 +176,6 @@ def _metrics_of(loop: TrainLoop) -> list[Any]:
     return found
 
 
-def _evaluations(loop: TrainLoop) -> list[str]:
-    names = {*loop.evaluations, *(hook.evaluation for hook in loop.hooks if isinstance(hook, Evaluate))}
+def _evaluations(loop: Loop) -> list[str]:
+    names = {*loop.evaluations, *(hook.evaluation for hook in loop.hooks if hook.evaluation is not None)}
     return sorted(names, key=len, reverse=True)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import urllib.request
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from loops.hooks.base import Phase
+from loops import http
+from loops.hooks.base import Loop, Phase
 from loops.hooks.condition import ConditionHook
-
-if TYPE_CHECKING:
-    from loops.train_loop import TrainLoop
 
 __all__ = ["Notify"]
 
@@ -78,14 +75,14 @@ class Notify(ConditionHook):
         self._warned = False
         self._begun_at = 0
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         super().on_train_begin(loop)
         self._begun_at = loop.progress.step
 
-    def on_condition(self, loop: TrainLoop, reason: str) -> None:
+    def on_condition(self, loop: Loop, reason: str) -> None:
         self._tell(loop, f"{reason} at step {loop.progress.step:,} (epoch {loop.progress.epoch + 1}){_where(loop)}")
 
-    def on_train_end(self, loop: TrainLoop) -> None:
+    def on_train_end(self, loop: Loop) -> None:
         super().on_train_end(loop)
         failing = sys.exc_info()[1]
         if not self.at_end or (failing is None and loop.progress.step == self._begun_at):
@@ -96,17 +93,14 @@ class Notify(ConditionHook):
         epochs = len(loop.history.epoch)
         self._tell(loop, f"Training {loop.outcome} at step {loop.progress.step:,} ({epochs} epochs){last}{_where(loop)}{why}")
 
-    def _tell(self, loop: TrainLoop, message: str) -> None:
+    def _tell(self, loop: Loop, message: str) -> None:
         message = " ".join(message.split())
         try:
             if callable(self.tell):
                 self.tell(message)
             elif isinstance(self.tell, str):
                 body = json.dumps({"text": message, "step": loop.progress.step, "epoch": loop.progress.epoch})
-                headers = {"Content-Type": "application/json"}
-                request = urllib.request.Request(self.tell, body.encode(), headers, method="POST")
-                with urllib.request.urlopen(request, timeout=self.timeout):
-                    pass
+                http.post(self.tell, body.encode(), {"Content-Type": "application/json"}, timeout=self.timeout)
             else:
                 subprocess.run([*self.tell, message], check=True, timeout=self.timeout, capture_output=True)
         except Exception as error:  # whatever a user's function, a server or a command does, training goes on
@@ -122,5 +116,5 @@ class Notify(ConditionHook):
         self._warned = state["warned"]
 
 
-def _where(loop: TrainLoop) -> str:
+def _where(loop: Loop) -> str:
     return f" in {loop.workdir}" if loop.workdir is not None else ""

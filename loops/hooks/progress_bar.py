@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
-from loops import progress_output, triggers
-from loops.hooks.base import Hook, Phase
-from loops.hooks.pace import Pace
-from loops.progress_output import Part, duration, number
-
-if TYPE_CHECKING:
-    from loops.logs import Window
-    from loops.train_loop import TrainLoop
+from loops import triggers
+from loops.engine.rows import Window
+from loops.engine.timing import Pace
+from loops.hooks import _progress_output
+from loops.hooks._progress_output import Part, duration, number
+from loops.hooks.base import Hook, Loop, Phase
 
 __all__ = ["ProgressBar"]
 
@@ -53,9 +51,10 @@ class ProgressBar(Hook):
         if verbose not in (0, 1, 2, "auto"):
             raise ValueError(f'ProgressBar(verbose=...) takes 0, 1, 2 or "auto"; got {verbose!r}.')
         self.verbose, self._stream = verbose, stream
+        self.progress_verbosity = 1 if verbose == "auto" else int(verbose)
         self._trigger = triggers.EverySeconds(_FIRST_LOOK)
         self.every = None if verbose == 0 else self._trigger
-        self._output = progress_output.Output()
+        self._output = _progress_output.Output()
         self._pace = Pace()
         self._clock: Callable[[], float] | None = None
         self._begin(0.0, 0)
@@ -71,13 +70,13 @@ class ProgressBar(Hook):
         self._whole_step: float | None = None  # seconds per step with evaluations and all, in the last epoch
         self._shown_at, self._evaluating_at = now, -math.inf
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
-        self._output = progress_output.output_for(self._stream, self.verbose)
+    def on_train_begin(self, loop: Loop) -> None:
+        self._output = _progress_output.output_for(self._stream, self.verbose)
         self._clock = loop.clock
         self._begin(loop.clock(), loop.progress.step)
         self._pace.start(loop.progress.step, loop.clock())
 
-    def on_epoch_begin(self, loop: TrainLoop) -> None:
+    def on_epoch_begin(self, loop: Loop) -> None:
         now, step = loop.clock(), loop.progress.step
         self._epoch_begin, self._since = now, (now, step)
         self._pace.start(step, now)
@@ -87,7 +86,7 @@ class ProgressBar(Hook):
             if not self._is_first_look:
                 self._trigger.start(now)
 
-    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+    def on_window_end(self, loop: Loop, window: Window) -> None:
         now, step = loop.clock(), loop.progress.step
         if not loop.progress.epoch_ended:
             self._logs = dict(window.logs)
@@ -101,18 +100,18 @@ class ProgressBar(Hook):
             self._pace.start(step, now)
             self._trigger.seconds = self._output.seconds
 
-    def on_evaluate_begin(self, loop: TrainLoop, name: str) -> None:
+    def on_evaluate_begin(self, loop: Loop, name: str) -> None:
         now = loop.clock()
         self._pace.pause(now)
         if self._output.rewrites and now - self._evaluating_at >= self._output.seconds:
             self._evaluating_at = now
             self._output.show(self._running_parts(loop, now, f"evaluating {name}"))
 
-    def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
+    def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:
         self._pace.go_on(loop.clock())
         self._evaluated.update(logs)
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         if self.verbose == 0:
             return
         now, progress = loop.clock(), loop.progress
@@ -132,7 +131,7 @@ class ProgressBar(Hook):
             self._held = parts
         self._logs = {}
 
-    def on_train_end(self, loop: TrainLoop) -> None:
+    def on_train_end(self, loop: Loop) -> None:
         if not loop.progress.epoch_ended and loop.progress.step_in_epoch and self._logs:
             self._output.finish(self._running_parts(loop, loop.clock()))
         elif self._held is not None:
@@ -155,7 +154,7 @@ class ProgressBar(Hook):
             self._epoch_begin = self._clock() - state["epoch_seconds"]
         self._evaluated = set(state["evaluated"])
 
-    def _running_parts(self, loop: TrainLoop, now: float, doing: str = "") -> list[Part]:
+    def _running_parts(self, loop: Loop, now: float, doing: str = "") -> list[Part]:
         progress = loop.progress
         done, total = progress.step_in_epoch, progress.steps_per_epoch
         parts = [_epoch(loop)]
@@ -176,7 +175,7 @@ class ProgressBar(Hook):
                 parts.append(Part(f"run {duration(run_left)}", 7))
         return parts
 
-    def _run_left(self, loop: TrainLoop, seconds_per_step: float | None) -> float | None:
+    def _run_left(self, loop: Loop, seconds_per_step: float | None) -> float | None:
         """Seconds until the run has reached its target, if that can be told."""
         if seconds_per_step is None:
             return None
@@ -206,7 +205,7 @@ class ProgressBar(Hook):
         return True
 
 
-def _epoch(loop: TrainLoop) -> Part:
+def _epoch(loop: Loop) -> Part:
     epoch = loop.progress.epoch + 1
     return Part(f"Epoch {epoch}" if loop.epochs is None else f"Epoch {epoch:>{len(str(loop.epochs))}}/{loop.epochs}", 0)
 

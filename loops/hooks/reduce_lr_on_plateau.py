@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from loops.hooks.base import Phase
+from loops.hooks.base import Loop, Phase
 from loops.hooks.monitor import MonitorHook
-
-if TYPE_CHECKING:
-    from loops.train_loop import TrainLoop
+from loops.messages import say
 
 __all__ = ["ReduceLROnPlateau"]
 
@@ -72,18 +70,18 @@ class ReduceLROnPlateau(MonitorHook):
         self.wait = 0
         self.cooldown_counter = 0
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         loop.learning_rate.make_scalable()
         # A run that goes on keeps its counters; a hook that is used again starts anew.
         if loop.progress.step == 0:
             self.best, self.wait, self.cooldown_counter = None, 0, 0
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         for name, rate in loop.learning_rate.logs().items():
             loop.log(name, rate)
         super().on_epoch_end(loop, logs)
 
-    def on_value(self, loop: TrainLoop, value: float) -> None:
+    def on_value(self, loop: Loop, value: float) -> None:
         if self.cooldown_counter > 0:
             self.cooldown_counter -= 1
             self.wait = 0
@@ -95,7 +93,7 @@ class ReduceLROnPlateau(MonitorHook):
                 self.cooldown_counter, self.wait = self.cooldown, 0
                 if self.verbose > 0:
                     rates = ", ".join(f"{name} {rate:g}" for name, rate in changed.items())
-                    print(f"\nEpoch {loop.progress.epoch + 1}: ReduceLROnPlateau reduces the learning rate of {rates}.")
+                    say(f"\nEpoch {loop.progress.epoch + 1}: ReduceLROnPlateau reduces the learning rate of {rates}.")
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "wait": self.wait, "cooldown_counter": self.cooldown_counter}

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
 import urllib.parse
-import urllib.request
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from http.client import HTTPException
+from typing import Any
 
 import numpy as np
 
-from loops.hooks.base import Hook, Phase
-
-if TYPE_CHECKING:
-    from loops.train_loop import TrainLoop
+from loops import http
+from loops.hooks.base import Hook, Loop, Phase
 
 __all__ = ["RemoteMonitor"]
 
@@ -62,7 +59,7 @@ class RemoteMonitor(Hook):
         self.timeout = timeout
         self._warned = False
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         values = {name: _finite(np.asarray(value).tolist()) for name, value in logs.items()}
         text = json.dumps({"epoch": loop.progress.epoch, **values}, allow_nan=False)
         if self.send_as_json:
@@ -71,10 +68,8 @@ class RemoteMonitor(Hook):
             body, kind = urllib.parse.urlencode({self.field: text}), "application/x-www-form-urlencoded"
         try:
             # A ValueError is a URL that is none; a URLError, a bad status or a timeout are OSErrors.
-            request = urllib.request.Request(self.root + self.path, body.encode(), {"Content-Type": kind, **self.headers}, method="POST")
-            with urllib.request.urlopen(request, timeout=self.timeout):
-                pass
-        except (OSError, ValueError, http.client.HTTPException) as error:
+            http.post(self.root + self.path, body.encode(), {"Content-Type": kind, **self.headers}, timeout=self.timeout)
+        except (OSError, ValueError, HTTPException) as error:
             if not self._warned:
                 warnings.warn(f"RemoteMonitor could not send to {self.root}{self.path} ({error}); training goes on.", stacklevel=2)
             self._warned = True

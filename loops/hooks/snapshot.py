@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from loops.hooks.base import Hook, Phase
-from loops.snapshots import Best
-
-if TYPE_CHECKING:
-    from loops.logs import Window
-    from loops.train_loop import TrainLoop
-    from loops.triggers import Trigger
+from loops.engine.rows import Window
+from loops.hooks.base import Hook, Loop, Phase
+from loops.snapshots.store import Best
+from loops.triggers import Trigger
 
 __all__ = ["Snapshot"]
 
@@ -54,9 +49,9 @@ class Snapshot(Hook):
         self.keep_best = Best(keep_best, mode, best) if keep_best is not None else None
         self.grace = float(grace)
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         if loop.workdir is None:
             raise ValueError("hooks.Snapshot has nowhere to save to: give TrainLoop or fit a `workdir`.")
 
-    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+    def on_window_end(self, loop: Loop, window: Window) -> None:
         loop.save()

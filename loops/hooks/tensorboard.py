@@ -6,22 +6,20 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from loops import model_views, projector, triggers
-from loops.hooks.base import Hook, Phase
-from loops.hooks.pace import Pace
-from loops.hooks.run_writers import RunWriters
-from loops.profiling import ProfiledRange
-
-if TYPE_CHECKING:
-    from loops.logs import Window
-    from loops.progress import Progress
-    from loops.train_loop import TrainLoop
+from loops import triggers
+from loops.engine.progress import Progress
+from loops.engine.rows import Window
+from loops.engine.timing import Pace
+from loops.hooks.base import Hook, Loop, Phase
+from loops.summaries import model_views, projector
+from loops.summaries.profiler_range import ProfiledRange
+from loops.summaries.run_writers import RunWriters
 
 __all__ = ["TensorBoard"]
 
@@ -103,7 +101,7 @@ class TensorBoard(Hook):
         self.final_window = self.update_freq is not None
         if self.histogram_freq:
             self.observes = frozenset({"gradients"})
-        looks = self._profile.triggers()
+        looks: list[triggers.Trigger] = [triggers.At(*steps)] if (steps := self._profile.looks()) else []
         if self.histogram_freq:
             looks.append(_EpochsFromFirst(self.histogram_freq))
         if self.update_freq is not None:
@@ -130,7 +128,7 @@ class TensorBoard(Hook):
         if not self._running:
             self._runs.close()
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         directory = self.log_dir or (str(loop.workdir) if loop.workdir is not None else "logs")
         # The same run, started again, is the same identity; without a workdir no other program can be the same run.
         identity = None if loop.workdir is None else f"{os.path.abspath(loop.workdir)}|{self.name}"
@@ -142,20 +140,20 @@ class TensorBoard(Hook):
         self._pace.start(loop.progress.step, loop.clock())
         self._profile.at(loop.progress.step, self._runs.path("train"))
 
-    def on_epoch_begin(self, loop: TrainLoop) -> None:
+    def on_epoch_begin(self, loop: Loop) -> None:
         self._pace.start(loop.progress.step, loop.clock())
 
-    def on_window_end(self, loop: TrainLoop, window: Window) -> None:
+    def on_window_end(self, loop: Loop, window: Window) -> None:
         self._profile.at(loop.progress.step, self._runs.path("train"))
         if self.update_freq is not None:
             self._write_steps(loop, window, self.update_freq)
         if self._is_due(self.histogram_freq, loop.progress) and loop.progress.epoch_ended:
             self._write_arrays("gradient", loop.progress.epoch, window.observed.get("gradients") or {})
 
-    def on_evaluate_begin(self, loop: TrainLoop, name: str) -> None:
+    def on_evaluate_begin(self, loop: Loop, name: str) -> None:
         self._pace.pause(loop.clock())
 
-    def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
+    def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:
         self._pace.go_on(loop.clock())
         run = "validation" if name == "val" else name
         short = {key: key.removeprefix(f"{name}_") for key in logs}
@@ -163,7 +161,7 @@ class TensorBoard(Hook):
         values = {f"evaluation_{short[key]}_vs_iterations": value for key, value in logs.items()}
         self._write_scalars(run, loop.progress.step, values)
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         epoch = loop.progress.epoch
         runs: dict[str, dict[str, Any]] = {"train": {}}
         for key, value in logs.items():
@@ -186,7 +184,7 @@ class TensorBoard(Hook):
             self._write_embeddings(loop)
         self._evaluated.clear()
 
-    def on_train_end(self, loop: TrainLoop) -> None:
+    def on_train_end(self, loop: Loop) -> None:
         if not self._running:  # another hook failed before this one began
             return
         self._running = False
@@ -218,7 +216,7 @@ class TensorBoard(Hook):
         if flat:
             self._runs[run].scalars([step], flat)
 
-    def _write_steps(self, loop: TrainLoop, window: Window, freq: int) -> None:
+    def _write_steps(self, loop: Loop, window: Window, freq: int) -> None:
         steps = np.arange(window.first_step, window.last_step + 1)
         kept = steps % freq == 0
         now = time.time()
@@ -248,7 +246,7 @@ class TensorBoard(Hook):
             if picture is not None:
                 self._runs["train"].image(f"{name.replace(':', '_')}/image", picture, epoch)
 
-    def _write_graphs(self, loop: TrainLoop) -> None:
+    def _write_graphs(self, loop: Loop) -> None:
         self._graph_written = True
         models = [model for model in loop.task.models if isinstance(model, keras.Model)]
         for model in models:
@@ -257,7 +255,7 @@ class TensorBoard(Hook):
         if (graph := getattr(loop, "graph", None)) is not None:
             self._runs["train"].graph(graph)
 
-    def _write_embeddings(self, loop: TrainLoop) -> None:
+    def _write_embeddings(self, loop: Loop) -> None:
         # By the name and shape of the variable, which finds layers inside of layers too.
         tables = {name: w for name, w in model_views.named_weights(loop.task).items() if name.endswith("/embeddings") and w.ndim == 2}
         layers = {name: name.split("/")[-2] for name in tables}

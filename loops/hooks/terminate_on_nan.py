@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from loops.hooks.base import Hook, Phase
-
-if TYPE_CHECKING:
-    from loops.train_loop import TrainLoop
+from loops.hooks.base import Hook, Loop, Phase
+from loops.messages import say
 
 __all__ = ["TerminateOnNaN"]
 
@@ -39,19 +37,19 @@ class TerminateOnNaN(Hook):
         if raise_error:
             self.on_nonfinite = "raise"
 
-    def on_evaluate_end(self, loop: TrainLoop, name: str, logs: Mapping[str, Any]) -> None:
+    def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:
         self._look(loop, logs)
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         self._look(loop, logs)
 
-    def _look(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def _look(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         for name, value in logs.items():
             if np.any(np.isnan(value)) or ("loss" in name and not np.all(np.isfinite(value))):
                 message = f"{name} is {value} after step {loop.progress.step} (epoch {loop.progress.epoch + 1})."
                 if self.raise_error:
                     raise FloatingPointError(f"TerminateOnNaN: {message} Lower the learning rate, or look at the data of the last steps.")
                 if not loop.stopping:
-                    print(f"TerminateOnNaN: {message} Training stops.")
+                    say(f"TerminateOnNaN: {message} Training stops.")
                     loop.stop(f"TerminateOnNaN: {message}")
                 return

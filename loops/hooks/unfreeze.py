@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 
-from loops.hooks.base import Phase
+from loops import _private_api
+from loops.hooks.base import Loop, Phase
 from loops.hooks.condition import ConditionHook
-
-if TYPE_CHECKING:
-    from loops.train_loop import TrainLoop
+from loops.messages import say
+from loops.tasks.tracking import layers_of
 
 __all__ = ["Unfreeze"]
 
@@ -92,7 +92,7 @@ class Unfreeze(ConditionHook):
         """How many layers were free, thanks to this hook, when the epoch began."""
         return sum(map(len, self.stages[: self._at_epoch_begin]))
 
-    def on_train_begin(self, loop: TrainLoop) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
         super().on_train_begin(loop)
         if self.learning_rate_factor != 1.0:
             loop.learning_rate.make_scalable()
@@ -100,17 +100,17 @@ class Unfreeze(ConditionHook):
             for layer in self._layers(loop, stage):
                 self._check_not_inside_frozen(loop, layer)
 
-    def on_epoch_begin(self, loop: TrainLoop) -> None:
+    def on_epoch_begin(self, loop: Loop) -> None:
         self._at_epoch_begin = self.met
 
-    def on_epoch_end(self, loop: TrainLoop, logs: Mapping[str, Any]) -> None:
+    def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         # Every hook of this kind logs the sum over all of them, so their order does not show.
         loop.log("unfrozen_layers", sum(hook.freed for hook in loop.hooks if isinstance(hook, Unfreeze)))
         for name, rate in loop.learning_rate.logs().items():
             loop.log(name, rate)
         super().on_epoch_end(loop, logs)
 
-    def on_condition(self, loop: TrainLoop, reason: str) -> None:
+    def on_condition(self, loop: Loop, reason: str) -> None:
         layers = self._layers(loop, self.stages[self.met - 1])
         for layer in layers:
             layer.trainable = True
@@ -120,7 +120,7 @@ class Unfreeze(ConditionHook):
             loop.learning_rate.scale(self.learning_rate_factor)
             rates = f"; learning rate {', '.join(f'{rate:g}' for _, rate in loop.learning_rate.items())}"
         names = ", ".join(layer.name for layer in layers)
-        print(f"\nStep {loop.progress.step:,}, epoch {loop.progress.epoch + 1}: Unfreeze sets {names} free ({reason}){rates}.", flush=True)
+        say(f"\nStep {loop.progress.step:,}, epoch {loop.progress.epoch + 1}: Unfreeze sets {names} free ({reason}){rates}.")
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "at_epoch_begin": self._at_epoch_begin}
@@ -130,7 +130,7 @@ class Unfreeze(ConditionHook):
         self._at_epoch_begin = state["at_epoch_begin"]
 
     @staticmethod
-    def _layers(loop: TrainLoop, stage: Sequence[NameOrLayer]) -> list[keras.layers.Layer]:
+    def _layers(loop: Loop, stage: Sequence[NameOrLayer]) -> list[keras.layers.Layer]:
         known = _all_layers(loop)
         found = []
         for item in stage:
@@ -147,20 +147,20 @@ class Unfreeze(ConditionHook):
         return found
 
     @staticmethod
-    def _check_not_inside_frozen(loop: TrainLoop, layer: keras.layers.Layer) -> None:
+    def _check_not_inside_frozen(loop: Loop, layer: keras.layers.Layer) -> None:
         for outer in _all_layers(loop):
-            if outer is not layer and not outer.trainable and any(inner is layer for inner in outer._flatten_layers()):
+            if outer is not layer and not outer.trainable and any(inner is layer for inner in _private_api.layers_within(outer)):
                 raise ValueError(
                     f"Unfreeze cannot set {layer.name!r} free while {outer.name!r}, which it is inside of, is frozen as a whole; freeze "
                     f"the layers of {outer.name!r} one by one."
                 )
 
     @staticmethod
-    def _check_optimizers(loop: TrainLoop, layers: Sequence[keras.layers.Layer]) -> None:
+    def _check_optimizers(loop: Loop, layers: Sequence[keras.layers.Layer]) -> None:
         optimizers = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in loop.task.optimizers.values()]
         if not optimizers or not all(optimizer.built for optimizer in optimizers):
             return
-        known = {id(v) for optimizer in optimizers for v in optimizer._trainable_variables}
+        known = {id(v) for optimizer in optimizers for v in _private_api.variables_to_update(optimizer)}
         for variable in (v for layer in layers for v in layer.trainable_variables):
             if id(variable) not in known:
                 raise ValueError(
@@ -169,6 +169,5 @@ class Unfreeze(ConditionHook):
                 )
 
 
-def _all_layers(loop: TrainLoop) -> list[keras.layers.Layer]:
-    models = [model for model in loop.task.models if isinstance(model, keras.layers.Layer)]
-    return list({id(layer): layer for model in models for layer in model._flatten_layers()}.values())
+def _all_layers(loop: Loop) -> list[keras.layers.Layer]:
+    return layers_of(loop.task.models)

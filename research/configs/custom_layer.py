@@ -1,6 +1,6 @@
 """A layer of one's own in 30 lines: radial basis functions, saved in a model and loaded again.
 
-`RadialBasis` in research/custom_layer.py shows what a Keras layer consists of: `__init__` takes what does not depend on the input,
+`RadialBasis` in research/studies/custom_layer.py shows what a Keras layer consists of: `__init__` takes what does not depend on the input,
 `build` makes the weights once the shape of the input is known, `call` computes, `get_config` makes it loadable, `compute_output_shape`
 tells the shape without computing. Training ends with a check that the saved model gives the same outputs when it is loaded.
 

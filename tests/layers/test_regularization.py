@@ -71,7 +71,7 @@ CONCRETE_MUTATIONS = {
     "reduction": ("squares = tf.reduce_sum(", "squares = tf.reduce_mean(", "loss_oracle"),
     "gradient stopped": ("tf.cast(logit, wide.dtype) + noise", "tf.stop_gradient(tf.cast(logit, wide.dtype)) + noise", "gradient"),
     "dimension": ("* self.dimension *", "*", "loss_oracle"),
-    "half precision": ("with AutocastScope(None):", "with AutocastScope('float16'):", "loss_oracle"),
+    "half precision": ("with autocast_scope(None):", "with autocast_scope('float16'):", "loss_oracle"),
     "baked in": ("in (self.weight_regularizer, self.dropout_regularizer)", "in self.initial_regularizers", "coefficients"),
 }
 

@@ -12,7 +12,8 @@ from ml_collections import config_dict
 
 import loops
 from loops import hooks, testing
-from research import plots, runner
+from research import runner
+from research.pictures import plots
 from research.study import Comparison, InputError, Run, Study
 
 X = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")

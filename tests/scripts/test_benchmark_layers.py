@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 
 import numpy as np
 import pytest
 
-from research import command_line
-from research.layer_formulas import FORMULAS
+from research.benchmarks.layer_formulas import FORMULAS
 from scripts import benchmark_layers, layers_table
+from tests.scripts.programs import run
 
 RANDOM = {"GaussianSampling", "DenseVariational", "Dropout", "DropPath", "NoisyDense", "ConcreteDropout", "HardConcreteGate"}
-
-
-def run(*arguments):
-    """Runs the program in this process; returns its exit code, what it printed, and what it said on stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = command_line.run(benchmark_layers.main, benchmark_layers.define_flags, ["benchmark_layers.py", *arguments])
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.mark.parametrize("name", sorted(set(FORMULAS) - RANDOM))
@@ -44,7 +34,7 @@ def test_every_layer_takes_part():
 
 
 def test_a_line_is_a_layer_and_its_ratios():
-    code, out, err = run("--layers=CrossV2,Maxout", "--modes=graph", "--rounds=2", "--seconds=0")
+    code, out, err = run(benchmark_layers, "--layers=CrossV2,Maxout", "--modes=graph", "--rounds=2", "--seconds=0")
     assert code == 0, err
     head, *lines = out.splitlines()
     assert head.split() == ["layer", "graph", "from", "to"]
@@ -55,6 +45,6 @@ def test_a_line_is_a_layer_and_its_ratios():
 
 
 def test_a_layer_or_mode_that_is_not_there_is_refused():
-    assert run("--layers=Dense")[::2][0] == 2
-    code, _, err = run("--layers=Maxout", "--modes=eager")
+    assert run(benchmark_layers, "--layers=Dense")[::2][0] == 2
+    code, _, err = run(benchmark_layers, "--layers=Maxout", "--modes=eager")
     assert code == 2 and "There is no mode 'eager' to measure; there are graph, xla." in err

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-
+import numpy as np
 import pytest
 
-from research import command_line, deep_mlp
-from scripts import evaluate, train
-from tests.scripts.test_train import row, run, weights
+from loops import testing
+from research import command_line
+from research.exports import check
+from research.exports.load import load
+from scripts import evaluate, export, train
+from tests.scripts.programs import row, run, weights
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SMALL = ["--config=deep_mlp", "--config.depth=1", "--config.units=6", "--config.epochs=2", "--config.histogram_freq=0", "--compile=graph"]
+PARTS = ["residual-1", "residual-2", "residual-3"]
+SMALL = ["--config=functional_graphs", "--config.forms=('residual',)", "--config.depths=(1,2,3)", "--config.width=6"]
+SMALL += ["--config.epochs=2", "--compile=graph"]
 
 
 @pytest.fixture(scope="module")
@@ -26,37 +25,39 @@ def whole(tmp_path_factory):
 
 def test_killed_in_its_second_part_the_same_command_ends_as_if_nothing_had_been(whole, tmp_path):
     killed = tmp_path / "killed"
-    command = [sys.executable, "scripts/train.py", *SMALL, f"--workdir={killed}"]
+    first, second, third = PARTS
     # Two epochs are two evaluations: the fourth is in the second epoch of the second part.
-    environment = {**os.environ, "TAPELOOPS_CRASH_AT": "evaluation:4,kill"}
-    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    first, second, third = deep_mlp.VARIANTS[:3]
+    with testing.crash_at("evaluation", count=4, how="raise"), pytest.raises(testing.InjectedCrash):
+        run(train, *SMALL, f"--workdir={killed}")
     assert (killed / second / "snapshots").exists() and not (killed / third).exists()
     trained = (killed / first / "history.csv").read_bytes()
 
     code, output, _ = run(train, *SMALL, f"--workdir={killed}", "--resume=must")
     assert code == 0 and output.count("The run is complete") == 1
     assert (killed / first / "history.csv").read_bytes() == trained
-    for name in deep_mlp.VARIANTS:
+    for name in PARTS:
         assert (killed / name / "history.csv").read_bytes() == (whole[0] / name / "history.csv").read_bytes()
         for which in ("best", "last"):
             expected, found = weights(whole[0] / name, which), weights(killed / name, which)
             assert expected.keys() == found.keys() and all((expected[key] == found[key]).all() for key in expected)
-    assert output.rpartition("gradient at step")[2].splitlines()[1:6] == whole[2].rpartition("gradient at step")[2].splitlines()[1:6]
+    assert concluded(output) == concluded(whole[2]) and len(concluded(output)) == 3
+
+
+def concluded(output):
+    """The lines of the parts in the table at the end."""
+    return [line for line in output.rpartition("first_gradient")[2].splitlines() if line.startswith(tuple(PARTS))]
 
 
 def test_a_part_or_all_of_them_can_be_evaluated_again(whole):
     workdir, code, output, _ = whole
     assert code == 0
-    code, evaluated, _ = run(evaluate, f"--workdir={workdir / 'selu'}")
+    code, evaluated, _ = run(evaluate, f"--workdir={workdir / PARTS[1]}")
     assert code == 0
     code, together, _ = run(evaluate, f"--workdir={workdir}")
-    assert code == 0 and row(together, "selu") == row(evaluated, "test")
-    concluded = output.rpartition("gradient at step")[2]
-    for name in deep_mlp.VARIANTS:
+    assert code == 0 and row(together, PARTS[1]) == row(evaluated, "test")
+    for name, line in zip(PARTS, concluded(output), strict=True):
         loss, accuracy = row(together, name)
-        assert {f"{loss:.4f}", f"{accuracy:.4f}"} <= set(next(line for line in concluded.splitlines() if line.startswith(name)).split())
+        assert line.startswith(name) and {f"{loss:.4f}", f"{accuracy:.4f}"} <= set(line.split())
 
 
 def test_a_comparison_that_has_not_come_to_a_part_says_so(whole, tmp_path):
@@ -64,3 +65,16 @@ def test_a_comparison_that_has_not_come_to_a_part_says_so(whole, tmp_path):
     code, _, errors = run(evaluate, f"--workdir={tmp_path}")
     assert code == command_line.EXIT_REFUSED
     assert "has not finished an epoch" in errors and errors.count("\n") == 1
+
+
+def test_every_part_of_a_comparison_is_exported(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "check", lambda study, written, **_: dict.fromkeys(written, 0.0))
+    workdir, to = whole[0], tmp_path / "to"
+    assert run(export, f"--workdir={workdir}", "--forms=keras", f"--to={to}")[0] == 0
+    assert sorted(path.name for path in to.iterdir()) == PARTS
+    assert run(export, f"--workdir={workdir / PARTS[0]}", "--forms=keras")[0] == 0
+    first, second, again = (
+        load(path / "model.keras").get_weights() for path in (to / PARTS[0], to / PARTS[1], workdir / PARTS[0] / "export")
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], second[0])

@@ -1,7 +1,6 @@
 """Real processes: killed with SIGKILL and SIGTERM at no particular instant, and started again with the same command."""
 
 import os
-import pathlib
 import random
 import re
 import signal
@@ -11,29 +10,33 @@ import time
 
 import pytest
 
-from loops.workdir_lock import WorkdirLock
-from scripts import train
-from tests.scripts.test_train import run
+from loops.run.workdir_lock import WorkdirLock
+from scripts import runs, train
+from tests.scripts.programs import REPOSITORY, called, run
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-EPOCHS = 150
-
-
-def start(workdir, *more):
-    command = [sys.executable, "scripts/train.py", f"--workdir={workdir}", f"--config.epochs={EPOCHS}", "--config.patience=100", *more]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+SMALL = ["--config.dataset=wine", "--config.hidden=(20,)", "--compile=graph"]
+COMMAND = ["--config.epochs=150", "--config.patience=150", "--config.hidden=(30,)", "--compile=graph"]
 
 
 def signalled_when_under_way(workdir, number, rng):
     """The exit code and output of a run that got a signal a little after it has saved something new."""
-    process = start(workdir)
     before = saved(workdir)
-    deadline = time.monotonic() + 120
-    while saved(workdir) == before and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(rng.uniform(0, 0.6))
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
+    process = subprocess.Popen(
+        [sys.executable, "scripts/train.py", f"--workdir={workdir}", *COMMAND],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while saved(workdir) == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
     return process.returncode, output
 
 
@@ -44,7 +47,6 @@ def saved(workdir):
 
 def test_runs_that_were_killed_end_as_those_that_were_not(tmp_path):
     whole, killed, rng = tmp_path / "whole", tmp_path / "killed", random.Random(os.environ.get("KILL_SEED", ""))
-    undisturbed = start(whole)
 
     code, _ = signalled_when_under_way(killed, signal.SIGKILL, rng)
     assert code == -signal.SIGKILL
@@ -54,27 +56,26 @@ def test_runs_that_were_killed_end_as_those_that_were_not(tmp_path):
     assert "Resuming the run" in output and "goes on from there" in output
     assert saved(killed) > at > 0
 
-    last = start(killed, "--resume=must")
-    output, _ = last.communicate(timeout=300)
-    assert last.returncode == 0, output
-    output, _ = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, output
+    code, _, errors = run(train, f"--workdir={killed}", *COMMAND, "--resume=must")
+    assert code == 0, errors
+    code, _, errors = run(train, f"--workdir={whole}", *COMMAND)
+    assert code == 0, errors
 
-    diff = subprocess.run([sys.executable, "scripts/runs.py", "diff", whole, killed], cwd=ROOT, capture_output=True, text=True)
-    assert diff.returncode == 0, diff.stdout
+    code, output, _ = called(runs.program, "runs.py", "diff", whole, killed)
+    assert code == 0, output
     assert (whole / "history.csv").read_bytes() == (killed / "history.csv").read_bytes()
 
 
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "small"
-    assert run(train, f"--workdir={workdir}", "--config.epochs=1")[0] == 0
+    assert run(train, *SMALL, f"--workdir={workdir}", "--config.epochs=1")[0] == 0
     return workdir
 
 
 def test_the_second_process_in_a_workdir_is_told_who_has_it(small_run):
     with WorkdirLock(small_run):
-        code, _, err = run(train, f"--workdir={small_run}", "--config.epochs=1")
+        code, _, err = run(train, *SMALL, f"--workdir={small_run}", "--config.epochs=1")
     assert code == 1
     assert "is in use by" in err
 
@@ -84,20 +85,20 @@ def test_the_second_process_in_a_workdir_is_told_who_has_it(small_run):
     [
         ("--config.batch_size=16", "data.batch_size was 32 and is 16 now"),
         ("--seed=1", "seed was 0 and is 1 now"),
-        ("--config.hidden=(30,)", r"dense/kernel is \[64, 30\] float32 now and was \[64, 300\] float32"),
+        ("--config.hidden=(30,)", r"dense/kernel is \[13, 30\] float32 now and was \[13, 20\] float32"),
         ("--resume=never", "is used already"),
     ],
 )
 def test_a_run_that_would_not_be_the_same_is_refused_with_the_difference(given, message, small_run):
-    code, _, err = run(train, f"--workdir={small_run}", "--config.epochs=2", given)
+    code, _, err = run(train, *SMALL, f"--workdir={small_run}", "--config.epochs=2", given)
     assert code == 2
     assert re.search(message, err), err
 
 
 def test_a_complete_run_says_so_and_a_larger_target_carries_it_on(small_run):
-    code, out, _ = run(train, f"--workdir={small_run}", "--config.epochs=1")
+    code, out, _ = run(train, *SMALL, f"--workdir={small_run}", "--config.epochs=1")
     assert code == 0 and "The run is complete" in out
-    code, out, _ = run(train, f"--workdir={small_run}", "--config.epochs=2")
+    code, out, _ = run(train, *SMALL, f"--workdir={small_run}", "--config.epochs=2")
     assert code == 0 and "config.epochs was 1 and is 2 now" in out
     assert len((small_run / "history.csv").read_text().splitlines()) == 3
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import functools
 import math
 import os
-import pathlib
 import re
 import shutil
 import subprocess
@@ -18,19 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loops.snapshot_diff import describe_arrays
-from loops.snapshots import Best, SnapshotStore
+from loops.snapshots.diff import describe_arrays
+from loops.snapshots.store import Best, SnapshotStore
 from scripts import runs
+from tests.scripts.programs import REPOSITORY, called
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
-
-
-def run(*arguments):
-    """Runs the program in this process; returns its exit code, what it printed, and what it said on stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = runs.program(["runs.py", *map(str, arguments)])
-    return code, out.getvalue(), err.getvalue()
+run = functools.partial(called, runs.program, "runs.py")
 
 
 ARRAYS = {"model/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "model/bias": np.zeros(3, np.float32), "count": np.int64(7)}

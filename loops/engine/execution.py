@@ -1,0 +1,285 @@
+"""Runs training steps: calls the program on what the reader gives, counts them, and finds the step at which numbers stopped being numbers.
+
+Knows neither epochs nor hooks. Between two `settle`s nothing is read from the device, unless the source does not know its own length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from loops import fault_points
+from loops.engine.batch_readers import eager_batch
+from loops.engine.nonfinite import NonFiniteStep
+from loops.engine.program import Call, Guard, Program
+from loops.engine.progress import Progress
+from loops.engine.recovery import PendingCall, Recovery, arrays_of
+from loops.engine.rows import LogSpec, TraceLog
+from loops.engine.step import GlobalStep, StepMeta
+from loops.engine.timing import Accounts
+from loops.feeds import Block, Feed
+from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader, open_reader
+from loops.tasks.replicas import local_variables
+
+__all__ = ["Execution"]
+
+_CALL_SECONDS = 0.5
+_MAX_CALL_STEPS = 1024
+_MAX_HELD_BLOCKS = 16
+
+
+class Execution:
+    """Runs the steps of one training run.
+
+    Args:
+        program: what a call runs.
+        feed: where batches come from.
+        progress: the counters to advance.
+        guarded: whether non-finite steps are to be found and taken back.
+        continuing: whether an epoch is not a pass.
+        resume: for a run that goes on from a snapshot: where `save_feed` wrote (None if it returned False), as a tuple.
+        clock: monotonic seconds, by which the length of calls is chosen.
+        accounts: count where the time goes.
+
+    Attributes:
+        must_settle: True if `settle` has to be called before going on: a call met a non-finite step, or too many blocks are held.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        feed: Feed,
+        progress: Progress,
+        *,
+        guarded: bool,
+        continuing: bool,
+        resume: tuple[pathlib.Path | None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        accounts: Accounts | None = None,
+    ):
+        self.accounts = accounts if accounts is not None else Accounts()
+        self.program, self.progress, self.trace = program, progress, TraceLog()
+        self._guarded, self._continuing = guarded, continuing
+        self._guard: Guard | None = None
+        self._pending: list[PendingCall] = []
+        self._last: tuple[Call, Any, int] | None = None
+        self._meta: StepMeta | None = None
+        self._pace, self._clock = CallPace(), clock
+        self._counted = 0
+        self._bad_is_held = False
+        self.must_settle = False
+        self.trace.start(progress.step)
+        self._open(feed, resume)
+
+    @property
+    def step(self) -> GlobalStep:
+        return self.program.step
+
+    def use(self, program: Program) -> None:
+        """Goes on with another program (after a retrace)."""
+        self.program, self._guard = program, None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Metrics that the step returned when it was run last; before the first call of a resumed run, when it was traced."""
+        meta = self._meta or self.step.meta
+        return meta.metrics if meta is not None else {}
+
+    def switch(self, feed: Feed) -> None:
+        """Goes on with another feed, from its beginning."""
+        self._reader.close()
+        self.progress.pass_index = self.progress.batch = 0
+        self._open(feed)
+
+    def advance(self, limit: int) -> bool:
+        """Does at most `limit` steps in one call.
+
+        Returns:
+            True if the pass over the feed has ended.
+        """
+        if self._stale:
+            self._open(self.feed)
+        if self._pass_is_over():
+            self.progress.end_pass()
+            return True
+        known = self._reader.available
+        n = min(limit, self._pace.limit(), _MAX_CALL_STEPS if known is None else known)
+        begin = self._clock()
+        source, start = self._reader.source, self._reader.start
+        self._last = None  # a block that was used up is not kept while the next is worked on
+        with self.accounts.of("compute"):
+            call = self._call(source, start, n)
+            done = n if known is not None else int(call.done)
+        self._last = (call, source, start + n - 1)
+        held = _held(source) if self._guarded and not self.feed.seekable else None
+        self._pending.append(PendingCall(call, n, dataclasses.replace(self.progress), self._spec(), held, start))
+        self.must_settle = len(self._pending) >= _MAX_HELD_BLOCKS and isinstance(held, Block)
+        self._pace.measured(self._clock() - begin, done)
+        self._reader.consumed(done)
+        self.progress.advance(done, 0)
+        fault_points.reached(fault_points.STEP, done)
+        if known is not None:
+            ended = self._reader.available == 0 and self._pass_is_over()
+        else:
+            self._pending[-1] = dataclasses.replace(self._pending[-1], n=done)
+            self.must_settle = call.guard is not None and not bool(call.guard.finite)
+            ended = done < n and not self.must_settle
+            if ended:
+                assert isinstance(self._reader, FeedIteratorReader)
+                self._reader.end_pass()
+        if ended:
+            self.progress.end_pass()
+        return ended
+
+    def settle(self) -> NonFiniteStep | None:
+        """Reads whether all calls since the last look went well; if not, takes the state back to just before the bad step and names it."""
+        guard, pending, self._pending, self.must_settle = self._guard, self._pending, [], False
+        with self.accounts.of("compute"):
+            bad = self._read_results(guard, pending)
+            if self.step.clock is not None:
+                self.accounts.move(self.step.clock.take(), "compute", "data")
+        return bad
+
+    def _read_results(self, guard: Guard | None, pending: list[PendingCall]) -> NonFiniteStep | None:
+        bad = None
+        if guard is not None and not bool(guard.finite):
+            broken = next(i for i, p in enumerate(pending) if p.call.guard is not None and not bool(p.call.guard.finite))
+            for p in pending[:broken]:
+                self.trace.append(p.call.rows, p.n, p.spec)
+            bad = self._take_back(pending[broken:], guard)
+        else:
+            for p in pending:
+                self.trace.append(p.call.rows, p.n, p.spec)
+        self.trace.read()
+        self.progress.examples += self.trace.examples - self._counted
+        self._counted = self.trace.examples
+        return bad
+
+    def skip_batch(self) -> None:
+        """Drops the batch of the bad step that `settle` has just taken back."""
+        self.progress.batch += 1
+        if self._bad_is_held and isinstance(self._reader, LeftoverReader) and self._reader.ready():
+            self._reader.consumed(1)
+
+    def load_trace(self, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:
+        """Takes up the trace of a restored run; whatever was pending is forgotten."""
+        self.trace.load_state(arrays, described)
+        self._pending, self._guard, self._last, self._counted, self.must_settle = [], None, None, 0, False
+
+    def build(self) -> None:
+        """Traces the step for the feed's batches, so that every variable exists."""
+        with self.accounts.of("compile"):
+            self.step.concrete(self.feed.element_spec)
+
+    @property
+    def waits_within_calls(self) -> bool:
+        """Whether the program pulls batches from an iterator, so that waiting for them is part of a call, and nobody tells them apart."""
+        return isinstance(self._reader, FeedIteratorReader) and self.step.clock is None
+
+    def save_feed(self, directory: pathlib.Path) -> bool:
+        """Writes where the source stands into `directory`; False if its position is known by counting only."""
+        return self._reader.save(directory)
+
+    def observed(self) -> dict[str, Any]:
+        """What hooks observe, of the last step, as arrays."""
+        if self._last is None:
+            return {}
+        return dict(arrays_of(self._last[0].observed))
+
+    def batch(self) -> Any:
+        """The batch of the last step, as arrays."""
+        if self._last is None:
+            return None
+        call, source, index = self._last
+        if call.last_batch is not None:
+            return arrays_of(call.last_batch)
+        if "batch" in call.observed:
+            return arrays_of(call.observed["batch"])
+        if isinstance(self._reader, FeedIteratorReader):
+            raise ValueError(
+                "The batch of a tf.data iterator stays in the program; give the hook `observes = {'batch'}` to have it carried out."
+            )
+        return arrays_of(eager_batch(source, index))
+
+    def rewind(self) -> None:
+        """Releases the feed's threads; a later `advance` goes on where `progress` stands then, if the feed can be read from anywhere."""
+        if self.feed.seekable:
+            self._reader.close()
+            self._stale = True
+
+    def _open(self, feed: Feed, resume: tuple[pathlib.Path | None] | None = None) -> None:
+        self.feed, self._stale = feed, False
+        saved, resuming = (resume[0], True) if resume is not None else (None, False)
+        self._reader: FeedReader = open_reader(
+            feed, self.progress.position, self.program.mode, continuing=self._continuing, saved=saved, resuming=resuming
+        )
+
+    def _call(self, source: Any, start: int, n: int) -> Call:
+        eager = self.program.mode == "eager"
+        if self._guarded and (self._guard is None or (eager and bool(self._guard.finite))):
+            # The variables are complete only when everything is built: tracing does that, and in eager mode the first step.
+            self.step.build(self.feed.element_spec) if eager else self.step.concrete(self.feed.element_spec)
+            self._guard = self._new_guard()
+        compiled, clock = self.program.compilations, self.step.clock
+        if clock is not None:
+            clock.call_begins()
+        call = self.program(source, self.feed.element_spec, start=start, n=n, first_step=self.progress.step, guard=self._guard)
+        if self.program.compilations > compiled:
+            self.accounts.is_of("compile")
+            if clock is not None:
+                clock.take()  # counted with it
+        self._guard, self._meta = call.guard, self.step.meta
+        return call
+
+    def _new_guard(self) -> Guard:
+        return Guard.over(local_variables(self.step.task.tracked.all_variables()))
+
+    def _spec(self) -> LogSpec:
+        assert self.step.meta is not None
+        return self.step.meta.spec
+
+    def _pass_is_over(self) -> bool:
+        if isinstance(self._reader, LeftoverReader) and self._reader.exhausted:
+            self._reader = self._reader.then
+        with self.accounts.of("data"):
+            return not self._reader.ready()
+
+    def _take_back(self, pending: list[PendingCall], guard: Guard) -> NonFiniteStep:
+        recovery = Recovery(self.program, self.feed, self.progress, self.trace, self._new_guard)
+        taken_back = recovery.take_back(pending, guard, self._reader)
+        self._guard, self._bad_is_held = None, taken_back.holds_bad
+        if taken_back.reader is None:
+            self.rewind()
+        else:
+            self._reader = taken_back.reader
+        return taken_back.bad
+
+
+class CallPace:
+    """Keeps a call shorter than about half a second, so that Ctrl-C and time triggers are answered."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._seconds_per_step = 0.0
+
+    def limit(self) -> int:
+        if self._calls < 2:  # the first call traces and compiles, the second is the first that can be measured
+            return 1 if self._calls == 0 else 8
+        return max(1, int(_CALL_SECONDS / max(self._seconds_per_step, 1e-9)))
+
+    def measured(self, seconds: float, steps: int) -> None:
+        self._calls += 1
+        if self._calls > 1 and steps:
+            # A single slow call (a new block shape is compiled) slows down the next one, not all that follow.
+            limit = 4 * self._seconds_per_step if self._calls > 2 else float("inf")
+            self._seconds_per_step = min(seconds / steps, limit)
+
+
+def _held(source: Any) -> Any:
+    """A reference that does not count as a block in use, so that the next is made ready all the same."""
+    return dataclasses.replace(source) if isinstance(source, Block) else source

@@ -1,0 +1,165 @@
+"""Takes back a call in which numbers stopped being finite: restores the state before it, does its good steps again, finds the bad one.
+
+A call says only that one of its steps was bad. To stand right before that step, the state from before the call is put back and the good
+steps are run once more, one at a time, on the same batches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from loops.engine.batch_readers import Recording, eager_batch
+from loops.engine.nonfinite import NonFiniteStep
+from loops.engine.program import Call, Guard, Program
+from loops.engine.progress import Progress
+from loops.engine.rows import LogSpec, TraceLog
+from loops.feeds import Block, Feed
+from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader
+
+__all__ = ["PendingCall", "Recovery", "TakenBack", "arrays_of"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PendingCall:
+    """A call whose outcome was not read yet.
+
+    Attributes:
+        call: what it did.
+        n: steps that it was asked for, or did where that is known.
+        before: the counters before it.
+        spec: names and reductions of its rows.
+        source: its source if the feed could not give that again, else None.
+        start: first batch of the source.
+    """
+
+    call: Call
+    n: int
+    before: Progress
+    spec: LogSpec
+    source: Any = None
+    start: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TakenBack:
+    """Where a run stands after a bad step was taken back.
+
+    Attributes:
+        bad: the step.
+        reader: what to read next, beginning with the bad batch (in eager mode without it); None if the feed is to be read again from the
+            position in the counters.
+        holds_bad: whether `reader` holds the bad batch.
+    """
+
+    bad: NonFiniteStep
+    reader: FeedReader | None
+    holds_bad: bool
+
+
+class Recovery:
+    """Takes calls back.
+
+    Args:
+        program: what the calls ran.
+        feed: where their batches came from.
+        progress: the counters; they are set back.
+        trace: takes the rows of the steps that are done again.
+        new_guard: makes a guard over the state as it is now.
+    """
+
+    def __init__(self, program: Program, feed: Feed, progress: Progress, trace: TraceLog, new_guard: Callable[[], Guard]):
+        self._program, self._feed, self._progress, self._trace = program, feed, progress, trace
+        self._new_guard = new_guard
+
+    def take_back(self, pending: list[PendingCall], guard: Guard, reader: FeedReader) -> TakenBack:
+        """Restores the state from before the first of `pending`, does its good steps again, and stands before the bad one.
+
+        Args:
+            pending: the call in which a step was bad, and those after it, which did nothing.
+            guard: the guard after the last call; it holds the state from before the bad one.
+            reader: what the calls read.
+        """
+        broken, pass_ended = pending[0], self._progress.pass_index > pending[0].before.pass_index
+        guard.restore()
+        for field in dataclasses.fields(Progress):
+            setattr(self._progress, field.name, getattr(broken.before, field.name))
+        if self._feed.seekable:
+            reader.close()  # two readers of one feed at a time are not allowed
+        if self._program.mode == "eager":
+            source, start, bad = broken.source, broken.start, self._bad_eager_step(broken)
+        else:
+            source, start = self._source_again(broken, guard)
+            bad = self._replay(self._batches_again(source, start, broken.n))
+        if self._feed.seekable:
+            return TakenBack(bad, None, False)
+        rest = self._rest(pending, source, start, pass_ended, reader)
+        return TakenBack(bad, rest, self._program.mode != "eager" or isinstance(source, Block))
+
+    def _bad_eager_step(self, broken: PendingCall) -> NonFiniteStep:
+        """In eager mode every step has a backup of its own, so the state is that before the bad step already."""
+        good = int(broken.call.done) - 1
+        self._trace.append(broken.call.rows, good, broken.spec)
+        self._progress.advance(good, 0)
+        loss_finite = bool(np.isfinite(np.asarray(broken.call.rows)[good, 1]))
+        return NonFiniteStep(self._progress.step + 1, arrays_of(broken.call.last_batch), loss_finite)
+
+    def _source_again(self, broken: PendingCall, guard: Guard) -> tuple[Any, int]:
+        if self._feed.seekable:
+            return None, 0
+        if isinstance(broken.source, Block | Recording):
+            return broken.source, broken.start
+        return Recording(guard.recorded, self._feed.element_spec), 0
+
+    def _batches_again(self, source: Any, start: int, n: int) -> Iterator[tuple[Any, int]]:
+        """The sources and indices of `n` batches, once more."""
+        if source is not None:
+            return ((source, start + i) for i in range(n))
+        blocks = self._feed.blocks(self._progress.position)
+        return itertools.islice(((block, i) for block in blocks for i in range(block.n)), n)
+
+    def _replay(self, batches: Iterator[tuple[Any, int]]) -> NonFiniteStep:
+        spec, step = self._feed.element_spec, self._program.step
+        for source, index in batches:
+            before = self._new_guard()
+            call = self._program(source, spec, start=index, n=1, first_step=self._progress.step, guard=before)
+            assert call.guard is not None and step.meta is not None
+            if not bool(call.guard.finite):
+                call.guard.restore()
+                loss_finite = bool(np.isfinite(np.asarray(call.rows)[0, 1]))
+                return NonFiniteStep(self._progress.step + 1, arrays_of(eager_batch(source, index)), loss_finite)
+            self._trace.append(call.rows, 1, step.meta.spec)
+            self._progress.advance(1, 0)
+        raise RuntimeError(
+            f"The steps up to {self._progress.step} became non-finite once and not again: the step is not deterministic. "
+            "Draw random numbers with self.seed(), and make the data pipeline deterministic."
+        )
+
+    def _rest(self, pending: list[PendingCall], source: Any, start: int, pass_ended: bool, reader: FeedReader) -> LeftoverReader:
+        """Reads the bad batch first, and then all that later calls were to train on."""
+        good = self._progress.step - pending[0].before.step
+        then = reader.then if isinstance(reader, LeftoverReader) else reader
+        rest = reader.remaining if isinstance(reader, LeftoverReader) else []
+        if isinstance(pending[0].source, Block | Recording):
+            parts = [(source, start + good, pending[0].n - good), *((p.source, p.start, p.n) for p in pending[1:])]
+        else:
+            # Calls after the bad one pulled nothing. In eager mode the bad batch itself is gone from the iterator.
+            eager = self._program.mode == "eager"
+            pulled = good + 1 if eager else source.length
+            parts = [] if eager else [(source, good, pulled - good)]
+            left = sum(p.n for p in pending) - pulled
+            if pass_ended:
+                parts.append((pending[0].source, 0, left))
+            elif isinstance(then, FeedIteratorReader):
+                then.put_back(left)
+        return LeftoverReader([*parts, *rest], then, pass_ended)
+
+
+def arrays_of(structure: Any) -> Any:
+    """`structure` with tensors copied to the host as arrays."""
+    return tf.nest.map_structure(lambda t: None if t is None else t.numpy() if hasattr(t, "numpy") else t, structure)

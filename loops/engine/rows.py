@@ -1,0 +1,264 @@
+"""Scalars that steps report: how they are reduced, how they leave the program as rows, and what a hook sees of them as a window.
+
+A step packs its scalars into one row of float64: `[examples, check, value_1, weight_1, value_2, weight_2, ...]`. Rows stay on the device,
+unread, until somebody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from loops.tasks.reductions import Last, Mean, Reduction, Sum
+
+__all__ = ["LogSpec", "TraceLog", "Window"]
+
+EXAMPLES, CHECK, FIRST = 0, 1, 2
+
+
+class LogSpec:
+    """The names and reductions of what a step returned, in order; fixed when the step is traced."""
+
+    def __init__(self, kinds: Mapping[str, type[Reduction]]):
+        self.kinds = dict(kinds)
+
+    @property
+    def width(self) -> int:
+        return FIRST + 2 * len(self.kinds)
+
+    def names(self) -> list[list[str]]:
+        """Pairs of name and kind of reduction, JSON-able."""
+        return [[name, kind.__name__] for name, kind in self.kinds.items()]
+
+    @classmethod
+    def named(cls, names: Iterable[Sequence[str]]) -> LogSpec:
+        """The spec that `names` described."""
+        kinds = {kind.__name__: kind for kind in (Mean, Sum, Last)}
+        return cls({name: kinds[kind] for name, kind in names})
+
+    def reduce(self, rows: np.ndarray) -> dict[str, float]:
+        """Joins rows `[steps, width]` into one float for each name; a name that was absent in all of them is left out."""
+        totals = Totals(self)
+        totals.add(rows)
+        return totals.values()
+
+
+def row_of(logs: Mapping[str, Any], examples: tf.Tensor, check: tf.Tensor) -> tuple[LogSpec, tf.Tensor]:
+    """Packs the scalars that a step returned into a row of this replica.
+
+    Args:
+        logs: name -> scalar tensor or `Reduction`.
+        examples: number of examples in the batch, scalar.
+        check: scalar that is finite if and only if the step was.
+
+    Returns:
+        The spec and the row, a float64 tensor `[width]`.
+    """
+    kinds: dict[str, type[Reduction]] = {}
+    cells = [tf.cast(examples, tf.float64), tf.cast(check, tf.float64)]
+    for name, entry in logs.items():
+        reduction = entry if isinstance(entry, Reduction) else Mean(entry)
+        value = tf.convert_to_tensor(reduction.value)
+        if value.shape.rank not in (0, None):
+            raise ValueError(
+                f"The step returned {name!r} with shape {value.shape}; what a step returns must be scalars. "
+                "Reduce it, or hand it out with loops.Collect (eval_step) or self.observe."
+            )
+        if reduction.weight is not None:
+            weight = tf.cast(reduction.weight, tf.float64)
+        else:
+            weight = cells[EXAMPLES] if type(reduction) is Mean else tf.ones([], tf.float64)
+        kinds[name] = type(reduction)
+        cells += [tf.cast(value, tf.float64), weight]
+    return LogSpec(kinds), tf.stack([tf.reshape(c, []) for c in cells])
+
+
+def merge_replicas(spec: LogSpec, rows: tf.Tensor) -> tf.Tensor:
+    """Joins the rows of all replicas `[replicas, width]` into the row of the step `[width]`."""
+    values, weights = rows[:, FIRST::2], rows[:, FIRST + 1 :: 2]
+    values = tf.where(weights > 0, values, tf.zeros_like(values))
+    is_sum = tf.constant([kind is Sum for kind in spec.kinds.values()], tf.bool)
+    total_weight = tf.reduce_sum(weights, 0)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(values * weights, 0), total_weight)
+    merged = tf.where(is_sum, tf.reduce_sum(values, 0), mean)
+    pairs = tf.reshape(tf.stack([merged, total_weight], -1), [-1])
+    return tf.concat([tf.reduce_sum(rows[:, :FIRST], 0), pairs], 0)
+
+
+class Totals:
+    """Running reduction of rows on the host, in float64."""
+
+    def __init__(self, spec: LogSpec):
+        self.spec = spec
+        self.array = np.zeros([2, len(spec.kinds)])
+        self._numerators, self._weights = self.array
+
+    def add(self, rows: np.ndarray) -> None:
+        values, weights = rows[:, FIRST::2], rows[:, FIRST + 1 :: 2]
+        for i, kind in enumerate(self.spec.kinds.values()):
+            present = np.flatnonzero(weights[:, i] > 0)
+            if not present.size:
+                continue
+            value, weight = values[present, i], weights[present, i]
+            if kind is Last:
+                self._numerators[i], self._weights[i] = value[-1], 1.0
+            else:
+                self._numerators[i] = _running_sum(self._numerators[i], value * weight if kind is Mean else value)
+                self._weights[i] = _running_sum(self._weights[i], weight)
+
+    def values(self) -> dict[str, float]:
+        out = {}
+        for i, (name, kind) in enumerate(self.spec.kinds.items()):
+            if self._weights[i] > 0:
+                out[name] = float(self._numerators[i] / self._weights[i] if kind is Mean else self._numerators[i])
+        return out
+
+
+def _running_sum(total: float, values: np.ndarray) -> float:
+    # One after the other, so that the bits do not depend on how many steps were read at once, that is, on the times of looks.
+    return float(np.add.accumulate(np.concatenate([[total], values]))[-1])
+
+
+class TraceLog:
+    """The rows of all steps since the oldest window that is still open; device rows are read only when somebody looks."""
+
+    def __init__(self) -> None:
+        self._unread: list[tuple[tf.Tensor, int]] = []
+        self._chunks: list[tuple[int, np.ndarray, LogSpec]] = []
+        self._end = 0
+        self._totals: Totals | None = None
+        self.examples = 0
+
+    def start(self, step: int) -> None:
+        """Begins at `step` completed steps, with nothing recorded."""
+        self._unread, self._chunks, self._end, self._totals, self.examples = [], [], step, None, 0
+
+    def append(self, rows: tf.Tensor, n: int, spec: LogSpec) -> None:
+        """Adds the first `n` rows of a call, without reading them."""
+        if n:
+            self._unread.append((rows, n))
+            self._spec = spec
+
+    def read(self) -> None:
+        """Copies what is unread to the host."""
+        if not self._unread:
+            return
+        rows = np.concatenate([np.asarray(r)[:n] for r, n in self._unread])
+        self._unread.clear()
+        self._chunks.append((self._end, rows, self._spec))
+        self._end += len(rows)
+        self.examples += int(rows[:, EXAMPLES].sum())
+        if self._totals is None or self._totals.spec.kinds != self._spec.kinds:
+            self._totals = Totals(self._spec)
+        self._totals.add(rows)
+
+    def new_epoch(self) -> None:
+        """Forgets the totals of the epoch to date."""
+        self.read()
+        self._totals = None
+
+    def epoch_logs(self) -> dict[str, float]:
+        """The reduction over the epoch to date."""
+        self.read()
+        return self._totals.values() if self._totals is not None else {}
+
+    def rows(self, first: int, last: int) -> Iterator[tuple[np.ndarray, LogSpec]]:
+        """Rows of the steps after `first` up to `last` (numbers of completed steps)."""
+        self.read()
+        for begin, rows, spec in self._chunks:
+            part = rows[max(0, first - begin) : max(0, last - begin)]
+            if len(part):
+                yield part, spec
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What is held, as arrays and JSON."""
+        self.read()
+        arrays = {f"rows/{i}": rows for i, (_, rows, _) in enumerate(self._chunks)}
+        described: dict[str, Any] = {"end": self._end, "chunks": [[begin, spec.names()] for begin, _, spec in self._chunks], "totals": None}
+        if self._totals is not None:
+            described["totals"] = self._totals.spec.names()
+            arrays["totals"] = self._totals.array.copy()
+        return arrays, described
+
+    def load_state(self, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:
+        """Restores what `state` gave."""
+        self.start(described["end"])
+        for i, (begin, names) in enumerate(described["chunks"]):
+            self._chunks.append((begin, arrays[f"rows/{i}"], LogSpec.named(names)))
+        if described["totals"] is not None:
+            self._totals = Totals(LogSpec.named(described["totals"]))
+            self._totals.array[...] = arrays["totals"]
+
+    def forget(self, step: int) -> None:
+        """Drops the rows of steps up to `step`."""
+        self._chunks = [c for c in self._chunks if c[0] + len(c[1]) > step]
+
+
+class Window:
+    """What a hook sees: all steps since its own last look. Everything is read when it is asked for.
+
+    Attributes:
+        first_step, last_step: 1-based absolute numbers of the first and last step.
+        steps: how many steps these are.
+        seconds: wall time they took, in seconds, looks of other hooks included.
+        observed: what the program carried out at the last step, by name (see `Hook.observes`).
+    """
+
+    def __init__(
+        self,
+        trace: TraceLog,
+        first_step: int,
+        last_step: int,
+        seconds: float,
+        logs: Callable[[], dict[str, Any]],
+        observed: Callable[[], dict[str, Any]],
+        batch: Callable[[], Any],
+    ):
+        self.first_step, self.last_step, self.seconds = first_step, last_step, seconds
+        self.steps = last_step - first_step + 1
+        self._trace, self._logs, self._observed, self._batch = trace, logs, observed, batch
+
+    @property
+    def trace(self) -> dict[str, np.ndarray]:
+        """name -> values `[steps]`, NaN in steps where the name was absent."""
+        parts: dict[str, list[np.ndarray]] = {}
+        done = 0
+        for rows, spec in self._trace.rows(self.first_step - 1, self.last_step):
+            for i, name in enumerate(spec.kinds):
+                values = np.where(rows[:, FIRST + 2 * i + 1] > 0, rows[:, FIRST + 2 * i], np.nan)
+                parts.setdefault(name, [np.full(done, np.nan)] if done else []).append(values)
+            done += len(rows)
+        return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def mean(self, name: str) -> float:
+        """The weighted mean (or sum, or last value, as reported) of `name` over the window.
+
+        Raises:
+            KeyError: if no step of the window reported `name`.
+        """
+        totals: Totals | None = None
+        for rows, spec in self._trace.rows(self.first_step - 1, self.last_step):
+            totals = totals or Totals(spec)
+            totals.add(rows)
+        values = totals.values() if totals is not None else {}
+        if name not in values:
+            raise KeyError(f"No step of this window reported {name!r}; there is {sorted(values)}.")
+        return values[name]
+
+    @property
+    def logs(self) -> dict[str, Any]:
+        """The logs of the epoch to date."""
+        return self._logs()
+
+    @property
+    def observed(self) -> dict[str, Any]:
+        """Tensors of the last step that some hook observes, as arrays."""
+        return self._observed()
+
+    @property
+    def batch(self) -> Any:
+        """The batch of the last step, as arrays."""
+        return self._batch()

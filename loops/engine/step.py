@@ -1,0 +1,201 @@
+"""One global step as a function of (batch, step): split over replicas, run the task's step, join what it returns."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from loops import _private_api
+from loops.engine.rows import LogSpec, merge_replicas, row_of
+from loops.engine.step_clock import StepClock
+from loops.tasks import replicas
+from loops.tasks.base import Task
+from loops.tasks.reductions import Collect
+from loops.tasks.step_context import StepContext, Transform
+from loops.xla.replaced_ops import FastOps
+
+__all__ = ["GlobalStep", "StepMeta"]
+
+
+@dataclasses.dataclass
+class StepMeta:
+    """What tracing a step taught about it.
+
+    Attributes:
+        spec: names and reductions of its scalars.
+        metrics: name -> Keras metric that the step returned.
+    """
+
+    spec: LogSpec
+    metrics: dict[str, keras.metrics.Metric]
+
+
+class GlobalStep:
+    """The step `method` of a task, on a global batch.
+
+    Args:
+        task: whose step it is.
+        method: "train_step", "eval_step" or "predict_step".
+        strategy: how the batch is spread.
+        seed: seed of the run.
+        transforms: gradient transforms.
+        observes: names that hooks observe.
+        fuse: whether the step is for a graph in which optimizers may be replaced by faster ones with the same bits.
+        training_step: holds the number of training steps where the step counts something else (evaluation batches).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        method: str,
+        strategy: tf.distribute.Strategy,
+        *,
+        seed: int = 0,
+        transforms: Sequence[Transform] = (),
+        observes: frozenset[str] = frozenset(),
+        training_step: tf.Variable | None = None,
+        fuse: bool = False,
+    ):
+        self.task, self.method, self.strategy = task, method, strategy
+        self._seed, self._transforms, self._observes, self._training_step = seed, transforms, observes, training_step
+        self._fuse, self._xla = fuse, False
+        # XLA has no clock, and its batches come from blocks.
+        self.clock = StepClock() if "waiting" in observes and fuse else None
+        self.meta: StepMeta | None = None
+        self.traces = 0
+        self._eager = False
+        self._concrete: dict[Any, Any] = {}
+
+    @property
+    def graph(self) -> tf.Graph | None:
+        """The graph of the step that was traced first."""
+        return next((function.graph for function in self._concrete.values()), None)
+
+    @staticmethod
+    def key(spec: Any) -> Any:
+        """A hashable identity of the structure, shapes and dtypes of a batch."""
+        return tuple(tf.nest.flatten(spec)), str(tf.nest.map_structure(lambda _: 0, spec))
+
+    def for_xla(self) -> GlobalStep:
+        """The same step, with traces of its own that XLA compiles well.
+
+        Under several replicas XLA compiles the ops of each, as far as it can; reductions and what follows them stay outside.
+        """
+        step = copy.copy(self)
+        step._xla, step._concrete, step.meta, step.traces = True, {}, None, 0
+        return step
+
+    def build(self, spec: Any) -> None:
+        """Builds what need not wait for the trace."""
+        with self.strategy.scope():
+            self.task.build(spec)
+
+    def concrete(self, spec: Any) -> Any:
+        """The graph function for batches of `spec`; traced once for each spec.
+
+        Returns:
+            A concrete function `(batch, step) -> {"row", "observed", "collected"}`.
+        """
+        key = self.key(spec)
+        if key not in self._concrete:
+            before = self.meta
+            self._concrete[key] = self._trace(spec)
+            self.traces += 1
+            if before is not None and self.meta is not None and before.spec.kinds != self.meta.spec.kinds:
+                raise ValueError(
+                    f"{self.method} returned {sorted(self.meta.spec.kinds)} for batches of {spec}, but {sorted(before.spec.kinds)} before; "
+                    "it has to return the same names for every batch (weight 0 means absent)."
+                )
+        return self._concrete[key]
+
+    def _trace(self, spec: Any) -> Any:
+        function = tf.function(self.__call__ if self.clock is None else self.clock.around(self.__call__), autograph=False)
+        try:
+            self.build(spec)
+            with self.strategy.scope():
+                return function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
+        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+            if not self.task.owns(self.method):  # the user's own code: its error, with a word on where it happened
+                error.add_note(f"(while {type(self.task).__name__}.{self.method} was traced for batches of {spec})")
+                raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(f"The model cannot be built on or applied to batches of {spec}: {reason}") from error
+
+    def eager(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
+        """Runs the step in Python, so that breakpoints work."""
+        self._eager = True
+        with self.strategy.scope():
+            return self(batch, step)
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
+        count = self.strategy.num_replicas_in_sync
+        if count == 1:
+            return self._on_replica(batch, step)
+        parts = [tf.nest.flatten(replicas.shard(batch, i, count)) for i in range(count)]
+        spread = tf.nest.pack_sequence_as(batch, [self._per_replica(group) for group in zip(*parts, strict=True)])
+        out = self.strategy.run(self._on_replica, args=(spread, step))
+        rows = tf.stack(self.strategy.experimental_local_results(out["row"]))
+        assert self.meta is not None
+        joined = {"row": merge_replicas(self.meta.spec, rows)}
+        joined["observed"] = tf.nest.map_structure(lambda v: self.strategy.experimental_local_results(v)[0], out["observed"])
+        joined["collected"] = tf.nest.map_structure(lambda v: tf.concat(self.strategy.experimental_local_results(v), 0), out["collected"])
+        return joined
+
+    def _per_replica(self, parts: Sequence[Any]) -> Any:
+        if parts[0] is None:
+            return None
+        return self.strategy.experimental_distribute_values_from_function(lambda c: parts[int(c.replica_id_in_sync_group)])
+
+    def _on_replica(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
+        counted = step if self._training_step is None else self._training_step.read_value()
+        with StepContext(counted, step, self.task.batch_size(batch), self._seed, self._transforms, self._observes, self._fuse) as context:
+            several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+            keep = self._per_replica_state() if several else []
+            scope = tf.xla.experimental.jit_scope() if self._xla and several else contextlib.nullcontext()
+            with scope, FastOps() if self._xla else contextlib.nullcontext():
+                returned = self._user_step()(batch)
+            for variable, before in keep:
+                # Statistics over no example are NaN: an empty replica keeps what it had.
+                variable.assign(tf.where(context.examples > 0, variable.read_value(), before))
+            if self.method == "predict_step":
+                logs: dict[str, Any] = {"output": Collect(returned)}
+            else:
+                logs = self._checked(returned)
+            collected = {name: entry.value for name, entry in logs.items() if isinstance(entry, Collect)}
+            metrics = {name: entry for name, entry in logs.items() if isinstance(entry, keras.metrics.Metric)}
+            scalars = {name: entry for name, entry in logs.items() if name not in collected and name not in metrics}
+            if "batch" in self._observes:
+                context.observed["batch"] = batch
+            spec, row = row_of(scalars, context.examples, context.total_loss(scalars))
+        self.meta = StepMeta(spec, metrics)
+        return {"row": row, "observed": context.observed, "collected": collected}
+
+    def _per_replica_state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
+        """Floating state that each replica updates by itself, such as batch-norm statistics, with its value now."""
+        values = [replicas.backing(v) for v in self.task.tracked.model_variables() if not v.trainable]
+        own = [v for v in values if v.dtype.is_floating and getattr(v, "aggregation", None) == tf.VariableAggregation.NONE]
+        return [(v, tf.identity(v.read_value())) for v in own]
+
+    def _user_step(self) -> Any:
+        step = getattr(self.task, self.method)
+        if self._eager or not self.task.autograph:
+            return step
+        return _private_api.converted_by_autograph(step)
+
+    def _checked(self, returned: Any) -> dict[str, Any]:
+        if not isinstance(returned, Mapping):
+            raise TypeError(
+                f"{type(self.task).__name__}.{self.method} returned {type(returned).__name__}; it has to return "
+                "a dict of scalars, such as {'loss': loss}."
+            )
+        bad = [name for name in returned if not isinstance(name, str)]
+        if bad:
+            raise TypeError(f"{self.method} returned the keys {bad}; names of logs must be strings.")
+        return dict(returned)

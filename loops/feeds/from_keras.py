@@ -1,0 +1,139 @@
+"""The feed for whatever `model.fit` accepts as data: arrays, `tf.data`, `PyDataset`, generators, data frames."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from loops import _private_api
+from loops.feeds.arrays import ArrayFeed
+from loops.feeds.base import Feed
+from loops.feeds.dataset import DatasetFeed
+from loops.feeds.generator import GeneratorFeed
+from loops.feeds.py_dataset import PyDatasetFeed
+from loops.feeds.stacking import is_dense
+
+__all__ = ["feed_for", "split"]
+
+
+class AdapterFeed(DatasetFeed):
+    """Data that Keras's own adapters turn into a `tf.data.Dataset`, told when its epochs begin and end."""
+
+    def __init__(self, adapter: Any):
+        super().__init__(adapter.get_tf_dataset())
+        self._adapter = adapter
+        self.steps_per_epoch = adapter.num_batches
+        adapter.on_epoch_end()  # Keras calls it once before the first epoch
+
+    def end_pass(self) -> None:
+        self._adapter.on_epoch_end()
+
+    def _begin_pass(self, *, continuing: bool) -> Any:
+        self._passes_begun += 1
+        self._adapter.on_epoch_begin()
+        return iter(self.dataset)
+
+    def _iterator_of_next_pass(self) -> Any:
+        return None  # its epoch has not begun
+
+    def _tell_of_pass(self) -> None:
+        self._passes_begun += 1
+        self._adapter.on_epoch_begin()
+        self._adapter.on_epoch_end()
+
+
+def feed_for(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    *,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    shuffle: bool = False,
+    class_weight: Mapping[int, float] | None = None,
+    seed: int = 0,
+) -> Feed:
+    """The feed for data given as to `model.fit`.
+
+    Args:
+        x: arrays (nested), a batched `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, a `loops.Feed`, or what else Keras takes.
+        y: targets, for arrays.
+        sample_weight: weights, for arrays.
+        batch_size: examples per batch, for arrays; 32 by default.
+        steps: batches of an epoch; decides the batch size of arrays if that is not given.
+        shuffle: whether to permute arrays in every pass.
+        class_weight: class -> weight.
+        seed: seed of the permutations.
+
+    Raises:
+        ValueError: if the data does not fit together.
+    """
+    if isinstance(x, (Feed, tf.data.Dataset)) and (y is not None or sample_weight is not None):
+        raise ValueError(f"`y` and `sample_weight` belong into the {type(x).__name__}'s batches; give only `x`.")
+    if isinstance(x, Feed):
+        return x
+    if isinstance(x, tf.data.Dataset) and class_weight is None:
+        return DatasetFeed(x)
+    if isinstance(x, keras.utils.PyDataset) and y is None and sample_weight is None and is_dense(x[0]):
+        return PyDatasetFeed(x, shuffle=bool(shuffle), seed=seed, class_weight=class_weight)
+    if isinstance(x, types.GeneratorType) and y is None and sample_weight is None and class_weight is None:
+        first = next(x, None)
+        x = itertools.chain([] if first is None else [first], x)
+        x = (batch for batch in x)  # a generator again
+        if isinstance(first, tuple) and is_dense(first):
+            return GeneratorFeed(x, steps_per_epoch=steps)
+    leaves = [leaf for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]
+    if all(isinstance(leaf, np.ndarray) or (tf.is_tensor(leaf) and isinstance(leaf, tf.Tensor)) for leaf in leaves):
+        n = len(leaves[0]) if leaves and leaves[0].ndim else 0
+        size = batch_size or (max(1, math.ceil(n / steps)) if steps else 32)
+        data = (x,) if y is None and sample_weight is None else (x, y)
+        return ArrayFeed(data, size, shuffle=bool(shuffle), seed=seed, sample_weight=sample_weight, class_weight=class_weight)
+    adapter = _private_api.data_adapter(
+        x=x,
+        y=y,
+        sample_weight=sample_weight,
+        batch_size=batch_size,
+        steps_per_epoch=steps,
+        shuffle=shuffle if isinstance(x, keras.utils.PyDataset) or hasattr(x, "shape") else False,
+        class_weight=class_weight,
+    )
+    if isinstance(x, tf.data.Dataset):
+        return DatasetFeed(adapter.get_tf_dataset())
+    return AdapterFeed(adapter)
+
+
+def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[tuple[Any, Any, Any], tuple[Any, ...]]:
+    """Takes the last `fraction` of the examples for validation, as `model.fit(validation_split=...)` does.
+
+    Returns:
+        (x, y, sample_weight) to train on, and the tuple to validate on.
+
+    Raises:
+        ValueError: if the data cannot be split, or a part would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"`validation_split` must be between 0 and 1; got {fraction!r}.")
+    leaves = [leaf for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]
+    if not all(hasattr(leaf, "shape") and hasattr(leaf, "__getitem__") for leaf in leaves):
+        raise ValueError(f"`validation_split` needs arrays; for {type(x).__name__} give `validation_data`.")
+    n = leaves[0].shape[0]
+    at = math.floor(n * (1.0 - fraction))
+    if at in (0, n):
+        raise ValueError(f"`validation_split`={fraction} of {n} examples leaves a part empty.")
+
+    def part(which: slice) -> tuple[Any, Any, Any]:
+        return tuple(keras.tree.map_structure(lambda a: None if a is None else _rows(a, which), item) for item in (x, y, sample_weight))
+
+    held_out = part(slice(at, n))
+    return part(slice(0, at)), keras.utils.pack_x_y_sample_weight(*held_out) if y is not None else (held_out[0],)
+
+
+def _rows(array: Any, which: slice) -> Any:
+    return array.iloc[which] if hasattr(array, "iloc") else array[which]

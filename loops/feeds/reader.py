@@ -1,0 +1,219 @@
+"""Reads a feed pass after pass, for a loop: what to hand to the program next, and where the feed stands."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from loops import fault_points
+from loops.feeds import Block, DatasetFeed, Feed, Position
+from loops.feeds.prefetch import Prefetcher
+
+__all__ = ["FeedReader", "FeedIteratorReader", "LeftoverReader", "open_reader"]
+
+
+class FeedReader:
+    """Stands in a feed at the next batch that was not handed out.
+
+    Attributes:
+        source: what the program is called with: a `Block` or an iterator.
+        start: first batch of the block.
+        available: steps that can be done from here in one call; None if only the program finds out.
+    """
+
+    source: Any
+    start: int = 0
+    available: int | None = None
+
+    def ready(self) -> bool:
+        """Makes `source` ready; False when the pass has ended (the next pass begins then)."""
+        raise NotImplementedError
+
+    def consumed(self, n: int) -> None:
+        """Moves on by `n` batches."""
+
+    def save(self, directory: pathlib.Path) -> bool:
+        """Writes where the reader stands in its feed, if that takes more than the position; True if it wrote something."""
+        return False
+
+    def close(self) -> None:
+        """Releases threads."""
+
+
+class FeedBlockReader(FeedReader):
+    """Reads blocks, made ready in the background, across the ends of passes if the feed allows that."""
+
+    def __init__(self, feed: Feed, position: Position, passes: int | None):
+        self._feed, self._pass_index = feed, position.pass_index
+        self._prefetcher: Prefetcher | None = None
+        self._begin_reading(position, 1 if feed.passes_apart else passes)
+        self.available = 0
+
+    def ready(self) -> bool:
+        if self.available:
+            return True
+        if self._items is None:
+            self._begin_reading(Position(self._pass_index), 1)
+        self.source = None  # makes room for another
+        block = next(self._items, None) if self._items is not None else None
+        if block is None:
+            self._end_pass()
+            return False
+        self.source, self.start, self.available = block, 0, block.n
+        return True
+
+    def _begin_reading(self, position: Position, passes: int | None) -> None:
+        items = _passes(self._feed, position, passes)
+        self._prefetcher = Prefetcher(items, self._feed.prefetch) if self._feed.prefetch else None
+        self._items: Iterator[Block | None] | None = iter(self._prefetcher or items)
+        if self._prefetcher is not None:
+            weakref.finalize(self, self._prefetcher.stop).atexit = False
+
+    def _end_pass(self) -> None:
+        self._pass_index += 1
+        if self._feed.passes_apart:
+            self.close()
+            self._items = None
+            self._feed.end_pass()
+
+    def consumed(self, n: int) -> None:
+        assert self.available is not None
+        self.start += n
+        self.available -= n
+
+    def close(self) -> None:
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+
+
+class FeedIteratorReader(FeedReader):
+    """Hands out the `tf.data` iterator of the pass in progress."""
+
+    def __init__(self, feed: DatasetFeed, position: Position, continuing: bool, saved: pathlib.Path | None = None, resuming: bool = False):
+        self._feed, self._continuing, self._saved, self._resuming = feed, continuing, saved, resuming
+        self._position: Position | None = position
+        self._pass_index = position.pass_index
+        self._left: int | None = None
+
+    def ready(self) -> bool:
+        if self._position is not None:
+            self.source = self._open(self._position)
+            total = self._feed.steps_per_epoch
+            self._left = total - self._position.batch if total is not None else None
+            self._position = None
+        fault_points.reached(fault_points.FEED)
+        self.available = self._left
+        if self._left == 0:
+            self.end_pass()
+            return False
+        return True
+
+    def consumed(self, n: int) -> None:
+        if self._left is not None:
+            self._left -= n
+            self.available = self._left
+
+    def put_back(self, n: int) -> None:
+        """`n` batches that were counted as consumed are still in the iterator."""
+        if self._left is not None:
+            self._left += n
+
+    def end_pass(self) -> None:
+        """The program found the iterator at its end."""
+        self._feed.end_pass()
+        self._pass_index += 1
+        self._position = Position(self._pass_index)
+
+    def save(self, directory: pathlib.Path) -> bool:
+        if self._resuming:
+            self.ready()  # what was saved is not lost if it is saved again before anything was read
+        return self._feed.save_iterator(self.source if self._position is None else None, directory)
+
+    def _open(self, position: Position) -> Any:
+        if not self._resuming:
+            return self._feed.iterator(position, continuing=self._continuing)
+        self._resuming = False
+        return self._feed.restored_iterator(position, self._saved, continuing=self._continuing)
+
+
+class LeftoverReader(FeedReader):
+    """Reads what was taken out of a source that cannot give it again, before it goes on with the source.
+
+    Args:
+        parts: (source, first batch, number of batches), in order.
+        then: the reader that goes on from there.
+        pass_ended: whether the pass ends with the last part, which `then` will not tell any more.
+    """
+
+    def __init__(self, parts: list[tuple[Any, int, int]], then: FeedReader, pass_ended: bool):
+        self._parts = [part for part in parts if part[2]]
+        self.then, self._pass_ended = then, pass_ended
+        self.available = 0
+
+    @property
+    def remaining(self) -> list[tuple[Any, int, int]]:
+        """What was not consumed yet, as `parts`."""
+        return [*([(self.source, self.start, self.available)] if self.available else []), *self._parts]
+
+    @property
+    def exhausted(self) -> bool:
+        """True when there is nothing left but `then`."""
+        return not (self.available or self._parts or self._pass_ended)
+
+    def ready(self) -> bool:
+        if not self.available:
+            if not self._parts:
+                self._pass_ended = False
+                return False
+            self.source, self.start, self.available = self._parts.pop(0)
+        return True
+
+    def consumed(self, n: int) -> None:
+        assert self.available is not None
+        self.start += n
+        self.available -= n
+
+    def close(self) -> None:
+        self.then.close()
+
+
+def open_reader(
+    feed: Feed,
+    position: Position,
+    mode: str,
+    *,
+    continuing: bool = False,
+    passes: int | None = None,
+    saved: pathlib.Path | None = None,
+    resuming: bool = False,
+) -> FeedReader:
+    """The reader for a feed.
+
+    Args:
+        feed: what to read.
+        position: where to begin.
+        mode: the program's mode; XLA cannot hold an iterator.
+        continuing: whether an epoch is not a pass (`steps_per_epoch`).
+        passes: how many passes are wanted, None for any number.
+        saved: where `FeedReader.save` wrote at this position; None if it returned False.
+        resuming: whether the position is that of a saved run, which has to be gone on with exactly; given `saved`, it is.
+    """
+    if isinstance(feed, DatasetFeed) and mode != "xla":
+        return FeedIteratorReader(feed, position, continuing, saved, resuming or saved is not None)
+    return FeedBlockReader(feed, position, passes)
+
+
+def _passes(feed: Feed, position: Position, passes: int | None) -> Iterator[Block | None]:
+    """Blocks of one pass after another, with None at the end of each."""
+    for index in itertools.count(position.pass_index) if passes is None else range(position.pass_index, position.pass_index + passes):
+        empty = True
+        for block in feed.blocks(position if index == position.pass_index else Position(index)):
+            empty = False
+            fault_points.reached(fault_points.FEED)
+            yield block
+        if empty and index != position.pass_index:
+            raise ValueError(f"{type(feed).__name__} gave no batch in pass {index}; a feed has to give batches in every pass.")
+        yield None

@@ -1,0 +1,85 @@
+"""Goes through all operations of a traced graph, those of the functions that it calls included, at any depth."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from loops import _private_api
+
+__all__ = ["nodes", "nodes_of_def"]
+
+Wanted = Callable[[str], bool]
+
+
+def nodes(graph: tf.Graph, wanted: Wanted) -> Iterator[tuple[Any, Any]]:
+    """Operations whose type is wanted.
+
+    Args:
+        graph: a `tf.Graph`, such as `concrete_function.graph`.
+        wanted: tells by its type whether an operation is of interest; a `NodeDef` is made of no other, because that copies constants.
+
+    Yields:
+        (operation, `NodeDef`), in the order of the graph; a function that is called twice is gone through once. An operation of a function
+        that has no graph in this process is given as its `NodeDef`.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> inner = tf.function(lambda x: tf.sin(x))
+        >>> graph = tf.function(lambda x: inner(x) + 1.0).get_concrete_function(tf.TensorSpec([])).graph
+        >>> [node.op for _, node in nodes(graph, lambda kind: kind == "Sin")]
+        ['Sin']
+    """
+    yield from _walk(graph.get_operations(), [_private_api.functions_of(graph)], set(), wanted)
+
+
+def nodes_of_def(graph_def: Any, wanted: Wanted) -> Iterator[tuple[Any, Any]]:
+    """The same for a `GraphDef` with its library of functions."""
+    yield from _walk(graph_def.node, [{function.signature.name: function for function in graph_def.library.function}], set(), wanted)
+
+
+@functools.cache
+def _calls(op_type: str) -> bool:
+    """Whether an op names functions; an op of no known type is itself a function."""
+    definition = _private_api.op_definition(op_type)
+    return definition is None or any(attr.type in ("func", "list(func)") for attr in definition.attr)
+
+
+def _walk(ops: Iterable[Any], libraries: list[Mapping[str, Any]], seen: set[str], wanted: Wanted) -> Iterator[tuple[Any, Any]]:
+    for op in ops:
+        op_type = op.type if isinstance(op, tf.Operation) else op.op
+        calls = _calls(op_type)
+        if not (calls or wanted(op_type)):
+            continue
+        node = op.node_def if isinstance(op, tf.Operation) else op
+        if wanted(op_type):
+            yield op, node
+        for name in _functions_named_by(node) if calls else ():
+            if name in seen:
+                continue
+            seen.add(name)
+            # The innermost library that has it.
+            function = next((library[name] for library in libraries if name in library), None)
+            graph = _private_api.graph_of_function(function)
+            if graph is not None:
+                yield from _walk(graph.get_operations(), [_private_api.functions_of(graph), *libraries], seen, wanted)
+            else:
+                yield from _walk(_nodes(name, function), libraries, seen, wanted)
+
+
+def _functions_named_by(node: Any) -> list[str]:
+    if _private_api.op_definition(node.op) is None:
+        return [node.op]
+    values = [node.attr[name] for name in sorted(node.attr)]
+    return [f.name for value in values for f in ([value.func] if value.HasField("func") else value.list.func) if f.name]
+
+
+def _nodes(name: str, function: Any) -> Any:
+    """The nodes of a function that has no graph here: one of a `GraphDef`, or one that was loaded."""
+    if function is None:
+        registered = _private_api.registered_function(name)
+        return registered.node_def if registered is not None else []
+    return (function if hasattr(function, "node_def") else function.cached_definition).node_def

@@ -1,0 +1,91 @@
+"""Makes the list of hooks that a loop runs out of what the user gave: adapts Keras callbacks, adds what a workdir brings, names doubles."""
+
+from __future__ import annotations
+
+import pathlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from loops.feeds import Feed
+from loops.hooks.base import Hook
+from loops.hooks.csv_logger import CSVLogger
+from loops.hooks.evaluate import Evaluate
+from loops.hooks.history import History
+from loops.hooks.keras_callbacks import KerasCallbacks
+from loops.hooks.model_checkpoint import ModelCheckpoint
+from loops.hooks.snapshot import Snapshot
+from loops.hooks.tensorboard import TensorBoard
+
+__all__ = ["assemble"]
+
+
+def assemble(
+    given: Sequence[Any], *, history: History, evaluations: Mapping[str, Feed], workdir: pathlib.Path | None, model: Any
+) -> list[Hook]:
+    """All hooks of a loop.
+
+    Args:
+        given: hooks and Keras callbacks, as the user listed them; Keras callbacks run together, in their order, as one hook.
+        history: the loop's own record.
+        evaluations: name -> feed to evaluate at every epoch's end.
+        workdir: folder of the run; brings snapshots, TensorBoard, CSVLogger and best and last weights where the user gave none.
+        model: the Keras model whose weights are kept, or None.
+
+    Raises:
+        ValueError: if a hook or the name of an evaluation is given twice.
+        TypeError: if something is neither a hook nor a Keras callback.
+    """
+    if isinstance(given, (Hook, keras.callbacks.Callback)):
+        given = [given]
+    hooks: list[Hook] = []
+    callbacks: list[keras.callbacks.Callback] = []
+    for item in given:
+        if isinstance(item, Hook):
+            hooks.append(item)
+        elif isinstance(item, keras.callbacks.Callback):
+            callbacks.append(item)
+        else:
+            raise TypeError(f"A hook must be a loops.hooks.Hook or a keras.callbacks.Callback object; got {item!r}.")
+    if len({id(hook) for hook in hooks}) < len(hooks):
+        raise ValueError("The same hook object is listed twice; make one for each place.")
+    if callbacks:
+        adapter = KerasCallbacks(callbacks)
+        hooks = [adapter.batches, *hooks, adapter]
+    hooks += [Evaluate(feed, name) for name, feed in evaluations.items()]
+    names = Counter(hook.evaluation for hook in hooks if hook.evaluation is not None)
+    if doubles := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"Two evaluations are named {doubles[0]!r}; their logs would be the same. Give one of them another name.")
+    if workdir is not None:
+        hooks += _of_workdir(hooks, workdir, evaluations, model)
+    hooks.append(history)
+    _name(hooks)
+    return hooks
+
+
+def _of_workdir(given: list[Hook], workdir: pathlib.Path, evaluations: Mapping[str, Feed], model: Any) -> list[Hook]:
+    hooks: list[Hook] = []
+    if not any(isinstance(hook, TensorBoard) for hook in given):
+        hooks.append(TensorBoard(workdir))
+    if not any(isinstance(hook, CSVLogger) for hook in given):
+        hooks.append(CSVLogger(workdir / "history.csv"))
+    if not any(isinstance(hook, Snapshot) for hook in given):
+        hooks.append(Snapshot())
+    if isinstance(model, keras.Model) and not any(isinstance(hook, ModelCheckpoint) for hook in given):
+        monitor = f"{next(iter(evaluations))}_loss" if evaluations else "loss"
+        folder = workdir / "checkpoints"
+        hooks.append(ModelCheckpoint(folder / "best.weights.h5", monitor=monitor, mode="min", save_best_only=True, save_weights_only=True))
+        hooks.append(ModelCheckpoint(folder / "last.weights.h5", save_weights_only=True))
+    return hooks
+
+
+def _name(hooks: list[Hook]) -> None:
+    """Gives every hook a name of its own: the second of a name becomes "name_2"."""
+    seen: Counter[str] = Counter()
+    for hook in hooks:
+        base = hook.name
+        seen[base] += 1
+        if seen[base] > 1:
+            hook.name = f"{base}_{seen[base]}"

@@ -1,0 +1,74 @@
+"""What a run does about a step that made loss or state non-finite, or when a hook asks to go back to the last good state."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from loops.engine.nonfinite import NonFiniteStep, OnNonFinite
+from loops.errors import NonFiniteError
+from loops.messages import say
+from loops.run.parts import RunParts
+from loops.run.saved_states import SavedStates
+
+__all__ = ["BadSteps"]
+
+
+class BadSteps:
+    """Applies `loops.OnNonFinite` to a run.
+
+    Args:
+        parts: the run.
+        saved: the states that it can go back to.
+    """
+
+    def __init__(self, parts: RunParts, saved: SavedStates):
+        self._parts, self._saved = parts, saved
+
+    def react(self, bad: NonFiniteStep) -> None:
+        """Does what the policy says about a step that was taken back.
+
+        Raises:
+            NonFiniteError: if the policy is "raise", or its budget is used up.
+        """
+        policy, message = self._parts.on_nonfinite, bad.describe()
+        if policy.action == "raise":
+            raise NonFiniteError(message)
+        if not policy.recovers:
+            say(message)
+            self._parts.stop(message)
+            return
+        self._spend(policy, message)
+        self._parts.execution.skip_batch()
+        if policy.action == "skip":
+            say(f"{message} The batch is skipped.")
+        else:
+            self._go_back(policy, message)
+
+    def roll_back(self, reason: str) -> None:
+        """Goes back to the last good state because a hook asked for it.
+
+        Raises:
+            NonFiniteError: if the budget of rollbacks is used up.
+        """
+        policy = dataclasses.replace(self._parts.on_nonfinite, action="rollback")
+        self._spend(policy, reason)
+        self._go_back(policy, reason)
+
+    def _go_back(self, policy: OnNonFinite, message: str) -> None:
+        parts, saved = self._parts, self._saved
+        parts.step.set_flags(saved.good.state["trainable"])
+        step = saved.roll_back(parts)
+        # The state may be that from before an epoch began: then the epoch begins again, here as after a kill.
+        parts.epoch_begins_again = parts.progress.step_in_epoch == 0
+        parts.step.forget_logs()
+        if policy.learning_rate_factor != 1.0:
+            parts.rates.scale(policy.learning_rate_factor)
+        say(f"{message} Rolled back to step {step:,}; the batches since then are dropped.")
+        saved.keep(parts, on_disk=saved.workdir is not None)
+
+    def _spend(self, policy: OnNonFinite, message: str) -> None:
+        """Counts a recovery."""
+        decisions = self._parts.decisions
+        if decisions[policy.action] >= policy.budget:
+            raise NonFiniteError(f"{message} The budget of {policy.budget} for {policy.action!r} is used up.")
+        decisions[policy.action] += 1

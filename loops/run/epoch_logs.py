@@ -1,0 +1,59 @@
+"""The logs of one epoch: what training reported, what evaluations added, what hooks added. Hooks see them as one read-only mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from loops import json_values
+from loops.tasks.reductions import to_floats
+
+__all__ = ["EpochLogs"]
+
+
+class EpochLogs(Mapping[str, Any]):
+    """A live view: names of training and evaluations in alphabetical order (as Keras has them), then what hooks logged.
+
+    Attributes:
+        train: logs of the training steps.
+        evaluation: logs of evaluations made in this epoch, with their prefixes.
+        extra: what hooks logged.
+
+    Example:
+        >>> logs = EpochLogs()
+        >>> logs.train["loss"], logs.evaluation["val_loss"], logs.extra["learning_rate"] = 1.0, 2.0, 0.1
+        >>> dict(logs)
+        {'loss': 1.0, 'val_loss': 2.0, 'learning_rate': 0.1}
+    """
+
+    def __init__(self) -> None:
+        self.train: dict[str, Any] = {}
+        self.evaluation: dict[str, Any] = {}
+        self.extra: dict[str, Any] = {}
+
+    def _merged(self) -> dict[str, Any]:
+        return {**to_floats({**self.train, **self.evaluation}), **self.extra}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was logged besides the training steps, JSON-able."""
+        return {
+            "evaluation": {name: json_values.encode(value) for name, value in to_floats(self.evaluation).items()},
+            "extra": {name: json_values.encode(value) for name, value in self.extra.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        self.evaluation = {name: json_values.decode(value) for name, value in state["evaluation"].items()}
+        self.extra = {name: json_values.decode(value) for name, value in state["extra"].items()}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._merged()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._merged())
+
+    def __len__(self) -> int:
+        return len(self._merged())
+
+    def __repr__(self) -> str:
+        return repr(self._merged())

@@ -1,0 +1,160 @@
+"""The algorithm of training: asks the hooks when they want to look, makes calls exactly up to there, and lets them look.
+
+begin an epoch
+until the epoch has ended:
+    n = steps to the nearest look of any hook
+    run up to n steps in one call
+    if somebody's look is due, or the epoch ended: boundary
+boundary: settle the calls; for each phase, for each hook: on_window_end if due, then on_epoch_end if the epoch ended;
+          then roll back or save, if somebody asked
+"""
+
+from __future__ import annotations
+
+from loops import fault_points
+from loops.engine.rows import Window
+from loops.hooks.base import Hook
+from loops.messages import say
+from loops.run.bad_steps import BadSteps
+from loops.run.epoch_logs import EpochLogs
+from loops.run.parts import RunParts
+from loops.run.saved_states import SavedStates
+from loops.run.signals import Interrupts
+from loops.tasks.reductions import to_floats
+
+__all__ = ["Epochs"]
+
+_NEVER = 1 << 62
+_COUNTS = {"skip": "skipped_batches", "rollback": "rollbacks"}
+
+
+class Epochs:
+    """Runs the epochs of a loop.
+
+    Args:
+        parts: the run.
+        saved: its saved states.
+    """
+
+    def __init__(self, parts: RunParts, saved: SavedStates):
+        self._parts, self._saved = parts, saved
+        self._bad_steps = BadSteps(parts, saved)
+
+    def run_until_done(self, interrupts: Interrupts, begun: float) -> None:
+        """Trains until a target is reached, somebody stops the run, or it is interrupted; then gives hooks their last windows.
+
+        Args:
+            interrupts: tells whether the run is to end early.
+            begun: when the run began, on the loop's clock, earlier processes included.
+        """
+        parts = self._parts
+        while not parts.target_reached() and parts.stop_reason is None and not interrupts.requested:
+            self._run_epoch(interrupts, begun)
+        self._settle()
+        for hook in parts.hooks:
+            if hook.final_window:
+                with parts.accounts.of("hooks", hook.name), self._saved.failures.tolerated(hook):
+                    self._look(hook)
+
+    def _run_epoch(self, interrupts: Interrupts, begun: float) -> None:
+        parts, progress = self._parts, self._parts.progress
+        parts.epoch_begins_again = False
+        if progress.epoch_ended or progress.step_in_epoch == 0:
+            self._begin_epoch()
+        parts.step.check()
+        while not (
+            progress.epoch_ended
+            or parts.epoch_begins_again
+            or parts.stop_reason is not None
+            or interrupts.requested
+            or parts.target_reached()
+        ):
+            target = self._next_look()
+            pass_ended = parts.execution.advance(max(1, target - progress.step))
+            parts.step.remember()
+            progress.seconds = parts.now() - begun
+            self._end_epoch_if_complete(pass_ended)
+            due = progress.step >= target or progress.epoch_ended or parts.execution.must_settle
+            if due or parts.hooks.due_by_time(progress, parts.now()):
+                self._boundary()
+
+    def _begin_epoch(self) -> None:
+        parts = self._parts
+        parts.progress.begin_epoch()
+        parts.logs = EpochLogs()
+        parts.execution.trace.new_epoch()
+        parts.task.reset_metrics()
+        for hook in parts.loop.hooks:
+            with parts.accounts.of("hooks", hook.name):
+                hook.on_epoch_begin(parts.loop)
+
+    def _next_look(self) -> int:
+        """The nearest step at which a hook wants to look, the epoch ends, or the run does."""
+        parts, step = self._parts, self._parts.progress.step
+        targets = [parts.hooks.next_step(step), parts.loop.steps]
+        if parts.steps_per_epoch is not None:
+            targets.append(step + parts.steps_per_epoch - parts.progress.step_in_epoch)
+        return min((t for t in targets if t is not None), default=_NEVER)
+
+    def _end_epoch_if_complete(self, pass_ended: bool) -> None:
+        progress, wanted = self._parts.progress, self._parts.steps_per_epoch
+        if wanted is not None and progress.step_in_epoch >= wanted:
+            progress.end_epoch()
+        elif pass_ended and progress.step_in_epoch:
+            if wanted is not None:
+                say(f"The feed ended after {progress.step_in_epoch} of {wanted} steps of epoch {progress.epoch + 1}; the epoch ends here.")
+            else:
+                progress.steps_per_epoch = progress.step_in_epoch
+            progress.end_epoch()
+
+    def _boundary(self) -> None:
+        parts, requests = self._parts, self._parts.requests
+        if not self._settle() or parts.stop_reason is not None:
+            return
+        self._visit_hooks()
+        if requests.end_epoch and not parts.progress.epoch_ended:
+            parts.progress.end_epoch()
+            self._visit_hooks()
+        if requests.rollback is not None:
+            reason, requests.rollback = requests.rollback, None
+            self._bad_steps.roll_back(reason)
+        elif requests.save or (self._saved.keeps_good and parts.progress.epoch_ended):
+            self._saved.keep(parts, on_disk=requests.save)
+        parts.step.check()
+
+    def _settle(self) -> bool:
+        """Reads how the steps since the last look went; False if one was bad, and the state is that from before it."""
+        bad = self._parts.execution.settle()
+        if bad is not None:
+            self._parts.progress.epoch_ended = False
+            self._bad_steps.react(bad)
+        return bad is None
+
+    def _visit_hooks(self) -> None:
+        """One pass over the hooks."""
+        parts = self._parts
+        if parts.progress.epoch_ended:
+            parts.step.average_replicas()
+            parts.logs.train = parts.step.logs_to_date()
+            if parts.on_nonfinite.recovers:
+                action = parts.on_nonfinite.action
+                parts.logs.extra[_COUNTS[action]] = parts.decisions[action]
+        for hook in parts.hooks:
+            fault_points.reached(fault_points.HOOK)
+            with parts.accounts.of("hooks", hook.name), self._saved.failures.tolerated(hook):
+                if parts.hooks.due(hook, parts.progress, parts.now()):
+                    self._look(hook)
+                if parts.progress.epoch_ended:
+                    hook.on_epoch_end(parts.loop, parts.logs)
+        parts.execution.trace.forget(parts.hooks.oldest(parts.progress.step))
+
+    def _look(self, hook: Hook) -> None:
+        parts, run = self._parts, self._parts.execution
+        opened = parts.hooks.take(hook, parts.progress.step, parts.now())
+        if opened is not None:
+            first, seconds = opened
+            window = Window(run.trace, first, parts.progress.step, seconds, self._logs_to_date, run.observed, run.batch)
+            hook.on_window_end(parts.loop, window)
+
+    def _logs_to_date(self) -> dict[str, object]:
+        return to_floats(self._parts.step.logs_to_date())

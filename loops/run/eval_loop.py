@@ -1,0 +1,174 @@
+"""Evaluation and prediction: one pass over a feed in blocks, one fetch at the end, and no trace left in the task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from loops.engine.program import MODES, Call, Program
+from loops.engine.rows import TraceLog
+from loops.engine.step import GlobalStep
+from loops.feeds import Feed, Position
+from loops.feeds.reader import FeedIteratorReader, open_reader
+from loops.tasks.base import Task
+from loops.tasks.reductions import to_floats
+from loops.tasks.replicas import local_variables, strategy_of
+
+__all__ = ["EvalLoop", "PredictLoop"]
+
+_MAX_CALL_STEPS = 256
+
+OnBatch = Callable[[int, Callable[[], dict[str, Any]], bool], None]
+
+
+class EvalLoop:
+    """Evaluates a task on a feed.
+
+    Metrics, seed states and all other non-trainable state are put back afterwards, so training goes on as if nothing had happened.
+
+    Args:
+        task: what to evaluate.
+        strategy: how batches are spread; None takes the one that the task's variables were made under.
+        compile: "auto", "graph", "xla" or "eager".
+        seed: seed of `Task.seed` in `eval_step`.
+
+    Example:
+        >>> import keras, numpy as np, loops
+        >>> model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1, kernel_initializer="zeros")])
+        >>> task = loops.SupervisedTask(model, loss="mse", optimizer="sgd")
+        >>> EvalLoop(task).run(loops.ArrayFeed((np.ones([8, 3]), np.full([8, 1], 2.0))))
+        {'loss': 4.0}
+    """
+
+    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: str = "auto", seed: int = 0):
+        self.task = task
+        strategy = strategy_of(task.tracked.model_variables(), strategy)
+        self._training_step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        step = GlobalStep(task, "eval_step", strategy, seed=seed, training_step=self._training_step)
+        self._program = Program(step, resolve_mode(compile))
+
+    def run(self, feed: Feed, *, steps: int | None = None, on_batch: OnBatch | None = None) -> dict[str, Any]:
+        """One pass over `feed`.
+
+        Args:
+            feed: what to evaluate on.
+            steps: batches to evaluate; None takes the whole pass.
+            on_batch: called before every batch, and after the last, with the number of batches done, a function that reads the logs to
+                date, and whether it was the last. Costs a call for each batch.
+
+        Returns:
+            name -> float (array for a metric with several values), sorted by name.
+        """
+        self._training_step.assign(self.task.step)
+        kept = self._state()
+        self.task.reset_metrics()
+        trace, done = TraceLog(), 0
+        collected: list[tuple[Call, int]] = []
+        try:
+            meta = self._program.step
+            for call, n in _calls(self._program, feed, steps, 1 if on_batch else _MAX_CALL_STEPS, self._before(on_batch, trace)):
+                assert meta.meta is not None
+                trace.append(call.rows, n, meta.meta.spec)
+                collected.append((call, n))
+                done += n
+            if not done:
+                raise ValueError("There was nothing to evaluate: the feed gave no batch.")
+            if on_batch is not None:
+                on_batch(done, lambda: self._results(trace), True)
+            logs = self._results(trace)
+            return to_floats({**logs, **self.task.eval_end(_joined(collected))}) if collected[0][0].collected else logs
+        finally:
+            for variable, value in kept:
+                variable.assign(value)
+
+    def _results(self, trace: TraceLog) -> dict[str, Any]:
+        meta = self._program.step.meta
+        assert meta is not None
+        return to_floats(self.task.results("eval", trace.epoch_logs(), meta.metrics))
+
+    def _before(self, on_batch: Any, trace: TraceLog) -> Callable[[int], None] | None:
+        return None if on_batch is None else lambda i: on_batch(i, lambda: self._results(trace), False)
+
+    def _state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
+        tracked = self.task.tracked
+        state = [*(v for v in tracked.model_variables() if not v.trainable), *tracked.metric_variables()]
+        return [(v, tf.identity(v)) for v in local_variables(state)]
+
+
+class PredictLoop:
+    """Predicts for every example of a feed.
+
+    Args:
+        task: whose `predict_step` is run.
+        strategy: how batches are spread; None takes the one that the task's variables were made under.
+        compile: "auto", "graph", "xla" or "eager".
+    """
+
+    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: str = "auto"):
+        strategy = strategy_of(task.tracked.model_variables(), strategy)
+        self._program = Program(GlobalStep(task, "predict_step", strategy), resolve_mode(compile))
+
+    def run(self, feed: Feed, *, steps: int | None = None) -> Any:
+        """Outputs `[N, ...]` as arrays, in the structure that `predict_step` returns."""
+        calls = list(_calls(self._program, feed, steps, _MAX_CALL_STEPS, None))
+        if not calls:
+            raise ValueError("There was nothing to predict: the feed gave no batch.")
+        return _joined(calls)["output"]
+
+
+def resolve_mode(compile: str) -> str:
+    """The program mode for a `compile` argument; "auto" is graph mode.
+
+    Raises:
+        ValueError: if it is none of `MODES`.
+    """
+    if compile not in MODES:
+        raise ValueError(f"`compile` must be one of {', '.join(map(repr, MODES))}; got {compile!r}.")
+    return "graph" if compile == "auto" else compile
+
+
+def _calls(program: Program, feed: Feed, steps: int | None, most: int, before: Callable[[int], None] | None) -> Any:
+    """Yields (call, steps done) over one pass, or over `steps` steps."""
+    if feed.endless and steps is None:
+        raise ValueError("The feed never ends; say how many batches to evaluate (steps=...).")
+    reader = open_reader(feed, Position(), program.mode, continuing=False, passes=1)
+    done = 0
+    try:
+        while (steps is None or done < steps) and reader.ready():
+            known = reader.available
+            n = min(most, most if known is None else known, most if steps is None else steps - done)
+            if before is not None:
+                before(done)
+            call: Call = program(reader.source, feed.element_spec, start=reader.start, n=n, first_step=done)
+            did = n if known is not None else int(call.done)
+            if did:
+                yield call, did
+            reader.consumed(did)
+            done += did
+            if did < n:
+                assert isinstance(reader, FeedIteratorReader)
+                reader.end_pass()
+                return
+    finally:
+        reader.close()
+
+
+def _joined(calls: list[tuple[Call, int]]) -> dict[str, Any]:
+    """Concatenates the collected outputs of all calls."""
+    parts = [tf.nest.map_structure(lambda t, call=call, n=n: _unpadded(np.asarray(t), call, n), call.collected) for call, n in calls]
+    return dict(tf.nest.map_structure(_concatenated, *parts))
+
+
+def _concatenated(*arrays: np.ndarray) -> Any:
+    """One array; a ragged tensor where outputs differ in more than their number, as Keras has it."""
+    if len({a.shape[1:] for a in arrays}) == 1:
+        return np.concatenate(arrays)
+    return tf.concat([tf.RaggedTensor.from_tensor(a) for a in arrays], 0)
+
+
+def _unpadded(outputs: np.ndarray, call: Call, n: int) -> np.ndarray:
+    """Outputs of the `n` steps that were done, of the capacity that an XLA program fills."""
+    return outputs if call.capacity is None else outputs[: len(outputs) // call.capacity * n]

@@ -1,0 +1,105 @@
+"""What a training run consists of. The modules beside this one act on it: `restart` begins it, `epochs` runs it, `ending` ends it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from loops.engine.execution import Execution
+from loops.engine.nonfinite import OnNonFinite
+from loops.engine.progress import Progress
+from loops.engine.timing import Accounts
+from loops.feeds import Feed
+from loops.hooks.base import Loop
+from loops.run.compiled_step import CompiledStep
+from loops.run.epoch_logs import EpochLogs
+from loops.run.hook_schedule import HookSchedule
+from loops.tasks.base import Task
+from loops.tasks.learning_rates import LearningRates
+
+__all__ = ["Requests", "RunParts"]
+
+
+@dataclasses.dataclass
+class Requests:
+    """What hooks asked for; it is done when all hooks have acted at a boundary.
+
+    Attributes:
+        end_epoch: whether an epoch in progress counts as complete.
+        save: whether to save the run.
+        rollback: why to go back to the last good state, or None.
+    """
+
+    end_epoch: bool = False
+    save: bool = False
+    rollback: str | None = None
+
+
+@dataclasses.dataclass
+class RunParts:
+    """The state of one training run.
+
+    Attributes:
+        loop: what hooks are given; its clock, targets and outcome are read here.
+        task: what is trained.
+        feed: where batches come from.
+        hooks: the hooks, and when they look.
+        step: the compiled step, with its execution.
+        steps_per_epoch: steps of an epoch, None if an epoch is a pass over the feed.
+        on_nonfinite: what to do about a non-finite step.
+        progress: the counters.
+        logs: logs of the epoch in progress.
+        accounts: where the time goes.
+        decisions: what the run decided for good, JSON-able, saved with it: why it stops, and how often it recovered.
+        requests: what hooks asked for.
+        epoch_begins_again: True after a rollback to the state from before an epoch.
+    """
+
+    loop: Loop
+    task: Task
+    feed: Feed
+    hooks: HookSchedule
+    step: CompiledStep
+    steps_per_epoch: int | None
+    on_nonfinite: OnNonFinite
+    progress: Progress = dataclasses.field(default_factory=Progress)
+    logs: EpochLogs = dataclasses.field(default_factory=EpochLogs)
+    accounts: Accounts = dataclasses.field(default_factory=Accounts)
+    decisions: dict[str, Any] = dataclasses.field(default_factory=lambda: {"stop_reason": None, "skip": 0, "rollback": 0})
+    requests: Requests = dataclasses.field(default_factory=Requests)
+    epoch_begins_again: bool = False
+    _rates: tuple[dict[str, Any], LearningRates] | None = None
+
+    @property
+    def execution(self) -> Execution:
+        """What runs the steps; there is none before the first run."""
+        return self.step.execution
+
+    @property
+    def rates(self) -> LearningRates:
+        """The learning rates of the optimizers that the task has now."""
+        optimizers = self.task.optimizers
+        if self._rates is None or list(self._rates[0].values()) != list(optimizers.values()):
+            self._rates = optimizers, LearningRates(optimizers)
+        return self._rates[1]
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why training ends before its targets, or None."""
+        reason: str | None = self.decisions["stop_reason"]
+        return reason
+
+    def stop(self, reason: str) -> None:
+        """Ends training; the first reason stands."""
+        if self.stop_reason is None:
+            self.decisions["stop_reason"] = reason
+
+    def now(self) -> float:
+        """Seconds on the loop's clock."""
+        return self.loop.clock()
+
+    def target_reached(self) -> bool:
+        """Whether the epochs or steps that were asked for are complete."""
+        epochs, steps = self.loop.epochs, self.loop.steps
+        done = self.progress.epoch + 1 if self.progress.epoch_ended else self.progress.epoch
+        return (epochs is not None and done >= epochs) or (steps is not None and self.progress.step >= steps)

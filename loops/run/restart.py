@@ -1,0 +1,216 @@
+"""How a run begins: from nothing, or where an earlier run in the same workdir stood; what would make the two differ is refused or said.
+
+find the last snapshot, compare the settings            SavedStates.open
+give the hooks their `on_train_begin`
+choose the first program, open the execution            only once
+trace, restore variables, hooks, logs, position         if there was a snapshot
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from loops.engine.execution import Execution
+from loops.errors import SaveError
+from loops.graphs import hidden_random_state
+from loops.messages import say, warn
+from loops.run import resume_rules
+from loops.run.parts import RunParts
+from loops.run.run_state import RunState
+from loops.run.saved_states import SavedStates
+from loops.tasks.tracking import apply_flags
+
+__all__ = ["Restart", "Settings"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a loop was given that decides the bits of its run and is no part of it.
+
+    Attributes:
+        compile, seed, clip, strategy: as given to `loops.TrainLoop`.
+        config: settings to keep in `config.json` beside those of the loop.
+    """
+
+    compile: str
+    seed: int
+    clip: Any
+    strategy: tf.distribute.Strategy
+    config: Mapping[str, Any]
+
+
+class Restart:
+    """Begins the runs of a loop.
+
+    Args:
+        parts: the run.
+        saved: its saved states.
+        settings: what the loop was given.
+    """
+
+    def __init__(self, parts: RunParts, saved: SavedStates, settings: Settings):
+        self._parts, self._saved, self._settings = parts, saved, settings
+
+    def prepare(self) -> None:
+        """Everything before the first step. If it fails the first time, the next run finds nothing half done.
+
+        Raises:
+            ValueError: if the run in the workdir cannot be carried on, or would not be exactly resumable.
+        """
+        first = not self._parts.step.is_open
+        try:
+            self._begin()
+        except BaseException:
+            if first:
+                self._parts.step.open(None)
+                self._saved.forget()
+            raise
+
+    def check_targets(self, epochs: int | None, steps: int | None) -> None:
+        """Whether `loop.run` was told how far to train.
+
+        Raises:
+            ValueError: if not.
+        """
+        for name, value in (("epochs", epochs), ("steps", steps)):
+            if value is not None and (isinstance(value, bool) or int(value) != value or value < 0):
+                raise ValueError(f"`{name}` must be a whole number, 0 or more; got {value!r}.")
+        if epochs is None and steps is None:
+            raise ValueError("Say how far to train: run(epochs=...) or run(steps=...).")
+        self.check_that_epochs_end(steps)
+
+    def check_that_epochs_end(self, steps: int | None) -> None:
+        """Whether a run of at most `steps` steps comes to an end.
+
+        Raises:
+            ValueError: if not.
+        """
+        if self._parts.feed.endless and self._parts.steps_per_epoch is None and steps is None:
+            raise ValueError("The feed never ends, so an epoch would not either: give TrainLoop `steps_per_epoch`, or run(steps=...).")
+
+    def save_between_runs(self) -> None:
+        """Saves the run while it does not run.
+
+        Raises:
+            RuntimeError: before the first run.
+            SaveError: if it cannot be saved.
+        """
+        if not self._parts.step.is_open:
+            raise RuntimeError("There is nothing to save before the first run.")
+        try:
+            self._open_workdir()
+            self._saved.write(self._parts, on_disk=True)
+        finally:
+            failure = self._saved.close()
+        if failure is not None:
+            raise SaveError(failure)
+
+    def _open_workdir(self) -> tuple[RunState, pathlib.Path | None] | None:
+        """Takes the workdir; see `SavedStates.open`."""
+        return self._saved.open(self._parts.task, self._settings_at_start)
+
+    def _begin(self) -> None:
+        parts, policy = self._parts, self._parts.on_nonfinite
+        parts.requests.end_epoch, parts.requests.save, parts.requests.rollback = False, False, None
+        self._saved.failures.clear()
+        found = self._open_workdir()
+        saved = found[0] if found is not None else None
+        if saved is not None:
+            parts.step.mode = saved.state["made"]["mode"]
+            parts.progress.load_state_dict(saved.state["progress"])
+            apply_flags(parts.task.tracked, saved.state["trainable"])
+        parts.task.follow(parts.progress)
+        for hook in parts.loop.hooks:
+            hook.on_train_begin(parts.loop)
+        if policy.learning_rate_factor != 1.0:
+            parts.rates.make_scalable()
+        if saved is not None:
+            parts.rates.load_state_dict(saved.state["learning_rates"])
+            position = self._saved.position(saved, parts.feed)
+            parts.progress.pass_index, parts.progress.batch = position.pass_index, position.batch
+        if not parts.step.is_open:
+            self._open_execution(found)
+        if saved is not None:
+            self._restore(saved)
+        if parts.step.graph is not None:  # traced already: what hooks change from here on has to be noticed
+            parts.step.remember()
+        parts.hooks.start(parts.progress.step, parts.now())
+        if parts.steps_per_epoch is not None or parts.feed.steps_per_epoch is not None:
+            parts.progress.steps_per_epoch = parts.steps_per_epoch or parts.feed.steps_per_epoch
+        if self._saved.keeps_good and saved is None:
+            parts.execution.build()
+            self._saved.keep(parts, on_disk=False)
+
+    def _open_execution(self, found: tuple[RunState, pathlib.Path | None] | None) -> None:
+        parts, guarded = self._parts, self._parts.on_nonfinite.action != "ignore"
+        with parts.accounts.of("compile"):
+            program = parts.step.first_program(parts.feed, steps=self._length(), guarded=guarded)
+        execution = Execution(
+            program,
+            parts.feed,
+            parts.progress,
+            guarded=guarded,
+            continuing=parts.steps_per_epoch is not None,
+            resume=found[1:] if found is not None else None,
+            clock=parts.now,
+            accounts=parts.accounts,
+        )
+        parts.step.open(execution)
+        if found is None:
+            assert parts.step.mode is not None
+            self._saved.begin(parts.step.mode, self._config)
+        self._examine()
+
+    def _length(self) -> int | None:
+        """How many steps the run has from its beginning, None if that is unknown."""
+        loop, parts = self._parts.loop, self._parts
+        length = parts.steps_per_epoch or parts.feed.steps_per_epoch
+        by_epochs = None if loop.epochs is None or length is None else loop.epochs * length
+        return min((n for n in (loop.steps, by_epochs) if n is not None), default=None)
+
+    def _examine(self) -> None:
+        """Looks, before training, for what would make a resumed run differ."""
+        parts = self._parts
+        if self._saved.workdir is None:
+            return
+        for finding in parts.feed.findings():
+            warn(f"Note on the data: {finding}")
+        if parts.step.mode != "eager":
+            parts.execution.build()
+            if parts.step.graph is not None and (found := hidden_random_state.stateful_random_ops(parts.step.graph)):
+                raise ValueError(hidden_random_state.refusal(found))
+
+    def _restore(self, saved: RunState) -> None:
+        parts = self._parts
+        parts.step.trace()
+        parts.step.set_flags(saved.state["trainable"])
+        self._saved.restore(parts, saved)
+        if parts.target_reached() or parts.stop_reason is not None:
+            reason = parts.stop_reason or f"{parts.progress.step:,} steps, {len(parts.loop.history.epoch)} epochs"
+            say(f"The run is complete ({reason}); there is nothing to do.")
+
+    def _settings_at_start(self) -> dict[str, Any]:
+        """What decides the bits of the run, besides the model's variables."""
+        parts, settings = self._parts, self._settings
+        described = {
+            "seed": settings.seed,
+            "steps_per_epoch": parts.steps_per_epoch,
+            "replicas": settings.strategy.num_replicas_in_sync,
+            "mode": parts.step.mode,
+            "task": type(parts.task).__name__,
+            "clip": None if settings.clip is None else repr(settings.clip),
+            "on_nonfinite": dataclasses.asdict(parts.on_nonfinite),
+            "config": settings.config,
+        }
+        return resume_rules.description(described, parts.feed.describe(), resume_rules.optimizers_of(parts.task.optimizers))
+
+    def _config(self, at_start: dict[str, Any]) -> dict[str, Any]:
+        """What `config.json` says."""
+        loop = {name: value for name, value in at_start.items() if name not in ("config", "versions")}
+        why = {"why_mode": self._parts.step.why_mode} if self._parts.step.why_mode else {}
+        return {"loop": {"compile": self._settings.compile, **why, **loop}, "config": self._settings.config}

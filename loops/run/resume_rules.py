@@ -1,0 +1,92 @@
+"""What may differ between a run and the run that carries it on, and what may not.
+
+A resumed run gives the bits of the undisturbed one, so what decides them has to be the same. Targets, cadences, verbosity and hooks may
+change.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from loops.errors import MismatchError
+
+__all__ = ["changes_of_hooks", "check", "description", "optimizers_of", "versions"]
+
+_ANNOUNCED = ("versions", "clip", "on_nonfinite", "task", "config")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    return {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
+
+
+def description(settings: Mapping[str, Any], feed: Mapping[str, Any], optimizers: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was made with, JSON-able; saved with every snapshot."""
+    described = {**settings, "data": dict(feed), "optimizer": dict(optimizers), "versions": versions()}
+    return dict(json.loads(json.dumps(described, default=str)))
+
+
+def optimizers_of(optimizers: Mapping[str, Any]) -> dict[str, Any]:
+    """Class and settings of every optimizer, as they are before training; numbers as text, so that nothing is lost in JSON."""
+    found: dict[str, Any] = {}
+    for name, optimizer in optimizers.items():
+        config = {key: value for key, value in optimizer.get_config().items() if key != "name"}
+        if isinstance(config.get("learning_rate"), dict):
+            config["schedule"] = config.pop("learning_rate")  # code, so that the new one holds; a number is a variable of the optimizer
+        found[name] = {"class": type(optimizer).__name__, **{key: _text(value) for key, value in config.items()}}
+    return found
+
+
+def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Compares two descriptions.
+
+    Returns:
+        A sentence for each difference that is allowed.
+
+    Raises:
+        MismatchError: for one that is not.
+    """
+    notes: list[str] = []
+    before, after = dict(_flat(saved)), dict(_flat(now))
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key, "absent"), after.get(key, "absent")
+        if old == new:
+            continue
+        head, _, tail = key.partition(".")
+        if key.endswith(".learning_rate") and "absent" not in (old, new):
+            notes.append(f"the learning rate was given as {new}, but the run goes on with its saved one (it began with {old})")
+        elif head in _ANNOUNCED or (head == "optimizer" and tail and not tail.endswith(".class") and "absent" not in (old, new)):
+            notes.append(f"{key} was {old} and is {new} now")
+        else:
+            raise MismatchError(f"{key} was {old} and is {new} now")
+    return notes
+
+
+def changes_of_hooks(saved: Iterable[str], now: Iterable[str]) -> list[str]:
+    """A sentence for hooks that were added or taken away."""
+    saved, now = set(saved), set(now)
+    told = []
+    if added := sorted(now - saved):
+        told.append(f"new hooks begin here: {', '.join(added)}")
+    if gone := sorted(saved - now):
+        told.append(f"hooks that are not there any more: {', '.join(gone)}")
+    return told
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _text(value: Any) -> str:
+    return repr(value.tolist() if isinstance(value, np.ndarray) else value)

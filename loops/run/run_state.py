@@ -1,0 +1,172 @@
+"""Everything that decides the future of a run, gathered into arrays and JSON, and put back.
+
+    arrays   model/3, optimizer/0, metric/1, captured/0   variables, one entry for each replica where values may differ
+             trace/rows/0, trace/totals                   what hooks have not seen yet, and the epoch to date
+             hooks/<name>/<key>                           arrays that hooks keep
+    state    progress, feed, learning rates, hooks, logs of the epoch, looks, stop decision, non-finite counts, task
+
+It knows neither files (`snapshots/`) nor what may differ between two runs (`resume_rules.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from loops.errors import MismatchError
+from loops.run.parts import RunParts
+from loops.tasks.base import Task
+from loops.tasks.replicas import local_variables
+from loops.tasks.tracking import flags_of
+
+__all__ = ["RunState", "check_model", "gather", "restore", "select"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """A run at one instant, on the host.
+
+    Attributes:
+        step: completed steps.
+        arrays: name -> array.
+        state: JSON-able.
+    """
+
+    step: int
+    arrays: Mapping[str, np.ndarray]
+    state: Mapping[str, Any]
+
+
+def gather(parts: RunParts) -> RunState:
+    """Copies everything to the host. Call it at a boundary, after all hooks acted."""
+    parts.step.trace_if_missing()
+    arrays, names = gather_variables(variables_of(parts.task, parts.step.graph))
+    trace, described = parts.execution.trace.state()
+    arrays.update((f"trace/{name}", array) for name, array in trace.items())
+    hooks: dict[str, Any] = {}
+    for hook in parts.hooks:
+        hooks[hook.name] = hook.state_dict()
+        arrays.update((f"hooks/{hook.name}/{key}", array) for key, array in hook.state_arrays().items())
+    state = {
+        "progress": parts.progress.state_dict(),
+        "variables": names,
+        "trainable": flags_of(parts.task.tracked),
+        "learning_rates": parts.rates.state_dict(),
+        "trace": described,
+        "logs": parts.logs.state_dict(),
+        "looks": parts.hooks.state_dict(parts.now()),
+        "hooks": hooks,
+        "decisions": dict(parts.decisions),
+        "task": parts.task.state_dict(),
+    }
+    return RunState(parts.progress.step, arrays, state)
+
+
+def restore(parts: RunParts, saved: RunState) -> None:
+    """Puts everything back; models, optimizers and metrics have to be built.
+
+    Raises:
+        MismatchError: if the variables do not fit; nothing was changed then.
+    """
+    arrays, state = saved.arrays, saved.state
+    parts.step.trace_if_missing()
+    groups = variables_of(parts.task, parts.step.graph)
+    restore_variables(groups, arrays, state["variables"])
+    parts.rates.load_state_dict(state["learning_rates"])
+    parts.progress.load_state_dict(state["progress"])  # the feed stands there already
+    parts.execution.load_trace(select(arrays, "trace/"), state["trace"])
+    parts.logs.load_state_dict(state["logs"])
+    parts.hooks.load_state_dict(state["looks"], parts.now())
+    parts.decisions.update(state["decisions"])
+    parts.task.load_state_dict(state["task"])
+    for hook in parts.hooks:
+        if hook.name in state["hooks"]:
+            hook.load_state_dict(state["hooks"][hook.name])
+            if kept := select(arrays, f"hooks/{hook.name}/"):
+                hook.load_state_arrays(kept)
+
+
+def variables_of(task: Task, graph: tf.Graph | None) -> dict[str, list[Any]]:
+    """The variables that a step may change: those of models, optimizers and metrics, and others that the traced step uses.
+
+    Args:
+        task: the task, with everything built.
+        graph: the graph of its training step, or None before it is traced.
+
+    Returns:
+        group -> variables, in an order that is the same in every process that builds the same task.
+    """
+    tracked = task.tracked
+    groups = {"model": tracked.model_variables(), "optimizer": tracked.optimizer_variables(), "metric": tracked.metric_variables()}
+    known: set[int] = set()
+    for name, variables in groups.items():
+        groups[name] = [v for v in variables if id(v) not in known]
+        known |= {id(v) for v in variables}
+    local = {id(v) for variables in groups.values() for v in local_variables(variables)}
+    used = list(getattr(graph, "variables", ())) if graph is not None else []
+    # A variable of the user's that no attribute of the task leads to, such as Keras's global seed generator.
+    groups["captured"] = [v for v in local_variables(used) if id(v) not in local]
+    return groups
+
+
+def gather_variables(groups: Mapping[str, Sequence[Any]]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Copies of all values, as "<group>/<i>", and the names of the variables by group."""
+    arrays: dict[str, np.ndarray] = {}
+    names: dict[str, list[str]] = {}
+    for group, variables in groups.items():
+        flat = local_variables(variables)
+        names[group] = [_name(v) for v in flat]
+        arrays.update((f"{group}/{i}", np.asarray(v.numpy())) for i, v in enumerate(flat))
+    return arrays, names
+
+
+def restore_variables(groups: Mapping[str, Sequence[Any]], arrays: Mapping[str, np.ndarray], names: Mapping[str, list[str]]) -> None:
+    """Assigns what `gather_variables` copied, after it has been checked that everything fits.
+
+    Raises:
+        MismatchError: if number, shape or type of the variables differ; nothing was assigned then.
+    """
+    flat = {group: local_variables(variables) for group, variables in groups.items()}
+    for group, variables in flat.items():
+        _check_group(group, variables, arrays, names.get(group, []))
+    for group, variables in flat.items():
+        for i, variable in enumerate(variables):
+            variable.assign(arrays[f"{group}/{i}"])
+
+
+def check_model(task: Task, saved: RunState) -> None:
+    """Whether a model that is built already fits a state; what is built later is checked when it is restored.
+
+    Raises:
+        MismatchError: if not.
+    """
+    if all(getattr(layer, "built", True) for layer in task.models):
+        _check_group("model", local_variables(task.tracked.model_variables()), saved.arrays, saved.state["variables"]["model"])
+
+
+def _check_group(group: str, variables: Sequence[Any], arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+    for i, (variable, name) in enumerate(zip(variables, names, strict=False)):
+        value = arrays[f"{group}/{i}"]
+        here = f"{list(variable.shape)} {variable.dtype.name}"
+        there = f"{list(value.shape)} {tf.as_dtype(value.dtype).name}"
+        if here != there:
+            raise MismatchError(f"the {group} variable {_name(variable)} is {here} now and was {there} ({name} in the snapshot)")
+    if len(variables) != len(names):
+        longer = [_name(v) for v in variables] if len(variables) > len(names) else list(names)
+        raise MismatchError(
+            f"there are {len(variables)} {group} variables now and were {len(names)}; "
+            f"the first without a partner is {longer[min(len(variables), len(names))]}"
+        )
+
+
+def select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The entries below `prefix`, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _name(variable: Any) -> str:
+    return str(variable.name).removesuffix(":0")

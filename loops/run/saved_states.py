@@ -1,0 +1,205 @@
+"""Keeps the states that a run can go back to: snapshots in its workdir, and the last good one in memory where a rollback may want it.
+
+It decides nothing about training: the loop says when to keep a state and when to go back.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from loops.errors import MismatchError
+from loops.feeds import Feed, Position
+from loops.messages import say
+from loops.run import resume_rules, run_state
+from loops.run.parts import RunParts
+from loops.run.run_state import RunState
+from loops.run.workdir import FEED, RunFolder
+from loops.run.write_failures import WriteFailures
+from loops.snapshots.retention import Best
+from loops.tasks.base import Task
+
+__all__ = ["SavedStates"]
+
+
+class SavedStates:
+    """The states of a training run that were saved.
+
+    Args:
+        workdir: folder of the run, or None.
+        resume: "auto", "never" or "must".
+
+    Attributes:
+        keeps_good: whether a good state is kept in memory.
+        keep_last, keep_best: which snapshots stay in the workdir.
+        grace: seconds that an interrupted run has to come to its end and to save; None for a run that saves nothing.
+        failures: what could not be written.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str] | None, resume: str):
+        self._folder = RunFolder(workdir, resume) if workdir is not None else None
+        self.failures = WriteFailures(tolerant=workdir is not None)
+        self.keeps_good = False
+        self.keep_last = 3
+        self.keep_best: Best | None = None
+        self.grace: float | None = None
+        self._good: RunState | None = None
+        self._at_start: dict[str, Any] = {}
+        self._kept: Any = None
+
+    @property
+    def workdir(self) -> pathlib.Path | None:
+        """The folder of the run, or None."""
+        return self._folder.path if self._folder is not None else None
+
+    def open(self, task: Task, at_start: Callable[[], dict[str, Any]]) -> tuple[RunState, pathlib.Path | None] | None:
+        """Takes the folder; the first time, finds the state to go on from.
+
+        Args:
+            task: what is trained.
+            at_start: gives the settings at the start, from `resume_rules.description`; asked once. A mode that is None is taken from the
+                run that is found.
+
+        Returns:
+            The state and the folder in which its feed wrote its position, if it did; None if the run begins here.
+
+        Raises:
+            ValueError: if the folder cannot be used.
+            MismatchError: if its run cannot be carried on with these settings.
+        """
+        if self._folder is None:
+            return None
+        self._at_start = self._at_start or at_start()  # what was given at first: by the second run, learning rates may have moved
+        found = self._folder.open(keep_last=self.keep_last, keep_best=self.keep_best)
+        if found is None:
+            return None
+        saved = RunState(found.step, found.arrays, found.state)
+        self._at_start["mode"] = self._at_start["mode"] or saved.state["made"]["mode"]
+        try:
+            notes = resume_rules.check(found.state["made"], self._at_start)
+            run_state.check_model(task, saved)
+        except MismatchError as error:
+            raise self._refusal(error) from None
+        where = f"step {found.step:,} (epoch {found.info['epoch'] + 1})"
+        say("\n  note: ".join([f"Resuming the run in {self._folder.path} at {where}.", *notes]))
+        feed = found.files / FEED if found.state["feed_files"] and found.files is not None else None
+        return saved, feed
+
+    def begin(self, mode: str, config: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Writes down how a run that begins here is made.
+
+        Args:
+            mode: how its steps are compiled.
+            config: gives the contents of `config.json` for the settings at the start.
+        """
+        if self._folder is not None:
+            self._at_start["mode"] = mode
+            self._folder.write_config(config(self._at_start))
+
+    def forget(self) -> None:
+        """Has the next `open` look for a state again."""
+        self._at_start = {}
+        if self._folder is not None:
+            self._folder.forget()
+
+    def restore(self, parts: RunParts, saved: RunState) -> None:
+        """Puts a state that was found back.
+
+        Raises:
+            MismatchError: if the variables differ.
+        """
+        for note in resume_rules.changes_of_hooks(saved.state["hooks"], [hook.name for hook in parts.hooks]):
+            say(f"  note: {note}")
+        try:
+            run_state.restore(parts, saved)
+        except MismatchError as error:
+            raise self._refusal(error) from None
+        self._good = saved if self.keeps_good else None
+        self._kept = self._key(parts)
+
+    def position(self, saved: RunState, feed: Feed) -> Position:
+        """The position in `feed` that was saved.
+
+        Raises:
+            MismatchError: if it was saved of another feed.
+        """
+        try:
+            resume_rules.check({"data": saved.state["feed"]["data"]}, {"data": feed.describe()})
+        except MismatchError as error:
+            raise self._refusal(
+                MismatchError(f"{error}; a hook that assigns loop.feed has to do so in on_train_begin when the run goes on")
+            ) from None
+        return feed.load_state_dict(saved.state["feed"]["position"])
+
+    def keep(self, parts: RunParts, *, on_disk: bool) -> None:
+        """Takes the state as it is now. That it cannot be written does not end the run."""
+        parts.requests.save = False
+        with parts.accounts.of("saving"), self.failures.tolerated():
+            self.write(parts, on_disk=on_disk)
+
+    def keep_final(self, parts: RunParts) -> None:
+        """Saves the state that the run ends with, unless that is what was saved last."""
+        if self._folder is not None and self._kept != self._key(parts):
+            self.keep(parts, on_disk=True)
+
+    def write(self, parts: RunParts, *, on_disk: bool) -> None:
+        """Takes the state as it is now.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        state = run_state.gather(parts)
+        if self.keeps_good:
+            self._good = state
+        if on_disk and self._folder is not None:
+            progress = parts.progress
+            position = {"position": parts.feed.state_dict(progress.position), "data": parts.feed.describe()}
+            saved = RunState(state.step, state.arrays, {**state.state, "feed": position, "made": self._at_start})
+            info = {"epoch": progress.epoch, "epoch_ended": progress.epoch_ended, "seconds": progress.seconds, "logs": _scalars(parts.logs)}
+            self._folder.save(saved, info, parts.execution.save_feed)
+            self._kept = self._key(parts)
+
+    @property
+    def good(self) -> RunState:
+        """The state that `roll_back` goes back to."""
+        assert self._good is not None
+        return self._good
+
+    def roll_back(self, parts: RunParts) -> int:
+        """Goes back to the last good state, whose `trainable` flags are set already; the feed stays where it is.
+
+        Returns:
+            The step that the run went back to.
+        """
+        progress, counts = parts.progress, {kind: parts.decisions[kind] for kind in ("skip", "rollback")}
+        position = progress.position
+        run_state.restore(parts, self.good)
+        progress.pass_index, progress.batch = position.pass_index, position.batch
+        parts.decisions.update(counts)
+        parts.execution.rewind()
+        return self.good.step
+
+    def close(self) -> str | None:
+        """Waits for what is being written and lets go of the folder; why the last state could not be saved, or None."""
+        return self._folder.close() if self._folder is not None else None
+
+    def where(self) -> str:
+        """A sentence on what is on disk, or nothing."""
+        if self._folder is None or self._kept is None or self._folder.last_step is None:
+            return ""
+        return f"The state of step {self._folder.last_step:,} is in {self._folder.path}; the same command goes on from there."
+
+    def _refusal(self, error: MismatchError) -> MismatchError:
+        run = f"The run in {str(self.workdir)!r} cannot go on with these settings"
+        return MismatchError(f"{run}: {error}. Give what it was, or a new workdir.")
+
+    def _key(self, parts: RunParts) -> Any:
+        return (parts.progress.step, parts.progress.epoch_ended, tuple(parts.decisions.values()))
+
+
+def _scalars(logs: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in logs.items() if np.ndim(value) == 0 and not isinstance(value, str)}

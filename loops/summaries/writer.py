@@ -1,0 +1,203 @@
+"""Writes TensorBoard event files from a background thread, many steps at a time.
+
+The files hold what `tf.summary` (version 2) writes, so TensorBoard shows them like those of any other program. What is worth writing,
+and when, is decided elsewhere: see `loops.hooks.TensorBoard`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loops.summaries import event_records, event_rows
+from loops.summaries.event_files import EventFile
+
+__all__ = ["SummaryWriter"]
+
+_SECONDS_BETWEEN_WRITES = 0.25
+_Job = Callable[[], list[bytes] | bytes | None]  # makes events, or records with events in them, or does something else
+
+
+class SummaryWriter:
+    """Writes one run of TensorBoard events below `logdir`.
+
+    A call only hands its arrays to a background thread, which builds and writes the events; so do not change an array after passing
+    it. What goes wrong there (a full disk) is raised by the next call, by `flush` or by `close`. The file is made with the first event.
+
+    Args:
+        logdir: directory of the run, made if it is missing. Any path that `tf.io.gfile` understands.
+        max_queue: calls that may wait to be written; the next one then blocks.
+        mark: letters and digits that the name of the file has near its end, by which `event_files.cut_back` knows it again.
+        not_before: seconds since the Unix epoch; the name of the file tells no earlier time. TensorBoard reads files in the order of their
+            names.
+        restarts_at: the file begins by telling TensorBoard to forget what it read of this run at this step and later.
+
+    Attributes:
+        last_step: the largest step passed so far, -1 before the first.
+
+    Example:
+        >>> import tempfile
+        >>> from loops import testing
+        >>> logdir = tempfile.mkdtemp()
+        >>> with SummaryWriter(logdir + "/train") as writer:
+        ...     writer.scalars([1, 2, 3], {"batch_loss": [0.5, 0.25, 0.125]})
+        >>> testing.read_events(logdir)["train"]["batch_loss"]
+        [(1, 0.5), (2, 0.25), (3, 0.125)]
+    """
+
+    def __init__(
+        self, logdir: str | os.PathLike[str], *, max_queue: int = 64, mark: str = "", not_before: int = 0, restarts_at: int | None = None
+    ):
+        self.logdir = os.fspath(logdir)
+        self.last_step = -1
+        self._file = EventFile(self.logdir, mark=mark, not_before=not_before, restarts_at=restarts_at)
+        self._queue: queue.Queue[_Job | threading.Event | None] = queue.Queue(max_queue)
+        self._hurry = threading.Event()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def scalars(self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], wall_times: npt.ArrayLike | None = None) -> None:
+        """Writes one event per step that holds all tags.
+
+        Args:
+            steps: step numbers, shape [steps].
+            values: tag -> values, shape [steps], written as float32. Masked entries of a masked array are left out.
+            wall_times: seconds since the Unix epoch, shape [steps] or a scalar; now if None.
+        """
+        times = time.time() if wall_times is None else wall_times
+        self._put(functools.partial(event_rows.records, steps, dict(values), times))
+        self.last_step = max(self.last_step, int(np.max(steps, initial=-1)))
+
+    def histogram(self, tag: str, values: npt.ArrayLike, step: int) -> None:
+        """Writes the distribution of `values` (any shape and real dtype) over 30 buckets; non-finite values are not counted."""
+        self._put(functools.partial(event_records.histogram, tag, values, step, time.time()))
+        self.last_step = max(self.last_step, int(step))
+
+    def image(self, tag: str, images: npt.ArrayLike, step: int) -> None:
+        """Writes one image or several.
+
+        Args:
+            tag: name of the image.
+            images: shape [height, width], [height, width, channels] or [n, height, width, channels] with 1, 3 or 4 channels; uint8,
+                or floats from 0 to 1 (others are clipped).
+            step: step number.
+
+        Raises:
+            ValueError: if the shape is another.
+        """
+        array = np.asarray(images)
+        array = array[None, :, :, None] if array.ndim == 2 else array[None] if array.ndim == 3 else array
+        if array.ndim != 4 or array.shape[-1] not in (1, 3, 4):
+            raise ValueError(
+                f"An image has shape [height, width], [height, width, channels] or [n, height, width, channels] with 1, 3 or 4 channels; "
+                f"'{tag}' has shape {list(np.shape(images))}."
+            )
+        self._put(functools.partial(event_records.images, tag, array, step, time.time()))
+        self.last_step = max(self.last_step, int(step))
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Writes a text, which TensorBoard shows as Markdown."""
+        self._put(functools.partial(event_records.text, tag, text, step, time.time()))
+        self.last_step = max(self.last_step, int(step))
+
+    def keras_graph(self, tag: str, model_json: str) -> None:
+        """Writes the layers of a Keras model, given as its `to_json()`, for TensorBoard's conceptual graph."""
+        self._put(functools.partial(event_records.keras_graph, tag, model_json, time.time()))
+        self.last_step = max(self.last_step, 0)
+
+    def graph(self, graph: Any) -> None:
+        """Writes a `tf.Graph` or a `GraphDef`; TensorBoard shows one for each run, the last."""
+        self._put(functools.partial(event_records.graph, graph, time.time()))
+
+    def submit(self, task: Callable[[], object]) -> None:
+        """Runs `task` in the background thread, in its turn; for files that belong to the run but are no events."""
+
+        def job() -> None:
+            task()
+
+        self._put(job)
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Name of the file below `logdir` -> its length in bytes; empty before the first event. True after `flush` or `close`."""
+        return {self._file.name: self._file.length} if self._file.name else {}
+
+    def flush(self) -> None:
+        """Waits until everything passed so far is in the file, and raises what went wrong."""
+        if self._thread is not None and not self._closed:
+            done = threading.Event()
+            self._queue.put(done)
+            self._hurry.set()
+            done.wait()
+        self._raise_error()
+
+    def close(self) -> None:
+        """Writes what is left and closes the file; a second call does nothing. Raises what went wrong."""
+        if not self._closed:
+            self._closed = True
+            if self._thread is not None:
+                self._queue.put(None)
+                self._hurry.set()
+                self._thread.join()
+        self._raise_error()
+
+    def __enter__(self) -> SummaryWriter:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def _put(self, job: _Job) -> None:
+        self._raise_error()
+        if self._closed:
+            raise RuntimeError(f"The summary writer of '{self.logdir}' is closed; make a new one to go on writing.")
+        if self._thread is None:
+            # A daemon, so that a program that forgets to close its writer still ends.
+            self._thread = threading.Thread(target=self._work, name="summary-writer", daemon=True)
+            self._thread.start()
+        self._queue.put(job)
+        if 2 * self._queue.qsize() >= self._queue.maxsize:
+            self._hurry.set()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            kind = OSError if isinstance(error, OSError) else RuntimeError
+            raise kind(f"TensorBoard events could not be written to '{self.logdir}': {error}") from error
+
+    def _work(self) -> None:
+        ended = False
+        while not ended:
+            job = self._queue.get()
+            # What training asks for at the end of an epoch would be done while it does more there, and wait for it again and again. So it
+            # is left for a moment, and then done in one go.
+            self._hurry.wait(_SECONDS_BETWEEN_WRITES)
+            self._hurry.clear()
+            with contextlib.suppress(queue.Empty):
+                while not (ended := job is None):
+                    self._do(job)
+                    job = self._queue.get_nowait()
+            self._do(self._file.close if ended else self._file.flush)  # TensorBoard follows the run
+
+    def _do(self, job: _Job | threading.Event | None) -> None:
+        try:
+            if isinstance(job, threading.Event):
+                self._file.flush()
+            elif job is not None and (made := job()):
+                self._file.write(made)
+        except BaseException as error:
+            self._error = self._error or error
+        finally:
+            if isinstance(job, threading.Event):
+                job.set()

@@ -1,0 +1,208 @@
+"""A compiled `keras.Model` as a task: the same numbers as `model.fit`, with an overridden `train_step` or `test_step` respected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from loops import _private_api
+from loops.tasks.base import Task
+from loops.tasks.compiled_metrics import MetricCalls
+from loops.tasks.reductions import Last, to_floats
+from loops.tasks.step_context import current
+
+__all__ = ["KerasTask", "PredictionTask", "SupervisedTask"]
+
+
+class KerasTask(Task):
+    """Trains a compiled model.
+
+    The model's own `train_step` and `test_step` are used where they are overridden. Its metrics are read once at a look; only the loss
+    of each step leaves the program, and the running metrics too when a hook observes "metrics".
+
+    Args:
+        model: a compiled `keras.Model`.
+
+    Raises:
+        TypeError: if it is no Keras model.
+        ValueError: if it was not compiled.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> KerasTask(model).model is model
+        True
+    """
+
+    autograph = False
+
+    def __init__(self, model: keras.Model):
+        super().__init__()
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"Expected a keras.Model, got {type(model).__name__}; for other models write a loops.Task.")
+        if not model.compiled:
+            raise ValueError("The model is not compiled: call model.compile(optimizer=..., loss=...) first.")
+        self.model = model
+        self._metric_calls = MetricCalls(model)
+        self._own_train_step = _overridden(model, "train_step")
+        self._own_test_step = _overridden(model, "test_step")
+        self._reports_metrics = {"train": True, "eval": True}
+        self._groups: dict[str, dict[str, str]] = {"train": {}, "eval": {}}
+
+    def train_step(self, batch: Any) -> Mapping[str, Any]:
+        if self._own_train_step:
+            if tf.distribute.get_strategy().num_replicas_in_sync == 1 and current("train_step").transforms:
+                raise ValueError("`clip` cannot reach into the model's own train_step; clip there, or by the optimizer (clipnorm=...).")
+            logs = self.model.train_step(batch)
+            return self._traced("train", logs, logs.get("loss"))
+        model = self.model
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        with tf.GradientTape() as tape:
+            y_pred, loss = self._forward(x, y, sample_weight, training=True)
+        if model.trainable_weights:
+            self.minimize(loss, tape, model.optimizer, model.trainable_weights)
+        logs = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return self._traced("train", logs, loss)
+
+    def eval_step(self, batch: Any) -> Mapping[str, Any]:
+        if self._own_test_step or tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return self._traced("eval", self.model.test_step(batch), None)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        y_pred, _ = self._forward(x, y, sample_weight, training=False)
+        return self._traced("eval", self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight), None)
+
+    def predict_step(self, x: Any) -> Any:
+        return self.model.predict_step(x if isinstance(x, tuple) else (x,))
+
+    def _forward(self, x: Any, y: Any, sample_weight: Any, *, training: bool) -> tuple[Any, tf.Tensor]:
+        """Prediction, and the mean loss over this replica's own examples; the loss is counted in the model's loss tracker."""
+        model = self.model
+        y_pred = model(x, training=training) if _private_api.takes_training(model) else model(x)
+        loss = _private_api.loss_in_step(model, x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:
+            # Keras divides by the number of replicas; and the mean over an empty part is NaN.
+            loss = tf.where(tf.equal(current("eval_step").examples, 0), tf.zeros_like(loss), loss * tf.cast(replicas, loss.dtype))
+        first = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
+        _private_api.loss_tracker(model).update_state(loss, sample_weight=tf.shape(first)[0])
+        return y_pred, loss
+
+    def _traced(self, kind: str, logs: Any, loss: Any) -> Mapping[str, Any]:
+        """What leaves the program. As in Keras, logs that are not the metrics' results are reported as the last batch left them."""
+        if not isinstance(logs, Mapping):
+            raise TypeError(f"The model's own {kind} step returned {type(logs).__name__}; it has to return a dict of logs.")
+        self._reports_metrics[kind] = set(logs) == set(self.model.get_metrics_result())
+        flat = _flatten(logs)
+        self._groups[kind] = {name: group for group, value in logs.items() if isinstance(value, Mapping) for name in _flatten(value)}
+        if not self._reports_metrics[kind]:
+            return {name: Last(value) for name, value in flat.items()}
+        rows: dict[str, Any] = {}
+        if kind == "train" and loss is not None:
+            rows["loss"] = Last(loss) if self._own_train_step else loss
+        if "metrics" in current("train_step").observes:
+            rows.update({name: Last(value) for name, value in flat.items() if name != "loss" and value.shape.rank == 0})
+        return rows
+
+    def owns(self, method: str) -> bool:
+        return not (self._own_train_step if method == "train_step" else self._own_test_step)
+
+    def build(self, spec: Any) -> None:
+        if not self._own_train_step:  # what an own step updates by which optimizer is known when it is traced
+            super().build(spec)
+        # With one replica, tracing builds everything. Under a strategy the variables of metrics cannot be made inside a replica.
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            shapes = tf.nest.map_structure(lambda s: None if s is None else tf.TensorSpec([None, *s.shape[1:]], s.dtype), spec)
+            _private_api.build_by_shapes(self.model, shapes)
+
+    def reset_metrics(self) -> None:
+        self._metric_calls.reset()
+
+    def results(self, kind: str, reduced: dict[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+        if not self._reports_metrics[kind]:
+            nested: dict[str, Any] = {}
+            for name, value in reduced.items():  # Keras orders what a step returned by the names of the outer dict
+                group = self._groups[kind].get(name)
+                if group is None:
+                    nested[name] = value
+                else:
+                    nested.setdefault(group, {})[name] = value
+            return nested
+        logs = to_floats(self._metric_calls.results())
+        tracker = _private_api.loss_tracker(self.model)
+        if kind == "train" and self._own_train_step and "loss" in reduced and tracker is not None and not float(tracker.count.numpy()):
+            logs["loss"] = reduced["loss"]  # the model's own step returned a loss without counting it in the tracker
+        return logs
+
+    def finalize(self) -> None:
+        if isinstance(self.model.optimizer, keras.optimizers.Optimizer):
+            self.model.optimizer.finalize_variable_values(self.model.trainable_weights)
+
+
+class SupervisedTask(KerasTask):
+    """Learns to predict targets from inputs, batches being `(x, y)` or `(x, y, sample_weight)`.
+
+    Args:
+        model: a `keras.Model`; it is compiled with what follows.
+        loss: loss, its name, or a structure of these, one for each output.
+        optimizer: optimizer or its name.
+        metrics: metrics as `keras.Model.compile` takes them.
+        weighted_metrics: metrics that sample weights apply to.
+        loss_weights: weights of the losses of several outputs.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(3, activation="softmax")])
+        >>> task = SupervisedTask(model, loss="sparse_categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        loss: Any,
+        optimizer: Any = "adam",
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        loss_weights: Any = None,
+    ):
+        if isinstance(model, keras.Model):
+            model.compile(
+                optimizer=optimizer,
+                loss=loss,
+                metrics=metrics,
+                weighted_metrics=weighted_metrics,
+                loss_weights=loss_weights,
+                jit_compile=False,
+            )
+        super().__init__(model)
+
+
+class PredictionTask(KerasTask):
+    """A model that need not be compiled, to predict with."""
+
+    def __init__(self, model: keras.Model):
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"Expected a keras.Model, got {type(model).__name__}.")
+        super(KerasTask, self).__init__()
+        self.model = model
+
+    def owns(self, method: str) -> bool:
+        return True
+
+    def build(self, spec: Any) -> None:
+        """Nothing to build: there is no optimizer, and the model is built by its trace."""
+
+
+def _overridden(model: keras.Model, method: str) -> bool:
+    return getattr(getattr(model, method), "__func__", None) is not getattr(keras.Model, method)
+
+
+def _flatten(logs: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    out: dict[str, tf.Tensor] = {}
+    for name, value in logs.items():
+        out.update(_flatten(value) if isinstance(value, Mapping) else {name: tf.convert_to_tensor(value)})
+    return out

@@ -1,0 +1,247 @@
+"""Learning rates of a run: read, set and scale them, whatever an optimizer was given (a number, a schedule, under loss scaling).
+
+Not a collection of schedules: Keras has those in `keras.optimizers.schedules`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from loops import _private_api
+
+__all__ = ["LearningRates", "ScaledSchedule"]
+
+
+@keras.saving.register_keras_serializable(package="tapeloops")
+class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule times a factor that can be changed while it runs: `rate(step) = schedule(step) * multiplier`.
+
+    With the multiplier at 1 every value keeps its bits. It is a variable, so a compiled program sees a change without a retrace.
+
+    Args:
+        schedule: the `keras.optimizers.schedules.LearningRateSchedule` to scale.
+        multiplier: initial factor, a float.
+
+    Example:
+        >>> schedule = ScaledSchedule(keras.optimizers.schedules.ExponentialDecay(0.5, decay_steps=10, decay_rate=0.1))
+        >>> schedule.multiplier.assign(0.5) is None
+        False
+        >>> float(schedule(0))
+        0.25
+    """
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, multiplier: float = 1.0):
+        self.schedule = schedule
+        # "only_first_replica": what Keras gives an optimizer's own learning rate.
+        self.multiplier = keras.Variable(
+            float(multiplier), dtype="float32", trainable=False, aggregation="only_first_replica", name="learning_rate_multiplier"
+        )
+
+    def __call__(self, step: Any) -> Any:
+        rate = keras.ops.convert_to_tensor(self.schedule(step))
+        return keras.ops.multiply(rate, keras.ops.cast(self.multiplier, rate.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"schedule": keras.optimizers.schedules.serialize(self.schedule), "multiplier": _to_float(self.multiplier)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ScaledSchedule:
+        return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["multiplier"])
+
+
+class LearningRates:
+    """The learning rate of each optimizer of a task, by the optimizer's name.
+
+    A rate that was given as a number can be `set` and `scale`d. One that follows a schedule can be scaled, if `make_scalable` was called
+    before the program was traced; it cannot be set.
+
+    Args:
+        optimizers: the optimizers by name, in the task's order. `keras.optimizers.LossScaleOptimizer` stands for the optimizer inside it.
+
+    Example:
+        >>> rates = LearningRates({"optimizer": keras.optimizers.SGD(0.5)})
+        >>> rates.scale(0.5)
+        {'optimizer': 0.25}
+        >>> float(rates), rates["optimizer"]
+        (0.25, 0.25)
+    """
+
+    def __init__(self, optimizers: Mapping[str, keras.optimizers.Optimizer]):
+        self._optimizers = {name: _innermost(optimizer) for name, optimizer in optimizers.items()}
+        # Rate before the first change since the optimizer's last update: name -> (iterations at the change, rate).
+        self._before_change: dict[str, tuple[int, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._optimizers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._optimizers)
+
+    def __getitem__(self, name: str) -> float:
+        return _to_float(self._named(name).learning_rate)
+
+    def __float__(self) -> float:
+        """The rate of the only, or first, optimizer."""
+        if not self._optimizers:
+            raise ValueError("The task has no optimizer, so there is no learning rate; keep the optimizer as an attribute of the task.")
+        return self[next(iter(self._optimizers))]
+
+    def __repr__(self) -> str:
+        return f"LearningRates({', '.join(f'{name}={rate:g}' for name, rate in self.items())})"
+
+    def items(self) -> list[tuple[str, float]]:
+        """Pairs of optimizer name and current rate."""
+        return [(name, self[name]) for name in self]
+
+    def logs(self) -> dict[str, float]:
+        """The rates that the steps up to now used, under the names that Keras logs.
+
+        A change made since the last update of an optimizer (by a hook that acted earlier at the same boundary) is not in it.
+
+        Returns:
+            {"learning_rate": rate} for one optimizer, {"learning_rate_<name>": rate, ...} for several.
+        """
+        used = {}
+        for name, rate in self.items():
+            changed = self._before_change.get(name)
+            used[name] = changed[1] if changed is not None and changed[0] == self._iterations(name) else rate
+        if len(used) == 1:
+            return {"learning_rate": next(iter(used.values()))}
+        return {f"learning_rate_{name}": rate for name, rate in used.items()}
+
+    def set(self, value: float, name: str | None = None) -> None:
+        """Sets the rate of the optimizer `name`, or of all.
+
+        Args:
+            value: the new learning rate, a finite number.
+            name: name of one optimizer; None sets all.
+
+        Raises:
+            ValueError: if `value` is not finite, there is no optimizer, or a rate follows a schedule.
+            KeyError: if there is no optimizer `name`.
+        """
+        value = float(value)
+        if not math.isfinite(value):
+            raise ValueError(f"A learning rate has to be a finite number, got {value}.")
+        names = self._select(name)
+        for each in names:
+            if not isinstance(self._named(each).learning_rate, keras.Variable):
+                schedule = _private_api.learning_rate_setting(self._named(each))
+                raise ValueError(
+                    f"The learning rate of optimizer {each!r} follows {_describe(schedule)}, so it cannot be set "
+                    f"to {value:g}. Give the optimizer a number as learning rate, or scale the schedule with `learning_rate.scale(factor)`."
+                )
+        for each in names:
+            self._remember(each)
+            self._named(each).learning_rate = value
+
+    def scale(self, factor: float, *, minimum: float = 0.0, name: str | None = None) -> dict[str, float]:
+        """Multiplies the rate of the optimizer `name`, or of all, by `factor`.
+
+        Args:
+            factor: what to multiply with, a finite number of 0 or more.
+            minimum: lowest rate to scale down to. A rate that is not above it stays as it is. For a schedule it bounds the rate at this
+                step; the schedule may go lower later.
+            name: name of one optimizer; None scales all.
+
+        Returns:
+            The new rates of those that changed, by name.
+
+        Raises:
+            ValueError: if `factor` is not usable, there is no optimizer, or a rate comes from a callable or from a schedule without
+                `make_scalable`.
+            KeyError: if there is no optimizer `name`.
+        """
+        if not (math.isfinite(factor) and factor >= 0):
+            raise ValueError(f"A learning rate can be scaled by a finite factor of 0 or more, got {factor}.")
+        changed = {}
+        for each in self._select(name):
+            optimizer, rate = self._named(each), self[each]
+            # Compared in float32, in which rates are kept: a minimum of 0.1 equals a rate of 0.1.
+            if not rate > np.float32(minimum):
+                continue
+            new = max(rate * factor, minimum)
+            if isinstance(optimizer.learning_rate, keras.Variable):
+                self._remember(each)
+                optimizer.learning_rate = new
+            elif isinstance(schedule := _private_api.learning_rate_setting(optimizer), ScaledSchedule):
+                self._remember(each)
+                multiplier = schedule.multiplier
+                multiplier.assign(_to_float(multiplier) * (factor if new == rate * factor else new / rate))
+            else:
+                raise ValueError(
+                    f"The learning rate of optimizer {each!r} follows {_describe(schedule)}, which cannot be scaled now; "
+                    "call `loop.learning_rate.make_scalable()` in on_train_begin (it takes LearningRateSchedules, no other callables)."
+                )
+            changed[each] = new
+        return changed
+
+    def make_scalable(self) -> None:
+        """Wraps each `LearningRateSchedule` in a `ScaledSchedule`. Call it before tracing; calling it again changes nothing.
+
+        The multiplier is kept where the optimizer's variables are (mirrored under a strategy).
+        """
+        for optimizer in self._optimizers.values():
+            schedule = _private_api.learning_rate_setting(optimizer)
+            if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) and not isinstance(schedule, ScaledSchedule):
+                strategy = getattr(optimizer.iterations.value, "distribute_strategy", None)
+                with strategy.scope() if strategy is not None else contextlib.nullcontext():
+                    optimizer.learning_rate = ScaledSchedule(schedule)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The multipliers of scaled schedules, and what rates were before they were changed, JSON-able.
+
+        Rates that were given as numbers are variables of their optimizers.
+        """
+        schedules = {name: _private_api.learning_rate_setting(optimizer) for name, optimizer in self._optimizers.items()}
+        multipliers = {name: _to_float(s.multiplier) for name, s in schedules.items() if isinstance(s, ScaledSchedule)}
+        return {"multipliers": multipliers, "before_change": {name: list(pair) for name, pair in self._before_change.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave; call it before tracing."""
+        if state["multipliers"]:
+            self.make_scalable()
+        for name, multiplier in state["multipliers"].items():
+            _private_api.learning_rate_setting(self._named(name)).multiplier.assign(multiplier)
+        self._before_change = {name: (iterations, rate) for name, (iterations, rate) in state["before_change"].items()}
+
+    def _named(self, name: str) -> keras.optimizers.Optimizer:
+        if name not in self._optimizers:
+            raise KeyError(f"There is no optimizer {name!r}; the task has {sorted(self._optimizers)}.")
+        return self._optimizers[name]
+
+    def _select(self, name: str | None) -> list[str]:
+        if name is not None:
+            self._named(name)
+            return [name]
+        float(self)
+        return list(self._optimizers)
+
+    def _iterations(self, name: str) -> int:
+        return int(_to_float(self._named(name).iterations))
+
+    def _remember(self, name: str) -> None:
+        iterations = self._iterations(name)
+        if self._before_change.get(name, (-1, 0.0))[0] != iterations:
+            self._before_change[name] = (iterations, self[name])
+
+
+def _innermost(optimizer: Any) -> Any:
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+def _to_float(value: Any) -> float:
+    # float() of a Keras variable fails under a strategy, .numpy() does not.
+    return float(value.numpy() if hasattr(value, "numpy") else value)
+
+
+def _describe(rate: Any) -> str:
+    return f"the schedule {type(rate.schedule if isinstance(rate, ScaledSchedule) else rate).__name__}"

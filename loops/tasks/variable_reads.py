@@ -1,0 +1,56 @@
+"""Reads many variables in one call.
+
+Each read of a single variable from Python is an operation by itself, which lets go of the interpreter and has to wait for it again behind
+the threads that write files. For a small model that takes as long as a hundred steps of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from loops.tasks.replicas import local_variables
+
+__all__ = ["VariableReads"]
+
+
+class VariableReads:
+    """Compiled reads of the same variables, over and over.
+
+    Args:
+        variables: Keras or TensorFlow variables. Of one that has a copy on each replica the first is read.
+
+    Example:
+        >>> import keras
+        >>> reads = VariableReads([keras.Variable([1.0, 2.0]), keras.Variable([3], dtype="int32")])
+        >>> reads.arrays()
+        [array([1., 2.], dtype=float32), array([3], dtype=int32)]
+        >>> reads.finite()
+        [True, True]
+    """
+
+    def __init__(self, variables: Sequence[Any]):
+        self._given = list(variables)
+        self._variables = [local_variables([v])[0] for v in variables]
+        self._values = tf.function(lambda: [v.read_value() for v in self._variables], autograph=False)
+        self._finite = tf.function(self._are_finite, autograph=False)
+
+    def of(self, variables: Sequence[Any]) -> bool:
+        """Whether it reads these variables."""
+        return len(self._given) == len(variables) and all(a is b for a, b in zip(self._given, variables, strict=True))
+
+    def arrays(self) -> list[np.ndarray]:
+        """Copies of the values, in order."""
+        return [np.array(value) for value in self._values()]
+
+    def finite(self) -> list[bool]:
+        """For each variable, whether all its elements are finite."""
+        return [bool(flag) for flag in np.asarray(self._finite())] if self._variables else []
+
+    def _are_finite(self) -> Any:
+        return tf.stack(
+            [tf.reduce_all(tf.math.is_finite(v.read_value())) if v.dtype.is_floating else tf.constant(True) for v in self._variables]
+        )

@@ -1,0 +1,154 @@
+"""The seconds of a run, by what they were spent on, add up to its wall time; told by a clock that moves when we say so."""
+
+import io
+
+import pytest
+import tensorflow as tf
+
+import loops
+from loops import hooks
+from loops.engine.timing import Accounts, Timing
+from loops.testing import FakeClock
+from tests.loops import tiny
+
+
+class SlowFeed(loops.ArrayFeed):
+    """Takes five seconds for a block, in the thread that trains."""
+
+    prefetch = 0
+    clock: FakeClock
+
+    def blocks(self, position):
+        for block in super().blocks(position):
+            self.clock.advance(5)
+            yield block
+
+
+class SlowHook(hooks.Hook):
+    """Takes two seconds for a look, and evaluates."""
+
+    every = "5 steps"
+
+    def __init__(self, clock, feed):
+        self.clock, self.feed = clock, feed
+
+    def on_window_end(self, loop, window):
+        self.clock.advance(2)
+        loop.evaluate(self.feed, "val")
+
+    def on_train_begin(self, loop):
+        self.clock.advance(100)  # not a look: time of the loop itself
+
+
+class Evaluated(tiny.Classifier):
+    """Takes seven seconds for an evaluation."""
+
+    clock: FakeClock
+
+    def eval_end(self, collected):
+        self.clock.advance(7)
+        return {}
+
+
+def slow_loop(more=()):
+    clock, (x, y) = FakeClock(), tiny.data(16 * 20)
+    feed, task = SlowFeed((x, y), 16), Evaluated()
+    feed.clock = task.clock = clock
+    feed.block_steps = 4
+    hook = SlowHook(clock, loops.ArrayFeed((x, y), 16))
+    loop = loops.TrainLoop(task, feed, [hook, *more])
+    loop.clock, loop._accounts.clock = clock, clock
+    return loop
+
+
+def test_every_second_of_a_run_is_in_one_account():
+    loop = slow_loop()
+    loop.run(epochs=2)
+    timing = loop.timing
+    assert timing.steps == 40
+    assert timing.data == 5 * 2 * 5
+    assert timing.hooks == timing.by_hook["SlowHook"] == 2 * 8
+    assert timing.evaluation == 7 * 8
+    assert timing.host == 100
+    assert timing.compute == timing.compile == 0  # the clock stood still meanwhile
+    assert timing.seconds == loop.progress.seconds + 100 == 50 + 16 + 56 + 100
+    loop.evaluate(loops.ArrayFeed(tiny.data(16), 16), "other")
+    loop.clock.advance(1000)
+    assert loop.timing == timing  # between runs nothing is counted
+    loop.run(epochs=3)
+    assert (loop.timing.steps, loop.timing.data) == (20, 25)
+
+
+def test_a_real_run_adds_up_and_tells_compilation_from_computing():
+    x, y = tiny.data(16 * 50)
+    loop = loops.TrainLoop(
+        tiny.Classifier(), loops.ArrayFeed((x, y), 16, shuffle=True), [SlowHook(FakeClock(), loops.ArrayFeed((x, y), 50))]
+    )
+    loop.run(epochs=2)
+    timing = loop.timing
+    assert timing.compile > timing.compute > 0
+    kinds = ("data", "compute", "compile", "evaluation", "hooks", "saving", "host")
+    assert sum(timing.share(kind) for kind in kinds) == pytest.approx(1)
+    assert not timing.data_within_compute
+
+
+def test_an_iterator_in_the_program_is_said_to_be_there():
+    x, y = tiny.data(64)
+    loop = loops.TrainLoop(tiny.Classifier(), tiny.feed_of("known", x, y))
+    loop.run(epochs=1)
+    assert loop.timing.data_within_compute
+    assert "part of computing" in loop.timing.table()
+
+
+def test_a_run_that_waited_for_data_says_so_in_one_line_at_its_end():
+    shown = io.StringIO()
+    loop = slow_loop([hooks.ProgressBar(stream=shown)])
+    loop.run(epochs=1)
+    assert shown.getvalue().splitlines()[-1] == "Waited for data for 25.0 s, 16% of the time (compilation not counted)."
+
+
+@pytest.mark.parametrize(
+    "timing", [Timing(data=5, compute=60), Timing(data=0.5, compute=0.5), Timing(data=5, compute=60, compile=-0.0), Timing()]
+)
+def test_a_run_that_hardly_waited_says_nothing(timing):
+    assert timing.notice() == ""
+
+
+def test_the_table_names_each_hook_and_adds_up():
+    timing = Timing(data=1, compute=6, hooks=3, by_hook={"A": 1, "B": 2}, steps=1000)
+    lines = timing.table().splitlines()
+    assert [line.split("  ")[0].strip() or line.strip().split("  ")[0] for line in lines] == [
+        "where the time went",
+        "waiting for data",
+        "computing",
+        "hooks",
+        "B",
+        "A",
+        "all",
+    ]
+    assert lines[-1].split() == ["all", "10.000", "100.0%", "10,000.0"]
+
+
+def test_what_is_spent_after_a_moment():
+    clock = FakeClock()
+    accounts = Accounts(clock)
+    accounts.begin()
+    with accounts.of("hooks", "A"):
+        clock.advance(1)
+    before = accounts.timing(steps=10)
+    with accounts.of("hooks", "A"), accounts.of("data"):
+        clock.advance(4)
+    spent = accounts.timing(steps=30).since(before)
+    assert (spent.data, spent.hooks, spent.steps, spent.seconds) == (4, 0, 20, 4)
+
+
+def test_an_error_within_a_section_leaves_the_accounts_in_order():
+    clock = FakeClock()
+    accounts = Accounts(clock)
+    accounts.begin()
+    with pytest.raises(tf.errors.OutOfRangeError), accounts.of("compute"), accounts.of("data"):
+        clock.advance(1)
+        raise tf.errors.OutOfRangeError(None, None, "")
+    clock.advance(2)
+    timing = accounts.timing(steps=0)
+    assert (timing.data, timing.compute, timing.host) == (1, 0, 2)

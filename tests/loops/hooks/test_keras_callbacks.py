@@ -1,0 +1,193 @@
+"""Keras callbacks passed to `loops.fit` are called as in `model.fit`, call by call, and what they do has the same effect, bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import callbacks as kc
+from keras import layers
+
+from tests.loops.parity.harness import assert_parity, keras_fit, loops_fit, same_bits, train
+
+RNG = np.random.default_rng(10)
+X = RNG.normal(size=(70, 4)).astype("float32")  # batches of 32, 32 and 6
+Y = X[:, :1] * 2 + RNG.normal(size=(70, 1)).astype("float32")
+DATA = {"x": X, "y": Y, "epochs": 4}
+VALIDATION = {"validation_data": (X[:40] + 1, Y[:40])}
+
+
+def regression(optimizer="sgd") -> keras.Model:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="relu"), layers.Dropout(0.1), layers.Dense(1)])
+    model.compile(optimizer, "mse", metrics=["mae"])
+    return model
+
+
+EPOCH_METHODS = ["on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_test_begin", "on_test_end"]
+BATCH_METHODS = ["on_train_batch_begin", "on_train_batch_end", "on_test_batch_begin", "on_test_batch_end"]
+
+
+def recorder(methods: list[str]) -> kc.Callback:
+    """A callback that overrides these methods and keeps in `calls` what they were called with, and the weights it saw."""
+
+    def record(method: str) -> Callable:
+        def seen(self, number, logs):
+            self.calls.append((method, number, logs, [w.numpy() for w in self.model.trainable_variables]))
+
+        if method.startswith(("on_train_batch", "on_test_batch", "on_epoch")):
+            return lambda self, number, logs=None: seen(self, number, logs)
+        return lambda self, logs=None: seen(self, None, logs)
+
+    made = type("Recorder", (kc.Callback,), {method: record(method) for method in methods})()
+    made.calls = []
+    return made
+
+
+def assert_same_calls(expected: kc.Callback, found: kc.Callback) -> None:
+    assert expected.calls
+    assert [call[:2] for call in found.calls] == [call[:2] for call in expected.calls]
+    for (method, number, logs, weights), (_, _, logs_found, weights_found) in zip(expected.calls, found.calls, strict=True):
+        assert list(logs_found) == list(logs), (method, number)
+        assert [type(v) for v in logs_found.values()] == [type(v) for v in logs.values()], (method, number)
+        assert all(same_bits(logs[key], logs_found[key]) for key in logs), (method, number, logs, logs_found)
+        assert all(same_bits(*pair) for pair in zip(weights, weights_found, strict=True)), (method, number)
+    assert found.params == expected.params
+
+
+@pytest.mark.parametrize("methods", [EPOCH_METHODS, BATCH_METHODS, EPOCH_METHODS + BATCH_METHODS], ids=["epochs", "batches", "both"])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {**VALIDATION, "validation_freq": 2}, {"steps_per_epoch": 2, "epochs": 5}, {"initial_epoch": 2, "validation_split": 0.3}],
+    ids=["plain", "validation", "steps per epoch", "initial epoch"],
+)
+def test_every_call_is_the_same(methods, arguments):
+    expected, found = assert_parity(regression, DATA, callbacks=lambda: [recorder(methods)], **arguments)
+    assert_same_calls(expected.callbacks[0], found.callbacks[0])
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_every_call_is_the_same_with_data_of_unknown_length():
+    def data():
+        rows = tf.data.Dataset.from_tensor_slices((X, Y)).filter(lambda x, y: y[0] > 0)
+        return {"x": rows.batch(16), "validation_data": rows.batch(8), "epochs": 3}
+
+    def make():
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+        model.compile("sgd", "mse")
+        return model
+
+    expected, found = (
+        train(fit, make, data, callbacks=lambda: [recorder(EPOCH_METHODS + BATCH_METHODS)]) for fit in (keras_fit, loops_fit)
+    )
+    assert ("on_train_batch_begin", 2) in [call[:2] for call in expected.callbacks[0].calls], "begun, to find out that there is none"
+    assert_same_calls(expected.callbacks[0], found.callbacks[0])
+
+
+def test_several_callbacks_are_called_in_list_order():
+    def make():
+        log = []
+        named = [
+            kc.LambdaCallback(**{m: lambda *a, n=n, m=m: log.append((n, m)) for m in ("on_epoch_begin", "on_epoch_end")}) for n in "ab"
+        ]
+        named[0].log = log
+        return named
+
+    expected, found = assert_parity(regression, DATA, callbacks=make)
+    assert found.callbacks[0].log == expected.callbacks[0].log != []
+
+
+def test_logs_are_passed_by_keyword_to_batch_methods():
+    class Keyword(kc.Callback):
+        def on_train_batch_end(self, batch, **keywords):
+            self.seen = list(keywords)
+
+        def on_test_batch_begin(self, batch, *, logs):
+            self.seen_in_test = logs
+
+    _, found = assert_parity(regression, DATA, callbacks=lambda: [Keyword()], **VALIDATION)
+    assert found.callbacks[0].seen == ["logs"]
+    assert found.callbacks[0].seen_in_test == {}
+
+
+def test_one_callback_needs_no_list():
+    def alone(model, *, callbacks, **arguments):
+        return loops_fit(model, callbacks=callbacks[0], **arguments)
+
+    expected, found = assert_parity(regression, DATA, candidate=alone, callbacks=lambda: [recorder(EPOCH_METHODS)])
+    assert_same_calls(expected.callbacks[0], found.callbacks[0])
+
+
+class Acts(kc.Callback):
+    """Calls a function of (callback, number) in one method."""
+
+    def __init__(self, method: str, act: Callable):
+        super().__init__()
+        if "epoch" in method or "batch" in method:
+            setattr(self, method, lambda number, logs=None: act(self, number, logs))
+        else:
+            setattr(self, method, lambda logs=None: act(self, None, logs))
+
+
+def acting(method: str, act: Callable) -> Callable[[], list[kc.Callback]]:
+    return lambda: [Acts(method, act), recorder(["on_epoch_end", "on_train_end"])]
+
+
+def stop_at(when: int | None) -> Callable:
+    def act(callback, number, logs):
+        if number == when:
+            callback.model.stop_training = True
+
+    return act
+
+
+def halve_the_learning_rate(callback, number, logs):
+    callback.model.optimizer.learning_rate = callback.model.optimizer.learning_rate * 0.5
+
+
+def shrink_the_weights(callback, number, logs):
+    for weight in callback.model.trainable_variables:
+        weight.assign(weight * 0.9)
+
+
+def add_to_the_logs(callback, number, logs):
+    logs["twice"] = 2 * logs["loss"]
+    logs["loss"] = 0.0
+
+
+def evaluate_and_predict(callback, number, logs):
+    callback.model.evaluate(X[:16], Y[:16], verbose=0)
+    callback.model.predict(X[:16], verbose=0)
+
+
+ACTIONS = {
+    "stops at the end of an epoch": ("on_epoch_end", stop_at(1)),
+    "stops at the beginning of an epoch": ("on_epoch_begin", stop_at(2)),
+    "stops in mid-epoch": ("on_train_batch_end", stop_at(1)),
+    "stops before a batch": ("on_train_batch_begin", stop_at(1)),
+    "stops in a validation": ("on_test_end", stop_at(None)),
+    "stops before it began": ("on_train_begin", stop_at(None)),
+    "changes the learning rate of each epoch": ("on_epoch_begin", halve_the_learning_rate),
+    "changes the learning rate of each step": ("on_train_batch_begin", halve_the_learning_rate),
+    "changes weights after an epoch": ("on_epoch_end", shrink_the_weights),
+    "changes weights after a batch": ("on_train_batch_end", shrink_the_weights),
+    "adds to the logs": ("on_epoch_end", add_to_the_logs),
+    "evaluates and predicts": ("on_epoch_end", evaluate_and_predict),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS.values(), ids=ACTIONS)
+def test_what_a_callback_does_has_the_same_effect(action):
+    expected, found = assert_parity(lambda: regression(keras.optimizers.SGD(0.05)), DATA, callbacks=acting(*action), **VALIDATION)
+    assert_same_calls(expected.callbacks[1], found.callbacks[1])
+
+
+def test_an_optimizer_is_still_found_by_name_in_a_callback():
+    def rate(callback, number, logs):
+        logs["rate"] = float(callback.model.optimizer.learning_rate)
+        logs["count"] = int(callback.model.optimizer.iterations)
+
+    expected, _ = assert_parity(regression, DATA, callbacks=acting("on_epoch_end", rate))
+    assert expected.history["count"] == [3.0, 6.0, 9.0, 12.0]

@@ -1,0 +1,71 @@
+"""Evaluation and prediction: one pass in blocks, and nothing is read before the last of them was done."""
+
+import sys
+
+import numpy as np
+import pytest
+
+import loops
+from tests.loops import tiny
+from tests.loops.run.test_windows import READS
+
+
+class Counted:
+    """A program that notes how many copies to the host were made between its calls."""
+
+    def __init__(self, program):
+        self.program, self.copies, self.between, self._after = program, 0, [], None
+
+    def __getattr__(self, name):
+        return getattr(self.program, name)
+
+    def __call__(self, *args, **keywords):
+        if self._after is not None:
+            self.between.append(self.copies - self._after)
+        try:
+            return self.program(*args, **keywords)
+        finally:
+            self._after = self.copies
+
+    def watch(self, function):
+        """Runs `function`; whatever this thread copies to the host is counted."""
+
+        def profile(frame, event, argument):
+            self.copies += event == "c_call" and getattr(argument, "__name__", "") in READS
+
+        sys.setprofile(profile)
+        try:
+            return function()
+        finally:
+            sys.setprofile(None)
+
+
+@pytest.mark.parametrize("kind", ["array", "known"])
+@pytest.mark.parametrize("predicts", [False, True])
+def test_one_pass_and_one_fetch_at_its_end(kind, predicts):
+    x, y = tiny.data(2 * 600)
+    task, feed = tiny.Classifier(), tiny.feed_of(kind, x, y, batch_size=2)
+    if kind == "array":
+        feed.block_steps = 250
+    loop = loops.PredictLoop(task) if predicts else loops.EvalLoop(task)
+    loop._program = counted = Counted(loop._program)
+    found = counted.watch(lambda: loop.run(feed))
+    assert counted.between == [0, 0]  # three calls
+    assert counted.copies > 0
+    assert len(found) == 1200 if predicts else found["examples"] == 1200
+
+
+def test_a_pass_that_is_cut_short_reads_no_more_than_was_asked_for():
+    read = []
+
+    def batches():
+        for i in range(100):
+            read.append(i)
+            yield np.full([2, tiny.N_FEATURES], i, "float32"), np.zeros([2], "int64")
+
+    feed = loops.GeneratorFeed(batches(), steps_per_epoch=5)
+    loop = loops.EvalLoop(tiny.Classifier())
+    assert loop.run(feed, steps=5)["examples"] == 10
+    assert read == list(range(5))
+    assert loop.run(feed, steps=5)["examples"] == 10
+    assert read == list(range(10))

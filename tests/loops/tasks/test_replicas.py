@@ -1,0 +1,185 @@
+"""Two replicas give one device's numbers (models without batch statistics and random layers), to float tolerance."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import loops
+from loops.tasks import replicas
+from tests.loops import tiny
+
+# 97 examples in batches of 32: full batches split 16+16, and the last batch of one example leaves a replica empty.
+N, BATCH = 97, 32
+
+
+def train(strategy, make_task, *, epochs=2, feed=None, **settings):
+    x, y = tiny.data(N)
+    with strategy.scope():
+        task = make_task()
+    loop = loops.TrainLoop(
+        task, feed or loops.ArrayFeed((x, y), BATCH), evaluate={"val": loops.ArrayFeed((x, y), BATCH)}, strategy=strategy, **settings
+    )
+    loop.run(epochs=epochs)
+    return loop
+
+
+def assert_close(one, two, tolerance=2e-6):
+    assert one.history.history.keys() == two.history.history.keys()
+    for name, values in one.history.history.items():
+        np.testing.assert_allclose(two.history.history[name], values, rtol=tolerance, atol=tolerance, err_msg=name)
+    for left, right in zip(one.task.model.get_weights(), two.task.model.get_weights(), strict=True):
+        np.testing.assert_allclose(right, left, atol=tolerance)
+
+
+def regularized(optimizer):
+    def make():
+        task = tiny.Classifier(optimizer())
+        task.model.layers[0].kernel_regularizer = keras.regularizers.L2(0.01)
+        return task
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"clip": 0.1}, {"clip": loops.ClipByNorm(0.05)}, {"clip": loops.ClipByValue(0.01)}],
+    ids=["plain", "global norm", "norm", "value"],
+)
+def test_two_replicas_train_as_one_device(one_device, two_replicas, settings):
+    make = regularized(lambda: keras.optimizers.SGD(0.2, momentum=0.9))
+    assert_close(train(one_device, make, **settings), train(two_replicas, make, **settings))
+
+
+@pytest.mark.parametrize("clipping", [{"clipnorm": 0.05}, {"global_clipnorm": 0.1}, {"clipvalue": 0.01}], ids=str)
+def test_the_optimizers_own_clipping_bounds_what_one_device_would_clip(one_device, two_replicas, clipping):
+    make = regularized(lambda: keras.optimizers.SGD(0.2, **clipping))
+    assert_close(train(one_device, make), train(two_replicas, make))
+
+
+def test_xla_compiles_what_a_replica_does_by_itself(one_device, two_replicas):
+    make = regularized(lambda: keras.optimizers.SGD(0.2, momentum=0.9))
+    compiled = train(two_replicas, make, compile="xla", clip=0.1)
+    assert_close(train(one_device, make, clip=0.1), compiled)
+    functions = [compiled.graph, *(f.graph for f in compiled.graph._functions.values())]
+    marked = {op.type for graph in functions for op in graph.get_operations() if "_XlaCompile" in op.node_def.attr}
+    assert "MatMul" in marked
+
+
+def test_a_dataset_is_split_like_arrays(one_device, two_replicas):
+    x, y = tiny.data(N)
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
+    one, two = (train(s, tiny.Classifier, feed=loops.DatasetFeed(dataset)) for s in (one_device, two_replicas))
+    assert_close(one, two)
+
+
+def test_a_compiled_model_trains_as_on_one_device(one_device, two_replicas):
+    x, y = tiny.data(N)
+    found = []
+    for strategy in (one_device, two_replicas):
+        with strategy.scope():
+            keras.utils.set_random_seed(0)
+            layers = [
+                keras.Input([tiny.N_FEATURES]),
+                keras.layers.Dense(5, "tanh", kernel_regularizer="l2"),
+                keras.layers.Dense(3, "softmax"),
+            ]
+            model = keras.Sequential(layers)
+            model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        history = loops.fit(model, x, y, epochs=2, batch_size=BATCH, validation_split=0.2, shuffle=False, verbose=0)
+        found.append((history.history, model.get_weights(), loops.evaluate(model, x, y), loops.predict(model, x)))
+    (history, weights, logs, predictions), (history2, weights2, logs2, predictions2) = found
+    for name in history:
+        np.testing.assert_allclose(history2[name], history[name], rtol=1e-5)
+        np.testing.assert_allclose(logs2[name], logs[name], rtol=1e-5) if name in logs else None
+    for left, right in zip(weights, weights2, strict=True):
+        np.testing.assert_allclose(right, left, atol=1e-6)
+    np.testing.assert_allclose(predictions2, predictions, atol=1e-6)
+
+
+class SkipsSteps(tiny.Classifier):
+    def train_step(self, batch):
+        x, y = batch
+        with tf.GradientTape() as tape:
+            loss = self.loss(y, self.model(x, training=True))
+        self.minimize(loss, tape, self.optimizer, self.model.trainable_variables, when=self.step % 3 == 0)
+        return {"loss": loss}
+
+
+def test_a_skipped_update_changes_nothing_bit_for_bit_on_any_number_of_replicas(one_device, two_replicas):
+    one, two = train(one_device, SkipsSteps), train(two_replicas, SkipsSteps)
+    assert int(one.task.optimizer.iterations.numpy()) == int(two.task.optimizer.iterations.numpy()) == 3  # of 8 steps: 0, 3, 6
+    assert_close(one, two)
+    with two_replicas.scope():
+        task = SkipsSteps()
+    loop = loops.TrainLoop(task, loops.ArrayFeed(tiny.data(N), BATCH), strategy=two_replicas)
+    loop.run(steps=1)
+    before = tiny.state(task)
+    loop.run(steps=3)
+    tiny.assert_same_bits(tiny.state(task), before)
+
+
+@pytest.mark.parametrize("bad_row", [32 * 2 + 3, 32 * 2 + 20], ids=["first replica", "second replica"])
+def test_a_non_finite_value_on_one_replica_halts_all(two_replicas, bad_row):
+    def run(x, y, **target):
+        with two_replicas.scope():
+            task = tiny.Classifier()
+        return loops.TrainLoop(task, loops.ArrayFeed((x, y), BATCH), strategy=two_replicas), task, target
+
+    x, y = tiny.data(N)
+    bad = x.copy()
+    bad[bad_row, 0] = np.nan
+    loop, task, _ = run(bad, y)
+    with pytest.raises(loops.NonFiniteError, match="At step 3 "):
+        loop.run(epochs=1)
+    clean, clean_task, _ = run(x, y)
+    clean.run(steps=2)
+    tiny.assert_same_bits(tiny.state(task), tiny.state(clean_task))
+
+
+class DrawsNumbers(loops.Task):
+    def __init__(self):
+        super().__init__()
+        self.model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+
+    def train_step(self, batch):
+        value = tf.random.stateless_uniform([], self.seed())
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return {f"replica_{i}": loops.Mean(value, weight=tf.cast(tf.equal(replica, i), tf.float32)) for i in range(2)}
+
+
+def test_seeds_differ_between_replicas_and_steps(two_replicas):
+    class Trace(loops.hooks.Hook):
+        def on_window_end(self, loop, window):
+            self.trace = window.trace
+
+    with two_replicas.scope():
+        task = DrawsNumbers()
+    hook = Trace()
+    loops.TrainLoop(task, loops.ArrayFeed((np.zeros([64, 1]),), 8), [hook], strategy=two_replicas).run(epochs=1)
+    drawn = np.concatenate([hook.trace["replica_0"], hook.trace["replica_1"]])
+    assert len(np.unique(drawn)) == 16
+
+
+def test_batch_statistics_are_averaged_and_an_empty_replica_leaves_them_alone(two_replicas):
+    loop = train(two_replicas, lambda: tiny.Classifier(random=True))
+    moving = [v for v in loop.task.model.non_trainable_variables if "moving" in v.path]
+    assert len(moving) == 2
+    for variable in moving:
+        first, second = replicas.local_variables([variable])
+        assert np.isfinite(first.numpy()).all()
+        tiny.assert_same_bits([first.numpy()], [second.numpy()])
+
+
+def test_a_model_made_outside_of_the_scope_is_refused(two_replicas):
+    with pytest.raises(ValueError, match=r"inside `with strategy.scope\(\):`"):
+        loops.TrainLoop(tiny.Classifier(), loops.ArrayFeed(tiny.data(10), 5), strategy=two_replicas)
+
+
+def test_shards_tile_the_batch_in_order():
+    for size in range(1, 8):
+        batch = {"x": tf.range(size), "ragged": tf.ragged.range(tf.range(size)), "none": None}
+        for count in (1, 2, 3):
+            parts = [replicas.shard(batch, i, count) for i in range(count)]
+            assert np.concatenate([p["x"].numpy() for p in parts]).tolist() == list(range(size))
+            assert sum((p["ragged"].to_list() for p in parts), []) == batch["ragged"].to_list()

@@ -1,0 +1,35 @@
+"""Many variables are read in one call, and what is read stays what it was."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from loops.tasks.variable_reads import VariableReads
+
+
+def test_values_are_copies_of_the_moment():
+    variables = [keras.Variable(np.arange(6.0).reshape(2, 3), dtype="float32"), tf.Variable([1, 2]), keras.Variable(True, dtype="bool")]
+    reads = VariableReads(variables)
+    before = reads.arrays()
+    variables[0].assign(variables[0] + 1.0)
+    np.testing.assert_array_equal(before[0], np.arange(6.0).reshape(2, 3))
+    np.testing.assert_array_equal(reads.arrays()[0], np.arange(6.0).reshape(2, 3) + 1)
+    assert [a.dtype.name for a in before] == ["float32", "int32", "bool"]
+
+
+def test_what_is_not_finite_is_found_in_its_place():
+    variables = [keras.Variable([1.0, np.nan]), keras.Variable([1], dtype="int32"), keras.Variable([np.inf]), keras.Variable([0.0])]
+    assert VariableReads(variables).finite() == [False, True, False, True]
+    assert VariableReads([]).finite() == []
+
+
+def test_it_knows_its_variables():
+    a, b = keras.Variable([1.0]), keras.Variable([1.0])
+    reads = VariableReads([a, b])
+    assert reads.of([a, b]) and not reads.of([b, a]) and not reads.of([a])
+
+
+def test_one_replica_is_read(two_replicas):
+    with two_replicas.scope():
+        variable = keras.Variable([2.0])
+    np.testing.assert_array_equal(VariableReads([variable]).arrays()[0], [2.0])

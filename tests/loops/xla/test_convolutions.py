@@ -1,0 +1,249 @@
+"""Convolutions and pooling under XLA are those of TensorFlow's kernels, with their first and second derivatives, in forms that are fast."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import loops
+from loops.xla.replaced_ops import FastOps
+
+RNG = np.random.default_rng(5)
+
+# input, kernel, strides, padding
+CONVOLUTIONS = {
+    "few taps": ([3, 7, 6, 1], [3, 2, 1, 5], 1, "VALID"),
+    "few taps, the same size": ([2, 7, 8, 2], [3, 3, 2, 4], 1, "SAME"),
+    "few taps, strides": ([2, 9, 8, 1], [3, 3, 1, 4], (2, 3), "SAME"),
+    "many taps": ([3, 7, 8, 4], [3, 4, 4, 5], 1, "VALID"),
+    "many taps, the same size": ([2, 6, 5, 5], [4, 3, 5, 3], 1, "SAME"),
+    "many channels": ([2, 6, 5, 10], [3, 2, 10, 3], 1, "SAME"),
+    "many channels, strides": ([2, 8, 7, 10], [3, 3, 10, 3], (2, 1), "SAME"),
+    "strides, rows left over": ([2, 9, 8, 9], [2, 3, 9, 2], (3, 2), "VALID"),
+    "tiles": ([2, 7, 6, 3], [3, 2, 3, 4], (3, 2), "VALID"),
+    "one by one": ([3, 4, 5, 6], [1, 1, 6, 7], 1, "SAME"),
+    "explicit pads": ([2, 6, 7, 9], [3, 3, 9, 2], 1, [[0, 0], [2, 0], [1, 3], [0, 0]]),
+    "a kernel as large as the image": ([4, 3, 3, 5], [3, 3, 5, 2], 1, "VALID"),
+}
+# input, window, strides, padding
+POOLS = {
+    "tiles": ([2, 6, 8, 3], (3, 2), (3, 2), "VALID"),
+    "tiles, rows left over": ([2, 7, 9, 3], 2, 2, "VALID"),
+    "tiles, padded": ([2, 7, 9, 3], 2, 2, "SAME"),
+    "windows overlap": ([2, 8, 9, 2], 3, 2, "SAME"),
+    "windows overlap in rows": ([2, 7, 6, 2], (3, 2), (1, 2), "VALID"),
+    "gaps": ([2, 9, 9, 2], 2, 3, "VALID"),
+}
+
+
+def numbers(shape):
+    return tf.constant(RNG.normal(size=shape))
+
+
+def with_derivatives(op, arguments):
+    """Output, gradients, and gradients of a function of the gradients."""
+    with tf.GradientTape() as outer:
+        outer.watch(arguments)
+        with tf.GradientTape() as inner:
+            inner.watch(arguments)
+            output = op(*arguments)
+            loss = tf.reduce_sum(tf.sin(output))
+        first = inner.gradient(loss, arguments)
+        bent = tf.add_n([tf.reduce_sum(tf.square(g) * tf.cos(g)) for g in first])
+    return [output, *first, *outer.gradient(bent, arguments)]
+
+
+def under_xla(function, *arguments):
+    def given(*arguments):
+        with FastOps():
+            return function(*arguments)
+
+    return tf.function(given, jit_compile=True, autograph=False)(*arguments)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_and_their_derivatives_are_those_of_the_kernels(name):
+    x, w, strides, padding = CONVOLUTIONS[name]
+
+    def op(x, w):
+        return tf.nn.conv2d(x, w, strides, padding)
+
+    arguments = [numbers(x), numbers(w)]
+    for found, expected in zip(under_xla(with_derivatives, op, arguments), with_derivatives(op, arguments), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["many taps", "few taps", "strides, rows left over"])
+def test_transposed_convolutions_and_their_derivatives_are_those_of_the_kernels(name):
+    x, w, strides, padding = CONVOLUTIONS[name]
+    image, kernel = numbers(x), numbers(w)
+    dy = tf.nn.conv2d(image, kernel, strides, padding)
+
+    def op(dy, w):
+        return tf.nn.conv2d_transpose(dy, w, x, strides, padding)
+
+    for found, expected in zip(under_xla(with_derivatives, op, [dy, kernel]), with_derivatives(op, [dy, kernel]), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_pooling_and_its_gradient_are_those_of_the_kernel_also_where_places_are_tied(name, tied):
+    shape, size, strides, padding = POOLS[name]
+    x = tf.round(numbers(shape)) if tied else numbers(shape)
+
+    def op(x):
+        return tf.nn.max_pool2d(x, size, strides, padding)
+
+    for found, expected in zip(under_xla(with_derivatives, op, [x]), with_derivatives(op, [x]), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Conv2D(4, 3, dilation_rate=2),
+        keras.layers.Conv2D(4, 3, groups=2),
+        keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16"),
+        keras.layers.DepthwiseConv2D(3),
+        keras.layers.Conv1D(4, 3),
+        keras.layers.Conv3D(4, 2),
+        keras.layers.AveragePooling2D(2),
+        keras.layers.MaxPooling1D(2),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_what_is_not_replaced_and_what_goes_another_way_still_works(layer):
+    keras.utils.set_random_seed(1)
+    rank = {"Conv1D": 3, "MaxPooling1D": 3, "Conv3D": 5}.get(type(layer).__name__, 4)
+    x = tf.constant(np.random.default_rng(1).normal(size=[2, *[7, 6, 5][: rank - 2], 4]), "float32")
+    layer.build(x.shape)
+    variables = [v.value for v in layer.trainable_variables]
+
+    def output_and_gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            loss = tf.reduce_sum(tf.square(tf.cast(y, tf.float32)))
+        return [tf.cast(v, tf.float32) for v in (y, *tape.gradient(loss, [x, *variables]))]
+
+    relative = 2**-6 if layer.compute_dtype == "bfloat16" else 1e-5  # a bfloat16 has 8 bits
+    for found, expected in zip(under_xla(output_and_gradients, x), output_and_gradients(x), strict=True):
+        assert float(tf.reduce_max(tf.abs(found - expected))) <= relative * float(tf.reduce_max(tf.abs(expected)))
+
+
+def test_a_batch_of_unknown_size_is_left_to_the_stock_op():
+    @tf.function(input_signature=[tf.TensorSpec([None, 5, 5, 1], tf.float64), tf.TensorSpec([3, 3, 1, 2], tf.float64)])
+    def op(x, w):
+        with FastOps():
+            return tf.nn.max_pool2d(tf.nn.conv2d(x, w, 1, "SAME"), 2, 2, "VALID")
+
+    x, w = numbers([2, 5, 5, 1]), numbers([3, 3, 1, 2])
+    np.testing.assert_array_equal(op(x, w), tf.nn.max_pool2d(tf.nn.conv2d(x, w, 1, "SAME"), 2, 2, "VALID"))
+
+
+def test_derivatives_in_single_precision_and_of_arguments_that_are_not_tensors():
+    x = tf.constant(RNG.normal(size=[2, 8, 8, 3]), "float32")
+    blur = np.ones([3, 3, 3, 2])
+
+    def op(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.nn.max_pool2d(tf.nn.conv2d(x, blur, 1, "SAME"), 2, 2, "VALID")
+            again = tf.nn.conv2d_transpose(y, tf.cast(blur, x.dtype), [tf.shape(x)[0], 8, 8, 3], 2, "SAME")
+            loss = tf.reduce_sum(tf.square(again))
+        return [again, tape.gradient(loss, x)]
+
+    for found, expected in zip(under_xla(op, x), op(x), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_pooling_of_16_bit_numbers(dtype):
+    x = tf.cast(tf.round(numbers([2, 6, 6, 2]) * 4), dtype)
+
+    def op(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.nn.max_pool2d(x, 2, 2, "VALID")
+            loss = tf.reduce_sum(y * y)
+        return [y, tape.gradient(loss, x)]
+
+    for found, expected in zip(under_xla(op, x), op(x), strict=True):
+        np.testing.assert_array_equal(tf.cast(found, tf.float32), tf.cast(expected, tf.float32))
+
+
+def test_jacobians_vectorized_maps_and_tangents_go_by_the_stock_ops():
+    x, w = tf.cast(numbers([2, 6, 6, 1]), "float32"), tf.cast(numbers([3, 3, 1, 2]), "float32")
+
+    def model(x):
+        return tf.reduce_sum(tf.nn.max_pool2d(tf.nn.conv2d(x, w, 1, "SAME"), 2, 2, "VALID"), [1, 2])
+
+    def jacobian(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = model(x)
+        return tape.batch_jacobian(y, x)
+
+    def mapped(x):
+        return tf.vectorized_map(tf.function(lambda image: model(image[None])), x)
+
+    def tangent(x):
+        with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
+            y = model(x)
+        return accumulator.jvp(y)
+
+    for function in (jacobian, mapped, tangent):
+        np.testing.assert_allclose(under_xla(function, x), function(x), rtol=1e-5, atol=1e-5, err_msg=function.__name__)
+
+
+def test_a_net_of_convolutions_trains_under_xla_as_in_a_graph():
+    x, y = RNG.normal(size=[64, 12, 12, 1]).astype("float32"), np.arange(64) % 3
+    weights = {}
+    for mode in ("graph", "xla"):
+        keras.utils.set_random_seed(4)
+        convolutions = [keras.layers.Conv2D(6, 3, activation="relu"), keras.layers.MaxPooling2D(), keras.layers.Conv2D(12, 3, strides=2)]
+        head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation="softmax")]
+        model = keras.Sequential([keras.Input([12, 12, 1]), *convolutions, *head])
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        loops.fit(model, x, y, batch_size=16, epochs=3, shuffle=False, verbose=0, compile=mode)
+        weights[mode] = model.get_weights()
+    for graph, xla in zip(weights["graph"], weights["xla"], strict=True):
+        np.testing.assert_allclose(xla, graph, rtol=1e-4, atol=1e-5)
+
+
+TRAIN = """
+import keras, numpy as np, loops
+from keras import layers
+keras.utils.set_random_seed(0)
+model = keras.Sequential([
+    keras.Input([12, 12, 1]), layers.Conv2D(16, 3, activation="relu"), layers.MaxPooling2D(), layers.Conv2D(8, 3, activation="relu"),
+    layers.Dropout(0.2), layers.Flatten(), layers.Dense(16, activation="relu"), layers.Dropout(0.5), layers.Dense(10),
+])
+model.compile(keras.optimizers.SGD(0.1, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+x = np.random.default_rng(0).normal(size=[64, 12, 12, 1]).astype("float32")
+loops.fit(model, x, np.arange(64) % 10, batch_size=16, epochs=2, verbose=0, compile="xla")
+"""
+
+
+def test_xla_ends_with_plain_convolutions_no_scatter_and_random_numbers_that_are_drawn_once(tmp_path):
+    flags = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
+    root = pathlib.Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", TRAIN], check=True, cwd=root, env={**os.environ, "XLA_FLAGS": flags})
+    programs = [path.read_text() for path in tmp_path.glob("*cpu_after_optimizations.txt")]
+    program = max(programs, key=len)
+    layouts = re.findall(r" convolution\(.*dim_labels=(\S+?)[,\s]", program)
+    assert layouts and set(layouts) == {"b01f_01io->b01f"}, layouts
+    assert not re.search(r" (scatter|select-and-scatter|reduce-window)\(", program)
+    # One for each of the two masks, the output of the first convolution and that of the pooling; what is in them is nowhere else.
+    assert len(re.findall(r" conditional\(", program)) == 4
+    bodies = [body for body in program.split("\n}\n") if "constant(3528531795)" in body]  # a multiplier of Philox
+    assert len(bodies) == 2, len(bodies)

@@ -1,0 +1,38 @@
+"""Pictures of studies, drawn once and small: layout and resolution take most of the time of a short run, and have tests in `pictures/`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+
+from research.pictures import figures
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    figure.set_layout_engine("none")
+    figure.set_dpi(20)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def sketches():
+    """Every artist of a figure is drawn, so one that cannot be drawn fails here too."""
+    with pytest.MonkeyPatch.context() as patched:
+        drawn: dict[int, tuple[Figure, np.ndarray]] = {}
+
+        def save(figure: Figure, path: Any) -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drawn.clear()
+            drawn[id(figure)] = figure, _pixels(figure)
+            imsave(path, drawn[id(figure)][1])
+
+        patched.setattr(figures, "save", save)
+        patched.setattr(figures, "pixels", lambda figure: drawn[id(figure)][1])
+        yield

@@ -1,0 +1,149 @@
+"""A recurrent network reads on where it stopped, from batch to batch and from process to process."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ml_collections import config_dict
+
+import loops
+from loops import hooks, testing
+from research import runner, study
+from research.configs import char_gru as config_file
+from research.data import text
+from research.studies import char_gru
+from research.study import InputError
+
+
+def config(**changes) -> config_dict.ConfigDict:
+    made = config_file.get_config()
+    small = {"units": 8, "embedding": 4, "dropout": 0.1, "window": 50, "batch_size": 64, "sample__length": 20, **changes}
+    made.update_from_flattened_dict({name.replace("__", "."): value for name, value in small.items()})
+    return made
+
+
+def still(**changes) -> study.Study:
+    """The study with weights that do not move, large enough for the state to matter."""
+    made = study.build(config(optimizer__name="sgd", optimizer__learning_rate=0.0, dropout=0.0, **changes))
+    made.model.set_weights([4.0 * weight for weight in made.model.get_weights()])
+    return made
+
+
+def streams_of(made: study.Study, numbers: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """State and losses when every stream is read in one go."""
+    x, y, _ = text.streams(numbers, count=count, length=-(-len(numbers) // count))
+    logits, state = made.model([tf.constant(x), tf.zeros([count, 8])])
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=np.maximum(y, 0), logits=logits).numpy()
+    return state.numpy(), losses[y >= 0]
+
+
+def test_reading_window_by_window_is_reading_in_one_go():
+    made = still()
+    history = loops.TrainLoop(made.task, made.train).run(epochs=1)
+    _, losses = streams_of(made, text.load("handbook").train, 64)
+    assert history.history["loss"][0] == pytest.approx(losses.mean(), rel=1e-5)
+    forgetful = loops.TrainLoop(made.task, made.train)
+    begins = np.ones(len(made.train._arrays[2]), bool)
+    forgetful.feed = loops.ArrayFeed((*made.train._arrays[:2], begins), batch_size=64)
+    assert abs(forgetful.run(epochs=1).history["loss"][0] - losses.mean()) > 1e-3
+
+
+def test_the_state_goes_on_across_the_windows_of_hooks_and_calls():
+    whole, pieces = still(), still()
+    loops.TrainLoop(whole.task, whole.train).run(steps=7)
+    loop = loops.TrainLoop(pieces.task, pieces.train, hooks=[hooks.LambdaHook(on_window_end=lambda *_: None, every="2 steps")])
+    for steps in (1, 4, 7):
+        loop.run(steps=steps)
+    assert np.array_equal(whole.task.state, pieces.task.state) and np.any(whole.task.state)
+
+
+def test_every_pass_begins_without_a_memory():
+    made = still()
+    losses = loops.TrainLoop(made.task, made.train).run(epochs=3).history["loss"]
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_evaluation_has_a_state_of_its_own_and_leaves_no_trace():
+    undisturbed, looked_at = (study.build(config()) for _ in range(2))
+    loops.TrainLoop(undisturbed.task, undisturbed.train).run(steps=9)
+    evaluating = hooks.Evaluate(looked_at.evaluate["val"], name="val", every="2 steps")
+    history = loops.TrainLoop(looked_at.task, looked_at.train, hooks=[evaluating]).run(steps=9)
+    assert history is not None and not np.any(looked_at.task.evaluation_state)
+    for a, b in zip(undisturbed.task.tracked.all_variables(), looked_at.task.tracked.all_variables(), strict=True):
+        assert np.array_equal(a.numpy(), b.numpy())
+
+
+def test_evaluation_reads_its_text_as_a_whole():
+    made = still()
+    loops.TrainLoop(made.task, made.train).run(steps=3)
+    found = loops.EvalLoop(made.task).run(made.test)
+    _, losses = streams_of(made, text.load("handbook").test, 16)
+    assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("compile", ["graph", "eager"])
+def test_a_run_that_was_killed_goes_on_with_its_state_bit_for_bit(tmp_path, compile):
+    steps = 20 if compile == "graph" else 8
+
+    def run(workdir):
+        made = study.build(config(units=8, window=20))
+        snapshot = hooks.Snapshot(every="3 steps")
+        loop = loops.TrainLoop(made.task, made.train, hooks=[snapshot], evaluate=made.evaluate, workdir=workdir, compile=compile)
+        loop.run(steps=steps)
+        return loop
+
+    undisturbed = run(tmp_path / "whole")
+    with testing.crash_at("step", count=5, how="raise"), pytest.raises(testing.InjectedCrash):
+        run(tmp_path / "killed")
+    resumed = run(tmp_path / "killed")
+    assert 0 < steps < undisturbed.feed.steps_per_epoch  # in the middle of a pass
+    pairs = zip(undisturbed.task.tracked.all_variables(), resumed.task.tracked.all_variables(), strict=True)
+    assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in pairs) and np.any(resumed.task.state)
+
+
+def test_what_it_writes_is_printed_and_kept(tmp_path, capsys):
+    run = runner.train(study.build(small := config(epochs=1, sample__prompt="The ")), small, workdir=tmp_path / "run")
+    written = (tmp_path / "run" / "sample.txt").read_text()
+    assert written.startswith("The ") and len(written) == 4 + 20 + 1
+    assert all(line in capsys.readouterr().out for line in written.splitlines()) and run.test["loss"] > 0
+
+
+def test_near_temperature_zero_the_likeliest_character_is_written():
+    made, corpus = study.build(config()), text.load("handbook")
+    written = char_gru.sample(made.model, corpus, prompt="data", length=6, temperature=1e-6)
+    read = "data"
+    for _ in range(6):
+        logits, _ = made.model([tf.constant(corpus.encode(read)[None], tf.int32), tf.zeros([1, 8])])
+        read += corpus.decode([int(np.argmax(logits[0, -1]))])
+    assert written == read
+    assert char_gru.sample(made.model, corpus, prompt="data", length=6, seed=1) == char_gru.sample(
+        made.model, corpus, prompt="data", length=6, seed=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dataset": "shakespeare"}, "'shakespeare'"),
+        ({"dataset": "tinyshakespeare"}, "could not be downloaded"),
+        ({"window": 0}, "window length"),
+        ({"batch_size": 10**6}, "choose fewer"),
+        ({"units": 0}, "cannot be built"),
+        ({"sample__prompt": "\u00e9"}, "does not occur"),
+    ],
+)
+def test_what_cannot_be_used_is_named(changes, said, monkeypatch):
+    def offline(*_, **__):
+        raise Exception("URL fetch failure")
+
+    monkeypatch.delenv("TAPELOOPS_DATA", raising=False)
+    monkeypatch.setattr(keras.utils, "get_file", offline)
+    with pytest.raises(InputError, match=said):
+        study.build(config(**changes))
+
+
+def test_several_devices_are_refused(two_replicas):
+    with pytest.raises(InputError, match="leave out --strategy"):
+        study.build(config(), strategy=two_replicas)
