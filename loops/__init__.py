@@ -2,6 +2,8 @@
 
 import keras
 
+__version__ = "0.1.0"  # setup.cfg and docs read it here
+
 if keras.config.backend() != "tensorflow":
     raise ImportError(
         f"loops needs Keras on the TensorFlow backend, but it runs on {keras.config.backend()!r}: set the environment variable "

@@ -1,4 +1,4 @@
-"""`fit`, `evaluate`, `predict`: the ways in for a compiled Keras model, and `profile`. They only put the parts together."""
+"""`fit`, `evaluate` and `predict` for Keras models, and `profile` for a loop. They only combine the parts; no algorithm is here."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def fit(
     clip: Any = None,
     on_nonfinite: str | OnNonFinite = "ignore",
 ) -> History:
-    """Trains a compiled model as `model.fit` does: with `shuffle=False, compile="graph"` the same bits, faster.
+    """Trains a compiled model as `model.fit` does, but faster; with `shuffle=False, compile="graph"` the results are the same bits.
 
     Args:
         model: a compiled `keras.Model`. `run_eagerly` is respected as compile="eager", `jit_compile=True` as "xla"; `steps_per_execution`
@@ -71,8 +71,8 @@ def fit(
         An object with `history` (name -> values by epoch), `epoch` and `params`.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, when everything has been ended cleanly.
-        ValueError, TypeError: for arguments that do not fit.
+        KeyboardInterrupt: after Ctrl-C, when all hooks and files have been closed.
+        ValueError, TypeError: for arguments that are not valid.
 
     Example:
         >>> import keras, numpy as np, loops
@@ -133,7 +133,7 @@ def evaluate(
     compile: str = "auto",
     strategy: tf.distribute.Strategy | None = None,
 ) -> dict[str, Any]:
-    """Loss and metrics of a compiled model, as `model.evaluate(..., return_dict=True)` gives them.
+    """Loss and metrics of a compiled model, as `model.evaluate(..., return_dict=True)` returns them.
 
     Args:
         model: a compiled `keras.Model`.
@@ -157,7 +157,7 @@ def predict(
     compile: str = "auto",
     strategy: tf.distribute.Strategy | None = None,
 ) -> Any:
-    """Predictions of a model, compiled or not, as `model.predict` gives them.
+    """Predictions of a model, compiled or not, as `model.predict` returns them.
 
     Args:
         model: a `keras.Model`.
@@ -175,17 +175,17 @@ def predict(
 def profile(loop: TrainLoop, steps: int = 200, *, after: int = 100, trace_dir: str | os.PathLike[str] | None = None) -> Timing:
     """Trains some steps with a loop and prints where their time went.
 
-    These are steps of training like others, with all hooks of the loop; nothing is undone. For a run with a workdir, give it the hook
-    `hooks.Profile`.
+    These are ordinary training steps, with all hooks of the loop, and they are not undone. For a run with a workdir, add the hook
+    `hooks.Profile` to it.
 
     Args:
-        loop: a loop without workdir, used before or not.
+        loop: a loop without a workdir; it may have run before.
         steps: how many steps to time.
-        after: how many steps to do before, for compilation and caches.
-        trace_dir: where to write a trace of TensorFlow's profiler, for TensorBoard's profile page; None writes none.
+        after: how many steps to train before, so that compilation and cold caches are not measured.
+        trace_dir: folder for a trace by TensorFlow's profiler, for TensorBoard's profile page; None: no trace.
 
     Returns:
-        What was printed, as numbers.
+        The figures of the printed table.
 
     Raises:
         ValueError: for a loop with a workdir, or numbers of steps that are not positive.

@@ -1,4 +1,4 @@
-"""The errors of a training run that users may want to catch."""
+"""The errors of a training run that users may want to catch, in one place."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = [
     "WorkdirInUse",
 ]
 
-EXIT_PREEMPTED = 75  # sysexits' EX_TEMPFAIL: to be run again
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the program should be run again later
 
 
 class DamagedSnapshot(RuntimeError):
-    """A snapshot that does not hold what was written.
+    """A file of a snapshot is missing, or has other bytes than were written.
 
     Attributes:
-        step: the step whose snapshot it should be, None if that is unknown.
+        step: the step that the snapshot should be of, None if that is unknown.
         reason: what is wrong, in a few words.
     """
 
@@ -32,15 +32,15 @@ class DamagedSnapshot(RuntimeError):
 
 
 class InjectedCrash(RuntimeError):
-    """The error that an armed crash point raises."""
+    """The error that an armed crash point raises; see `loops.testing.crash_at`."""
 
 
 class MismatchError(ValueError):
-    """A snapshot does not fit the run that is to be restored from it."""
+    """A snapshot does not fit the run that should be restored from it."""
 
 
 class NonFiniteError(FloatingPointError):
-    """A step made the loss or the state non-finite. The state is that from before the step."""
+    """A step made the loss or the state non-finite. The state is now that from before the step."""
 
 
 class Preempted(SystemExit):
@@ -55,4 +55,4 @@ class SaveError(OSError):
 
 
 class WorkdirInUse(RuntimeError):
-    """Another run has the workdir."""
+    """Another run uses the workdir."""

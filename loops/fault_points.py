@@ -1,7 +1,7 @@
-"""Named instants at which a test may end the process, raise an error, or leave the interpreter: `reached("hook")` marks one.
+"""Named points in the code at which a test may kill the process, raise an error, or exit: `reached("hook")` marks one.
 
-Not armed, a point costs a comparison with None. Arm one with `loops.testing.crash_at`, or, in a process of its own, with the environment
-variable `TAPELOOPS_CRASH_AT="before_rename:2,kill"`: at the second time that the run comes by `before_rename`, as by SIGKILL.
+A point that is not armed costs a comparison with None. Arm one with `loops.testing.crash_at`, or from outside of the process with the
+environment variable `TAPELOOPS_CRASH_AT`: "before_rename:2,kill" kills it (SIGKILL) when it reaches `before_rename` for the second time.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = [
 ]
 
 BEFORE_WRITE = "before_write"  # a snapshot is about to be written
-HALF_WRITTEN = "half_written"  # half of its tensors are in the file
-BEFORE_RENAME = "before_rename"  # it is complete, and not yet in its place
-BEFORE_PRUNE = "before_prune"  # it is in its place, and no older one is deleted yet
+HALF_WRITTEN = "half_written"  # half of the snapshot's tensors are in the file
+BEFORE_RENAME = "before_rename"  # the snapshot is complete, but not yet in its place
+BEFORE_PRUNE = "before_prune"  # the snapshot is in its place, and no older one is deleted yet
 HOOK = "hook"  # a hook is about to be called
 FEED = "feed"  # a block is about to be cut
 EVALUATION = "evaluation"  # an evaluation has begun
@@ -44,7 +44,7 @@ STEP = "step"  # training steps, counted one by one
 NAMES = (BEFORE_WRITE, HALF_WRITTEN, BEFORE_RENAME, BEFORE_PRUNE, HOOK, FEED, EVALUATION, STEP)
 
 WAYS = ("kill", "raise", "exit")
-EXIT_CODE = 70  # what a process ends with that was told to exit
+EXIT_CODE = 70  # of a process that "exit" ends
 ENVIRONMENT_VARIABLE = "TAPELOOPS_CRASH_AT"
 
 
@@ -75,11 +75,11 @@ _armed: _Crash | None = None
 
 
 def reached(name: str, times: int = 1) -> None:
-    """Marks a place in the code; does nothing unless a test armed it.
+    """Marks a point in the code; does nothing unless a test armed it.
 
     Args:
         name: one of `NAMES`.
-        times: how often the place is passed at once, such as the steps of one call of the program.
+        times: how often the point is passed at once, such as the steps of one call of the program.
 
     Raises:
         InjectedCrash: if the point is armed with "raise" and its count is reached.
@@ -89,7 +89,7 @@ def reached(name: str, times: int = 1) -> None:
 
 
 def arm(name: str, count: int = 1, how: str = "kill") -> None:
-    """Arms one crash point, in place of the one that was armed; `loops.testing.crash_at` says what the arguments mean.
+    """Arms one point, in place of the one that was armed; `loops.testing.crash_at` says what the arguments mean.
 
     Raises:
         ValueError: for a name, count or way that does not exist.
@@ -106,7 +106,7 @@ def arm(name: str, count: int = 1, how: str = "kill") -> None:
 
 @contextlib.contextmanager
 def armed(name: str, count: int = 1, how: str = "kill") -> Iterator[None]:
-    """As `arm`, within this context; the point that was armed before, if any, comes back at its end."""
+    """Arms a point as `arm` does, within this context; at its end, the point that was armed before, if any, is armed again."""
     global _armed
     before = _armed
     arm(name, count, how)

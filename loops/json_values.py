@@ -1,4 +1,4 @@
-"""Values that a run keeps (numbers, arrays, NaN) as JSON and back, with their types."""
+"""Encodes the values that a run keeps (numbers, arrays, NaN) as JSON, and decodes them, with their types."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def encode(value: Any) -> Any:
     if isinstance(value, dict):
         return {"items": [[encode(k), encode(v)] for k, v in value.items()]}
     array = np.asarray(value)
-    # Kinds: what `np.asarray` makes of other objects has the kind "O"; bfloat16 and its like have "V" and no complex part.
+    # Other objects have the kind "O" as arrays. bfloat16 and similar types have "V", as have records, which have names.
     if array.dtype.kind not in "biufV" or array.dtype.names:
         return str(value)
     return {"array": array.tolist(), "dtype": array.dtype.name, "scalar": isinstance(value, np.generic)}
 
 
 def decode(value: Any) -> Any:
-    """The value that `encode` was given."""
+    """The value from which `encode` made this one."""
     if isinstance(value, list):
         return [decode(v) for v in value]
     if not isinstance(value, dict):

@@ -14,8 +14,8 @@ By default a line is printed as it is, with nothing before it, and flushed; it g
     logger.handlers.clear()               # not printed any more ...
     logger.propagate = True               # ... but handled as your other loggers are
 
-A test with pytest's `caplog` sees the lines once `logger.propagate` is True. A logger that has handlers when `loops` is imported keeps
-them, and nothing is added. Progress bars and tables that were given a stream write to it themselves: they draw.
+pytest's `caplog` sees the lines; that of an older pytest once `logger.propagate` is True. A logger that has handlers when `loops` is
+imported keeps them, and nothing is added. Progress bars and tables that were given a stream write to it themselves: they draw.
 """
 
 from __future__ import annotations

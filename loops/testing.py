@@ -1,4 +1,4 @@
-"""Tools for testing training loops, ours and those of users."""
+"""Tools for testing training loops, for users' tests too: crashes at a named point, a fake clock, a reader of event files."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = ["FakeClock", "InjectedCrash", "crash_at", "read_events"]
 
 @contextlib.contextmanager
 def crash_at(name: str, count: int = 1, how: str = "kill") -> Iterator[None]:
-    """Within this context the run crashes at a named point.
+    """A context in which the run crashes at a named point.
 
-    To test that a run survives what happens to it: crash it, start it again, and compare with one that was left alone. For a program that
-    is started in a process of its own, the environment variable `TAPELOOPS_CRASH_AT="NAME:COUNT,HOW"` does the same. One point is armed at
-    a time; the one that was armed before comes back at the end.
+    Use it to test that a run survives a crash: crash it, start it again, and compare the result with that of an undisturbed run. For a
+    program in a process of its own, the environment variable `TAPELOOPS_CRASH_AT="NAME:COUNT,HOW"` does the same. Only one point is armed
+    at a time; at the end of the context the point that was armed before is armed again.
 
     Args:
-        name: where. While a snapshot is written: "before_write", "half_written", "before_rename" (complete, but not in its place),
-            "before_prune" (in its place, nothing older deleted yet). While the loop runs: "hook", "feed", "evaluation", "step".
-        count: at which time that the point is reached, 1 for the first.
-        how: "kill": the process ends at once, as by SIGKILL, and nothing is cleaned up. "raise": `InjectedCrash`, an error like any other.
-            "exit": as by `sys.exit`, with code 70. A snapshot is written by a thread: what it raises arrives in the training thread.
+        name: the point. While a snapshot is written: "before_write", "half_written", "before_rename" (complete, but not in its place),
+            "before_prune" (in its place, no older one deleted yet). While the loop runs: "hook", "feed", "evaluation", "step".
+        count: crash when the point is reached for this time; 1: the first time.
+        how: "kill" ends the process at once, as by SIGKILL, without any clean-up. "raise" raises `InjectedCrash`. "exit" leaves the
+            interpreter as `sys.exit` does, with code 70. A thread writes the snapshots; its errors are raised in the training thread.
 
     Raises:
-        ValueError: for a name, count or way that does not exist.
+        ValueError: if `name`, `count` or `how` is not valid.
 
     Example:
         >>> from loops import fault_points
@@ -48,11 +48,11 @@ def crash_at(name: str, count: int = 1, how: str = "kill") -> Iterator[None]:
 
 
 class FakeClock:
-    """A clock that stands still until it is told to go on: with it, tests of what happens "every 30 seconds" need no sleeping.
+    """A clock that moves only when it is told to, so that tests of what happens "every 30 seconds" need not sleep.
 
     Args:
         now: time at the start, in seconds.
-        tick: seconds by which the clock goes on each time that it is read.
+        tick: seconds by which each reading advances the clock.
 
     Example:
         >>> clock = FakeClock(tick=0.5)
@@ -73,7 +73,7 @@ class FakeClock:
         return now
 
     def advance(self, seconds: float) -> None:
-        """Lets `seconds` pass."""
+        """Advances the clock by `seconds`."""
         if seconds < 0:
             raise ValueError(f"A clock goes forward; it cannot advance by {seconds!r} seconds.")
         self.now += seconds
@@ -116,7 +116,7 @@ def _read_file(path: str, tags: defaultdict[str, list[tuple[int, Any]]]) -> None
             event = tf.compat.v1.Event.FromString(next(records))
         except StopIteration:
             return
-        except tf.errors.DataLossError:  # the last record of a run that was killed while writing
+        except tf.errors.DataLossError:  # the last record of a run that was killed while it wrote
             return
         if event.graph_def:
             tags["graph"].append((event.step, event.graph_def))

@@ -10,9 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops.engine.execution import Execution
 from loops.engine.nonfinite import OnNonFinite
 from loops.engine.progress import Progress
-from loops.engine.timing import Timing
+from loops.engine.timing import Accounts, Timing
 from loops.errors import NonFiniteError, Preempted
 from loops.feeds import Feed
 from loops.feeds.base import checked_feed
@@ -62,8 +63,6 @@ class TrainLoop:
     Attributes:
         progress, history: the counters, and the logs of all epochs.
         hooks: all hooks, those that a workdir brought included.
-        is_chief: whether this process writes records and files.
-        epochs, steps: targets of the run in progress, or None.
         outcome: None while running, then "finished", "stopped", "interrupted" or "failed".
         clock: monotonic seconds; tests put a fake in its place.
 
@@ -134,7 +133,8 @@ class TrainLoop:
             transforms=as_transforms(clip),
             observed=lambda: frozenset().union(*(hook.observes for hook in self.hooks)),
         )
-        self._parts = RunParts(self, task, feed, HookSchedule(self.hooks), step, steps_per_epoch, self.on_nonfinite)
+        accounts = Accounts(lambda: self.clock())
+        self._parts = RunParts(self, task, feed, HookSchedule(self.hooks), step, steps_per_epoch, self.on_nonfinite, accounts)
         self.progress: Progress = self._parts.progress
         self._restart = Restart(self._parts, self._saved, Settings(compile, self.seed, clip, self.strategy, self.config))
         self._epochs = Epochs(self._parts, self._saved)
@@ -230,9 +230,9 @@ class TrainLoop:
         return self._parts.step.graph
 
     @property
-    def compilations(self) -> int:
-        """How many programs were compiled for training up to now; one for each size of block and each retrace."""
-        return self._parts.step.compilations
+    def execution(self) -> Execution:
+        """What runs the steps, from the first run on: its programs, rows and calls, for tests and benchmarks to count."""
+        return self._parts.execution
 
     @property
     def timing(self) -> Timing:

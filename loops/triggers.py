@@ -1,6 +1,6 @@
 """When something is due: every N steps, every N epochs, every N seconds, at given steps, or any of these.
 
-A trigger only answers questions about a `Progress` and a time that are handed to it, so tests need no sleeping.
+A trigger gets a `Progress` and the time as arguments and reads no clock itself, so tests need not sleep.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Trigger(abc.ABC):
     """
 
     def start(self, now: float) -> None:
-        """Called once when training begins; `now` is in seconds on a monotonic clock."""
+        """Training begins, at time `now` in seconds on a monotonic clock. Called once."""
 
     def next_step(self, step: int) -> int | None:
         """First step after `step` at which this trigger will be due, or None if it does not count in steps."""
         return None
 
     def may_fire_between_steps(self) -> bool:
-        """True if the trigger depends on time and has to be asked after every call."""
+        """True if the trigger depends on time, so that `due` has to be asked after every call."""
         return False
 
     @abc.abstractmethod
@@ -39,7 +39,7 @@ class Trigger(abc.ABC):
         """True if a look is due at `progress`. Has no side effect."""
 
     def fired(self, now: float) -> None:
-        """Tells the trigger that its owner has looked at time `now`."""
+        """Its hook has looked at time `now`."""
 
     def __or__(self, other: Trigger | str) -> AnyOf:
         return AnyOf(self, parse(other))
@@ -93,7 +93,7 @@ class EveryEpochs(Trigger):
 
 
 class EverySeconds(Trigger):
-    """Due when `seconds` have passed since its owner looked last (or since the start).
+    """Due when `seconds` have passed since its hook looked last (or since the start).
 
     Args:
         seconds: interval in seconds of wall time, greater than 0.
@@ -125,8 +125,8 @@ class At(Trigger):
     """Due at the given completed steps, and at the end of the given epochs.
 
     Args:
-        *steps: absolute step numbers, 1-based (step 1 is the first completed step).
-        epochs: absolute epoch numbers, 1-based.
+        *steps: numbers of completed steps since the beginning of the run; step 1 is the first.
+        epochs: numbers of epochs, from 1.
     """
 
     def __init__(self, *steps: int, epochs: tuple[int, ...] | list[int] = ()):

@@ -91,7 +91,7 @@ def train(
 def _train_parts(made: Comparison, config: Any, folder: pathlib.Path | None, resume: str, how: dict[str, Any]) -> Runs:
     if folder is not None:
         try:
-            workdir.check(folder, resume)
+            workdir.check_usable(folder, resume)
             if (folder / workdir.SNAPSHOTS).exists():
                 raise InputError(f"{folder} holds a single run; give a new workdir.")
             folder.mkdir(parents=True, exist_ok=True)

@@ -25,9 +25,9 @@ PAGE = REPOSITORY / "docs" / "layers.md"
 HEAD = """\
 # The layers
 
-One row for each layer of the package [`layers`](../layers/__init__.py), made from its docstring by `python scripts/layers_table.py`: change
-that, not this page. Arguments, shapes and an example are in the docstring. [writing_layers.md](writing_layers.md) shows how to write a
-layer of one's own, and how to check it.
+One row for each layer of the package [`layers`](../layers/__init__.py), generated from its docstring by `python scripts/layers_table.py`:
+edit the docstring, not this page. The docstring also has the arguments, shapes and an example. [writing_layers.md](writing_layers.md) shows
+how to write your own layer, and how to check it.
 
 Every layer works in eager mode, graphs and XLA, in `model.fit` and loops, on several replicas, in mixed precision, and in every way of
 saving. Losses go to `layer.losses`; metrics appear in the logs as `"<layer name>/<metric>"`.

@@ -33,7 +33,7 @@ ROOMS = (
     ("loops.snapshots",),
     ("loops.xla",),
     ("loops.graphs",),
-    ("loops.files", "loops.json_values", "loops.fault_points", "loops.messages", "loops._private_api"),
+    ("loops.files", "loops.http", "loops.json_values", "loops.fault_points", "loops.messages", "loops._private_api"),
     ("loops.errors",),
 )
 FORBIDDEN = (("loops", "layers"), ("layers", "loops"))

@@ -154,28 +154,20 @@ class Case:
                     seen[f"gradient/{name}"] = tf.convert_to_tensor(gradient)
         return seen
 
-    def measure(
-        self,
-        layer: keras.layers.Layer,
-        batch: Batch | None = None,
-        training: bool = True,
-        how: Callable[[Batch], dict[str, tf.Tensor]] | None = None,
-        *,
-        gradients: bool = True,
-        keep: bool = False,
-    ) -> Seen:
-        """One call, and what it leaves in metrics and state; unless `keep`, the state is put back."""
-        before = state_of(layer)
+    def left(self, layer: keras.layers.Layer, batch: Batch, training: bool, *, gradients: bool = True) -> dict[str, Any]:
+        """`seen`, and what the call leaves in metrics, which are reset before, and in state."""
         for metric in layer.metrics:
             metric.reset_state()
-        batch = batch or self.batch
-        found = how(batch) if how is not None else self.seen(layer, batch, training, gradients=gradients)
-        seen = {name: np.asarray(value) for name, value in found.items()}
-        seen |= {f"metric/{local_name(m)}": np.asarray(m.result()) for m in layer.metrics}
-        seen |= {f"state/{i} {v.name}": v.numpy() for i, v in enumerate(layer.variables)}
-        if not keep:
-            restore(layer, before)
-        return seen
+        found = self.seen(layer, batch, training, gradients=gradients)
+        found |= {f"metric/{local_name(m)}": m.result() for m in layer.metrics}
+        return found | {f"state/{i} {v.name}": tf.convert_to_tensor(v.value) for i, v in enumerate(layer.variables)}
+
+    def measure(
+        self, layer: keras.layers.Layer, batch: Batch | None = None, training: bool = True, *, gradients: bool = True, keep: bool = False
+    ) -> Seen:
+        """One call in eager mode; unless `keep`, the state is put back."""
+        with contextlib.nullcontext() if keep else state_kept(layer):
+            return arrays_of(self.left(layer, batch or self.batch, training, gradients=gradients))
 
     def trainings(self) -> tuple[bool, ...]:
         """Values of `training` at which calls can differ: a layer that is not told about it needs one call only."""
@@ -216,14 +208,21 @@ class Case:
 
 def weighted_total(outputs: Sequence[Any], losses: Sequence[Any]) -> tf.Tensor:
     """A scalar in which no element of the outputs can hide behind another, plus the losses."""
-    terms = []
-    for output in outputs:
-        output = tf.convert_to_tensor(output)
+    terms = [tf.reduce_sum(tf.cast(loss, tf.float64)) for loss in losses]
+    for output in map(tf.convert_to_tensor, outputs):
         if output.dtype.is_floating:
-            size = tf.cast(tf.range(tf.size(output)), tf.float64)
-            wave = tf.reshape(tf.cos(size), tf.shape(output))
-            terms.append(tf.reduce_sum(tf.cast(output, tf.float64) * wave))
-    return tf.add_n([*terms, *(tf.reduce_sum(tf.cast(loss, tf.float64)) for loss in losses), tf.zeros([], tf.float64)])
+            terms.append(tf.tensordot(tf.reshape(tf.cast(output, tf.float64), [-1]), _wave(tf.size(output)), 1))
+    return tf.add_n([*terms, tf.zeros([], tf.float64)])
+
+
+def _wave(size: tf.Tensor) -> Any:
+    known = tf.get_static_value(size)
+    return tf.cos(tf.cast(tf.range(size), tf.float64)) if known is None else np.cos(np.arange(known, dtype="float64"))
+
+
+def arrays_of(tensors: Mapping[str, Any]) -> Seen:
+    """Tensors as arrays."""
+    return {name: np.asarray(value) for name, value in tensors.items()}
 
 
 def state_of(layer: keras.layers.Layer) -> list[np.ndarray]:
@@ -235,6 +234,16 @@ def restore(layer: keras.layers.Layer, state: list[np.ndarray]) -> None:
     """Puts back what `state_of` gave."""
     for variable, value in zip(layer.variables, state, strict=True):
         variable.assign(value)
+
+
+@contextlib.contextmanager
+def state_kept(layer: keras.layers.Layer) -> Iterator[None]:
+    """Puts the state back at the end, whatever happens."""
+    before = state_of(layer)
+    try:
+        yield
+    finally:
+        restore(layer, before)
 
 
 def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:

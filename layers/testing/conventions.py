@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from layers._private_api import has_default_build
-from layers.testing.case import Batch, Case, agree, close, copy_state, local_name, restore, state_of
+from layers.testing.case import NAME, Batch, Case, agree, close, copy_state, local_name, restore, state_of
 
 __all__ = ["build", "config", "constructor", "loss_count", "output_spec"]
 
@@ -77,9 +77,10 @@ def build(case: Case) -> str | None:
 
 def output_spec(case: Case) -> str | None:
     """Shapes and dtypes that Keras is told beforehand are those of the outputs."""
+    layer = case.factory(name=NAME)
     symbols, _ = case.batch.symbols()
-    specs = tf.nest.flatten(case.call(case.layer, symbols, False))
-    outputs = tf.nest.flatten(case.call(case.layer, case.batch.tensors(), False))
+    specs = tf.nest.flatten(case.call(layer, symbols, False))
+    outputs = tf.nest.flatten(case.call(layer, case.batch.tensors(), False))
     assert len(specs) == len(outputs), f"{len(specs)} outputs were announced, {len(outputs)} came"
     for i, (spec, output) in enumerate(zip(specs, outputs, strict=True)):
         assert output.shape.is_compatible_with(spec.shape), f"output/{i} was announced with shape {spec.shape} and has {output.shape}"

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from layers._private_api import get_keras_mask, set_keras_mask
-from layers.testing.case import Batch, Case, Seen, close
+from layers.testing.case import Batch, Case, Seen, close, state_kept
 
 __all__ = ["masking"]
 
@@ -79,7 +79,9 @@ def _assert_goes_on(case: Case, layer: Any) -> None:
     tensors = case.batch.tensors()
     for tensor in tensors.arrays:
         set_keras_mask(tensor, mask)
-    for i, output in enumerate(tf.nest.flatten(case.call(layer, tensors, False))):
+    with state_kept(layer):
+        outputs = tf.nest.flatten(case.call(layer, tensors, False))
+    for i, output in enumerate(outputs):
         found = get_keras_mask(output)
         assert found is not None, f"supports_masking is True, but the mask does not arrive at output/{i}"
         close(found, mask, f"the mask on output/{i}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from layers._private_api import autocast_scope
-from layers.testing.case import Batch, Case, Seen, agree
+from layers.testing.case import Batch, Case, Seen, agree, arrays_of, state_kept
 
 __all__ = ["coefficients", "function", "unknown_dimensions", "xla"]
 
@@ -23,8 +24,8 @@ def function(case: Case) -> str | None:
 
 def xla(case: Case) -> str | None:
     """XLA gives what eager mode gives; of noise only that it is finite."""
-    for training in case.trainings():
-        seen = Compiled(case, training, jit_compile=True)()
+    found = Compiled(case, case.trainings(), jit_compile=True).run(case.batch)
+    for training, seen in zip(case.trainings(), found, strict=True):
         if training in case.modes():
             agree(case.eager(training), seen, f"eager mode and XLA at training={training}", rtol=1e-3, atol=1e-4)
         else:
@@ -36,10 +37,11 @@ def xla(case: Case) -> str | None:
 def unknown_dimensions(case: Case) -> str | None:
     """One trace serves batches of several sizes (and times): batch and time may be unknown."""
     training = case.modes()[0]
-    traced = Compiled(case, training, unknown=case.axes())
+    traced = Compiled(case, [training], unknown=case.axes())
     agree(case.eager(training), traced(), "eager mode and a trace for unknown sizes, with a batch")
     shorter = case.shorter()
-    agree(case.measure(case.layer, shorter, training), traced(shorter), "eager mode and a trace for unknown sizes, with a shorter batch")
+    eager = case.measure(case.layer, shorter, training)
+    agree(eager, traced(shorter), "eager mode and a trace for unknown sizes, with a shorter batch")
     assert traced.traces == 1, f"{traced.traces} traces for two sizes"
     return None
 
@@ -61,11 +63,9 @@ def coefficients(case: Case) -> str | None:
         # Keras's autocasting of a layer reaches its weights at every call; the compiled ones must see the new value too.
         traced = compiled(case, training)
         before, value = traced(), float(variable.numpy())
-        variable.assign(value / 2 if value else 0.5)
-        try:
+        with state_kept(layer):
+            variable.assign(value / 2 if value else 0.5)
             after, eager = traced(), case.measure(layer, training=training)
-        finally:
-            variable.assign(value)
         assert traced.traces == 1, f"assigning {name} retraced"
         agree(eager, after, f"eager mode and tf.function after {name} was assigned")
         moved = [k for k in after if not k.startswith("state/") and not np.allclose(before[k], after[k], rtol=1e-6, atol=0, equal_nan=True)]
@@ -75,25 +75,45 @@ def coefficients(case: Case) -> str | None:
 
 def compiled(case: Case, training: bool) -> Compiled:
     """The call as a `tf.function` for the batch's own shapes: one trace for all checks."""
-    traced: Compiled = case.once(("compiled", training), lambda: Compiled(case, training))
+    traced: Compiled = case.once(("compiled", training), lambda: Compiled(case, [training]))
     return traced
 
 
 class Compiled:
-    """A compiled call of the case's layer, and how often it was traced."""
+    """Calls of the case's layer as one compiled function, and how often it was traced.
 
-    def __init__(self, case: Case, training: bool, *, unknown: dict[int, int] | None = None, **options: Any):
+    Args:
+        case: the layer under test.
+        trainings: a call for each of these values of `training`, all from the same state. XLA shares what they have in common.
+        unknown: axis -> size of the dimensions that are unknown to the trace.
+        **options: those of `tf.function`.
+    """
+
+    def __init__(self, case: Case, trainings: Sequence[bool], *, unknown: dict[int, int] | None = None, **options: Any):
         self.case, self.layer, self.traces = case, case.layer, 0
 
-        def call(arrays: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        def calls(arrays: list[tf.Tensor]) -> list[dict[str, tf.Tensor]]:
             self.traces += 1
-            return case.seen(self.layer, case.batch.replace(arrays), training)
+            before = [tf.identity(variable.value) for variable in self.layer.variables]
+            found = []
+            for training in trainings:
+                for variable, value in zip(self.layer.variables, before if found else (), strict=bool(found)):
+                    variable.assign(value)
+                found.append(case.left(self.layer, case.batch.replace(arrays), training))
+            return found
 
         def spec(array: np.ndarray) -> tf.TensorSpec:
             shape = [None if (unknown or {}).get(axis) == size else size for axis, size in enumerate(array.shape)]
             return tf.TensorSpec(shape, array.dtype)
 
-        self._function = tf.function(call, input_signature=[[spec(a) for a in case.batch.arrays]], autograph=False, **options)
+        self._function = tf.function(calls, input_signature=[[spec(a) for a in case.batch.arrays]], autograph=False, **options)
+
+    def run(self, batch: Batch) -> list[Seen]:
+        """What each call leaves. The state is put back."""
+        with state_kept(self.layer):
+            return [arrays_of(found) for found in self._function([tf.convert_to_tensor(a) for a in batch.arrays])]
 
     def __call__(self, batch: Batch | None = None) -> Seen:
-        return self.case.measure(self.layer, batch, how=lambda b: self._function([tf.convert_to_tensor(a) for a in b.arrays]))
+        """What the only call leaves."""
+        (seen,) = self.run(batch or self.case.batch)
+        return seen

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from layers.testing.case import Batch, Case, ask, close, double_precision, restore, state_of, weighted_total
+from layers.testing.case import Batch, Case, ask, close, double_precision, restore, state_kept, state_of, weighted_total
 
 __all__ = ["degenerate", "gradient", "loss_oracle", "oracle", "stop_gradient"]
 
@@ -127,15 +127,14 @@ class Gradients:
 
 
 def _gradients(case: Case, layer: keras.layers.Layer, batch: Batch, parts: Sequence[str]) -> Gradients:
-    before = state_of(layer)
     batch = batch.tensors()
     inputs = [a for a in batch.arrays if a.dtype.is_floating]
     weights = list(layer.trainable_weights)
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(inputs)
-        totals = _totals(case, layer, batch, parts)
-    found = [tape.gradient(total, [*inputs, *(w.value for w in weights)]) for total in totals]
-    restore(layer, before)
+    with state_kept(layer):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(inputs)
+            totals = _totals(case, layer, batch, parts)
+        found = [tape.gradient(total, [*inputs, *(w.value for w in weights)]) for total in totals]
     names = [*(f"input {i}" for i in range(len(inputs))), *(w.name for w in weights)]
     return Gradients(names, [*inputs, *weights], [[None if g is None else np.asarray(tf.convert_to_tensor(g)) for g in p] for p in found])
 

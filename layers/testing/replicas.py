@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from layers.testing.case import Batch, Case, Seen, agree, close, copy_state, local_name, restore, state_of
+from layers.testing.case import Batch, Case, Seen, agree, close, copy_state, local_name, state_kept
 
 __all__ = ["replica_losses", "replica_metrics", "replica_noise", "replica_state"]
 
@@ -31,10 +31,9 @@ def replica_state(case: Case) -> str | None:
     if case.strategy is None:
         return "no strategy was given"
     mirrored, _ = _step(case, True)
-    state = state_of(case.layer)
-    case.call(case.layer, case.batch.tensors(), True)
-    single = [weight.numpy() for weight in case.layer.weights]
-    restore(case.layer, state)
+    with state_kept(case.layer):
+        case.call(case.layer, case.batch.tensors(), True)
+        single = [weight.numpy() for weight in case.layer.weights]
     for ours, theirs in zip(mirrored.weights, single, strict=True):
         values = [np.asarray(v) for v in case.strategy.experimental_local_results(ours.value)]
         for i, value in enumerate(values[1:], 1):
@@ -63,12 +62,11 @@ def replica_metrics(case: Case) -> str | None:
     training = case.modes()[0]
     mirrored, _ = _step(case, training)
     single = case.layer
-    state = state_of(single)
     for metric in single.metrics:
         metric.reset_state()
     for part in _parts(case):
-        case.call(single, part.tensors(), training)
-        restore(single, state)
+        with state_kept(single):
+            case.call(single, part.tensors(), training)
     for ours, theirs in zip(mirrored.metrics, single.metrics, strict=True):
         if type(ours).__name__ != "Last":  # the latest call is another one on one device
             close(ours.result(), theirs.result(), f"metric {local_name(ours)!r} of all replicas, against one device")

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from layers.testing.case import NAME, Case, agree, local_name
+from layers.testing.case import NAME, Case, agree, local_name, state_kept
 
 __all__ = ["checkpoint", "copies", "export", "keras_file", "weights_file"]
 
@@ -103,7 +103,8 @@ def _used(case: Case) -> Used:
         layer, model = _functional(case)
         case.call(layer, case.batch.tensors(), True)
         inputs = [np.asarray(a) for a in case.batch.arrays]
-        outputs = _numbered(model(inputs, training=False))
+        with state_kept(model):
+            outputs = _numbered(model(inputs, training=False))
         return Used(model, inputs, outputs, [float(loss) for loss in model.losses])
 
     used: Used = case.once("used model", make)

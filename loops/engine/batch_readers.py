@@ -1,6 +1,12 @@
-"""Where the loop inside a program gets its batches: from a block, from a `tf.data` iterator, or from a recording of what an iterator gave.
+"""Gives the loop inside a program its batches: from a block, from a `tf.data` iterator, or from a recording of an iterator's batches.
 
-Every reader has the same face. `held` is a flat list of loop variables that the reader carries from step to step.
+A reader lives in the graph. `held` is a flat list of loop variables that it carries from step to step. All readers have these methods:
+
+    first(n)            `held` before the first of n steps
+    has_batch(held)     whether there is a batch for the next step, a bool tensor or True
+    batch(held, i)      the batch of step i
+    next(held, i, n)    `held` for step i of n
+    recorded(held)      the tensor lists in which the batches were recorded; [] for a source that can be read again
 """
 
 from __future__ import annotations
@@ -39,7 +45,7 @@ class BlockReader:
 
     def __init__(self, tensors: list[Any], spec: Any, start: tf.Tensor, xla: bool):
         self._tensors, self._spec, self._start = tensors, spec, start
-        # XLA takes the bounds of a slice for compile-time constants, and would compile anew for every `start`.
+        # XLA treats the bounds of a slice as compile-time constants, and would compile again for every `start`.
         self._take = tf.gather if xla else operator.getitem
 
     def first(self, n: tf.Tensor) -> list[Any]:
@@ -103,7 +109,7 @@ class RecordingReader:
 
     def batch(self, held: list[Any], i: tf.Tensor) -> Any:
         index = tf.cast(self._start + i, tf.int32)
-        return _unlist(self._handles, self._spec, index)
+        return _recorded_batch(self._handles, self._spec, index)
 
     def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor) -> list[Any]:
         return []
@@ -122,7 +128,7 @@ def reader_for(source: Any, given: Any, spec: Any, start: tf.Tensor, *, record: 
 
 
 def inputs_of(source: Any) -> Any:
-    """What a program is called with for this source."""
+    """The argument of a program for this source: the tensors of a block, the tensor lists of a recording, or the iterator."""
     if isinstance(source, Block):
         return _present(source.tensors)
     return list(source.handles) if isinstance(source, Recording) else source
@@ -138,7 +144,7 @@ def signature_of(source: Any, spec: Any, capacity: int | None) -> Any:
 
 
 def empty_recording(source: Any, spec: Any) -> list[Any]:
-    """Fresh tensor lists for what a program will pull from an iterator; none for other sources."""
+    """Empty tensor lists in which a program records what it pulls from an iterator; [] for other sources."""
     return [] if isinstance(source, (Block, Recording)) else [_empty_list(c.dtype) for c in _components(spec)]
 
 
@@ -151,11 +157,11 @@ def eager_batch(source: Any, index: int) -> Any:
     if isinstance(source, Block):
         return tf.nest.map_structure(lambda t: None if t is None else t[index], source.tensors)
     if isinstance(source, Recording):
-        return _unlist(source.handles, source.spec, tf.constant(index, tf.int32))
+        return _recorded_batch(source.handles, source.spec, tf.constant(index, tf.int32))
     return next(source)
 
 
-def _unlist(handles: Any, spec: Any, index: tf.Tensor) -> Any:
+def _recorded_batch(handles: Any, spec: Any, index: tf.Tensor) -> Any:
     parts = []
     for handle, component in zip(handles, _components(spec), strict=True):
         shape = tf.constant([-1 if d is None else d for d in component.shape] if component.shape.rank is not None else -1, tf.int32)

@@ -1,7 +1,7 @@
-"""What compile="auto" means: rules where they are enough, else graph and XLA measured side by side on a copy of the state.
+"""Chooses graph mode or XLA for compile="auto": by rules where they are enough, else by timing both and restoring the variables.
 
-A measurement depends on timing, but a run must not: what was chosen for a step on a machine is remembered in a file, so that the next run
-of the same step there chooses the same.
+A measurement depends on timing, but the numbers of a run must not. So the choice for a step on a machine is kept in a file, and the next
+run of the same step on this machine makes the same choice.
 """
 
 from __future__ import annotations
@@ -35,31 +35,32 @@ from loops.xla import convolutions
 
 __all__ = ["Choice", "choose", "warning"]
 
-# A run that takes less than this is over before a measurement pays. It is judged by counts alone, so that it is judged alike everywhere: so
-# much for a step whatever it does, and so many floating-point operations a second, 6 for each use of a parameter by an example.
+# For a run shorter than this a measurement takes longer than it saves. The estimate counts and does not measure, so that it is the same on
+# every machine: a fixed time for each step, and a fixed rate of floating-point operations, 6 for each use of a parameter by an example.
 _SHORT_SECONDS = 10.0
 _STEP_SECONDS = 100e-6
 _FLOPS_PER_SECOND = 50e9
 _MAX_OPERATIONS = 10_000
 _ROUNDS, _ROUND_SECONDS = 15, 0.05
-# A difference that could be the machine's mood is not worth other bits than Keras's.
-_WORTH_IT = 1.1
-# A step that is so much slower, and takes so many seconds, is not measured any further.
-_HOPELESS, _HOPELESS_SECONDS = 5.0, 0.02
-_FORMAT = 3  # another one forgets what was measured of programs that were slower or faster than they are now
+# Graph mode has Keras's bits, XLA has not: a smaller speed-up, which may be noise, does not justify that.
+_LEAST_SPEEDUP = 1.1
+# If one step of XLA is slower than one of the graph by this factor, and takes longer than this, the measurement ends.
+_GIVE_UP_FACTOR, _GIVE_UP_SECONDS = 5.0, 0.02
+_FORMAT = 3  # raise it when programs get faster or slower: choices that were measured before are then not used
 
+# Beginnings of the types of ops: slow under XLA on a CPU inside a loop; marked as stateful, and compiled by XLA all the same.
 _SLOW = ("Conv2DBackprop", "Conv3DBackprop", "DepthwiseConv2dNativeBackprop")
 _VARIABLES = ("Resource", "ReadVariable", "Assign", "VarHandle", "VarIsInitialized", "VariableShape", "DestroyResource")
-_MAY_BE_STATEFUL = (*_VARIABLES, "StatefulPartitionedCall", "While", "If", "Case")
+_STATEFUL_BUT_COMPILED = (*_VARIABLES, "StatefulPartitionedCall", "While", "If", "Case")
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A program, and why it is in the mode that it is in.
+    """The chosen program, and the reason for its mode.
 
     Attributes:
-        program: what to run.
-        why: the reason, and what was measured; JSON-able.
+        program: the program to run.
+        why: its mode, the reason, and what was measured; JSON-able.
     """
 
     program: Program
@@ -67,15 +68,16 @@ class Choice:
 
 
 def choose(new_program: Callable[[str], Program], feed: Feed, *, steps: int | None, guarded: bool) -> Choice:
-    """Decides how a training step is to be compiled, and says so in a line if that took a measurement, now or earlier.
+    """Chooses the mode of a training step. Prints a line if the choice rests on a measurement, of now or of an earlier run.
 
-    Graph mode it is, unmeasured, under several replicas, for short runs and runs of unknown length, for feeds that cannot be read twice,
-    and for steps with operations that XLA cannot compile, would drop, or is known to be slow at. All variables keep their values.
+    The choice is graph mode, without a measurement, under several replicas, for short runs and runs of unknown length, for feeds that
+    cannot be read twice, and for steps with operations that XLA cannot compile, would drop, or is known to be slow at. All variables keep
+    their values.
 
     Args:
         new_program: makes a program in a mode.
         feed: where batches come from; its first block is read.
-        steps: how many steps the run is to take, None if that is not known.
+        steps: how many steps the run will take, None if that is not known.
         guarded: whether the run finds and takes back non-finite steps.
     """
     program = new_program("graph")
@@ -115,13 +117,13 @@ def _reason_not_to_measure(program: Program, feed: Feed, steps: int | None) -> s
 
 
 def _products_of(convolution: tf.Operation) -> int:
-    """How often, for an example, the elements of a kernel are multiplied."""
+    """Number of multiplications that a convolution does for one example; 0 if its sizes are not known."""
     positions, kernel = convolution.outputs[0].shape[1:3], convolution.inputs[1].shape
     return int(np.prod(positions) * np.prod(kernel)) if positions.is_fully_defined() and kernel.is_fully_defined() else 0
 
 
 def warning(program: Program, feed: Feed) -> str | None:
-    """A sentence on what in a step makes a program of XLA slow, None if nothing is known to."""
+    """A sentence on what makes a step slow under XLA; None if nothing in it is known to be slow."""
     graph = program.step.concrete(feed.element_spec).graph
     found = (node.name for op, node in walk.nodes(graph, _is_slow) if not convolutions.is_replaced(op))
     gradient = next(found, None)
@@ -141,13 +143,13 @@ def _is_slow(op_type: str) -> bool:
 
 @functools.cache
 def _is_obstacle(op_type: str) -> bool:
-    """Whether an operation rules XLA out: it acts on the world or on hidden state, or XLA:CPU has no fast code for it inside a loop."""
+    """Whether an operation rules XLA out: it has side effects or hidden state, or XLA:CPU has no fast code for it inside a loop."""
     definition = _private_api.op_definition(op_type)
-    return _is_slow(op_type) or (definition is not None and definition.is_stateful and not op_type.startswith(_MAY_BE_STATEFUL))
+    return _is_slow(op_type) or (definition is not None and definition.is_stateful and not op_type.startswith(_STATEFUL_BUT_COMPILED))
 
 
 def _measured(programs: dict[str, Program], new_program: Callable[[str], Program], feed: Feed, guarded: bool) -> dict[str, Any]:
-    """Runs both programs in turns on the first block; puts the variables back."""
+    """Times both programs in turns on the first block, and then restores the variables."""
     begin = time.perf_counter()
     block = next(iter(feed.blocks(Position())))
     graph = programs["graph"].step.concrete(feed.element_spec).graph
@@ -156,13 +158,13 @@ def _measured(programs: dict[str, Program], new_program: Callable[[str], Program
         programs["xla"] = new_program("xla")
         timers = {mode: _Timer(program, feed, block, guarded) for mode, program in programs.items()}
         once = {mode: timer.once for mode, timer in timers.items()}
-        if once["xla"] > max(_HOPELESS * once["graph"], _HOPELESS_SECONDS):
+        if once["xla"] > max(_GIVE_UP_FACTOR * once["graph"], _GIVE_UP_SECONDS):
             return {"mode": "graph", "reason": f"one step that XLA compiled takes {once['xla'] / once['graph']:.0f} times that of a graph"}
         for timer in timers.values():
             timer.find_length()
         for _ in range(_ROUNDS):
             for timer in timers.values():
-                timer.run()
+                timer.do_round()
     except (ValueError, tf.errors.OpError) as error:
         return {"mode": "graph", "reason": str(error).splitlines()[0].rstrip(".")}
     finally:
@@ -171,7 +173,7 @@ def _measured(programs: dict[str, Program], new_program: Callable[[str], Program
     seconds = {mode: timer.seconds for mode, timer in timers.items()}
     times = seconds["graph"] / seconds["xla"]
     return {
-        "mode": "xla" if times > _WORTH_IT else "graph",
+        "mode": "xla" if times > _LEAST_SPEEDUP else "graph",
         "reason": f"XLA does {times:.2f} times the steps of a graph",
         "microseconds_per_step": {mode: round(1e6 * value, 1) for mode, value in seconds.items()},
         "measured_in_seconds": round(time.perf_counter() - begin, 1),
@@ -183,7 +185,7 @@ class _Timer:
 
     Attributes:
         once: seconds of a call that does one step, the fastest of three.
-        seconds: of a step, the median of all runs.
+        seconds: seconds of a step, the median over all rounds.
     """
 
     def __init__(self, program: Program, feed: Feed, block: Block, guarded: bool):
@@ -194,11 +196,11 @@ class _Timer:
         self._steps, self._seconds = 1, list[float]()
 
     def find_length(self) -> None:
-        """Finds how many steps a run has to do: what a call costs by itself must not count for much."""
+        """Chooses the number of steps in a round: enough that the fixed cost of a call is a small part of it."""
         while (spent := self._call(self._steps)) < _ROUND_SECONDS / 2 and self._steps < self._block.n:
             self._steps = min(self._block.n, max(self._steps + 1, int(self._steps * min(8.0, _ROUND_SECONDS / spent))))
 
-    def run(self) -> None:
+    def do_round(self) -> None:
         self._seconds.append(self._call(self._steps) / self._steps)
 
     @property
@@ -213,10 +215,10 @@ class _Timer:
 
 
 def _key(program: Program, feed: Feed, guarded: bool) -> str:
-    """A digest of all that a measurement depends on: the operations, the sizes, the machine, the versions."""
+    """A digest of everything that a measurement depends on: the operations, the sizes, the machine, the versions."""
     graph = program.step.concrete(feed.element_spec).graph
     step = [(op.type, [str(output.shape) for output in op.outputs]) for op in graph.get_operations()]
-    # Not the size of a block that was read: it may depend on how fast the data came.
+    # The size of the block that was read is left out: it may depend on how fast the data came.
     text = repr(
         (_FORMAT, step, getattr(feed, "block_steps", None), str(feed.element_spec), guarded, _machine(), tf.__version__, keras.__version__)
     )

@@ -1,6 +1,6 @@
-"""Runs training steps: calls the program on what the reader gives, counts them, and finds the step at which numbers stopped being numbers.
+"""Runs training steps: calls the program on what the reader gives, counts the steps, and finds a step that is not finite.
 
-Knows neither epochs nor hooks. Between two `settle`s nothing is read from the device, unless the source does not know its own length.
+It knows neither epochs nor hooks. Between two `settle`s it reads nothing from the device, unless the source does not know its own length.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ class Execution:
         feed: where batches come from.
         progress: the counters to advance.
         guarded: whether non-finite steps are to be found and taken back.
-        continuing: whether an epoch is not a pass.
-        resume: for a run that goes on from a snapshot: where `save_feed` wrote (None if it returned False), as a tuple.
+        continuing: whether an epoch may end within a pass, and the next one continues that pass (`steps_per_epoch`).
+        resume: None for a new run; for one that goes on from a snapshot a tuple of the folder into which `save_feed` wrote, or of None
+            if it returned False.
         clock: monotonic seconds, by which the length of calls is chosen.
         accounts: count where the time goes.
 
     Attributes:
-        must_settle: True if `settle` has to be called before going on: a call met a non-finite step, or too many blocks are held.
+        must_settle: True if `settle` has to be called before the next `advance`: a call met a non-finite step, or too many blocks are held.
     """
 
     def __init__(
@@ -69,8 +70,8 @@ class Execution:
         self._pending: list[PendingCall] = []
         self._last: tuple[Call, Any, int] | None = None
         self._meta: StepMeta | None = None
-        self._pace, self._clock = CallPace(), clock
-        self._counted = 0
+        self._call_length, self._clock = CallLength(), clock
+        self._examples_counted = 0
         self._bad_is_held = False
         self.must_settle = False
         self.trace.start(progress.step)
@@ -81,17 +82,17 @@ class Execution:
         return self.program.step
 
     def use(self, program: Program) -> None:
-        """Goes on with another program (after a retrace)."""
+        """Continues with another program, after a retrace."""
         self.program, self._guard = program, None
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Metrics that the step returned when it was run last; before the first call of a resumed run, when it was traced."""
+        """Metrics that the step returned in the last call; before the first call of a resumed run, those of its trace."""
         meta = self._meta or self.step.meta
         return meta.metrics if meta is not None else {}
 
     def switch(self, feed: Feed) -> None:
-        """Goes on with another feed, from its beginning."""
+        """Continues with another feed, from its beginning."""
         self._reader.close()
         self.progress.pass_index = self.progress.batch = 0
         self._open(feed)
@@ -108,18 +109,18 @@ class Execution:
             self.progress.end_pass()
             return True
         known = self._reader.available
-        n = min(limit, self._pace.limit(), _MAX_CALL_STEPS if known is None else known)
+        n = min(limit, self._call_length.limit(), _MAX_CALL_STEPS if known is None else known)
         begin = self._clock()
         source, start = self._reader.source, self._reader.start
-        self._last = None  # a block that was used up is not kept while the next is worked on
+        self._last = None  # releases the block of the last call, so that a used-up block does not stay in memory
         with self.accounts.of("compute"):
             call = self._call(source, start, n)
             done = n if known is not None else int(call.done)
         self._last = (call, source, start + n - 1)
-        held = _held(source) if self._guarded and not self.feed.seekable else None
+        held = _uncounted(source) if self._guarded and not self.feed.seekable else None
         self._pending.append(PendingCall(call, n, dataclasses.replace(self.progress), self._spec(), held, start))
         self.must_settle = len(self._pending) >= _MAX_HELD_BLOCKS and isinstance(held, Block)
-        self._pace.measured(self._clock() - begin, done)
+        self._call_length.measured(self._clock() - begin, done)
         self._reader.consumed(done)
         self.progress.advance(done, 0)
         fault_points.reached(fault_points.STEP, done)
@@ -137,7 +138,11 @@ class Execution:
         return ended
 
     def settle(self) -> NonFiniteStep | None:
-        """Reads whether all calls since the last look went well; if not, takes the state back to just before the bad step and names it."""
+        """Reads whether all steps since the last `settle` were finite; if not, restores the state from just before the bad step.
+
+        Returns:
+            The bad step, None if all were finite.
+        """
         guard, pending, self._pending, self.must_settle = self._guard, self._pending, [], False
         with self.accounts.of("compute"):
             bad = self._read_results(guard, pending)
@@ -156,8 +161,8 @@ class Execution:
             for p in pending:
                 self.trace.append(p.call.rows, p.n, p.spec)
         self.trace.read()
-        self.progress.examples += self.trace.examples - self._counted
-        self._counted = self.trace.examples
+        self.progress.examples += self.trace.examples - self._examples_counted
+        self._examples_counted = self.trace.examples
         return bad
 
     def skip_batch(self) -> None:
@@ -167,9 +172,9 @@ class Execution:
             self._reader.consumed(1)
 
     def load_trace(self, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:
-        """Takes up the trace of a restored run; whatever was pending is forgotten."""
+        """Loads the trace of a restored run; pending calls are forgotten."""
         self.trace.load_state(arrays, described)
-        self._pending, self._guard, self._last, self._counted, self.must_settle = [], None, None, 0, False
+        self._pending, self._guard, self._last, self._examples_counted, self.must_settle = [], None, None, 0, False
 
     def build(self) -> None:
         """Traces the step for the feed's batches, so that every variable exists."""
@@ -178,15 +183,15 @@ class Execution:
 
     @property
     def waits_within_calls(self) -> bool:
-        """Whether the program pulls batches from an iterator, so that waiting for them is part of a call, and nobody tells them apart."""
+        """Whether calls include waiting for batches: the program pulls them from an iterator, and no clock separates the two."""
         return isinstance(self._reader, FeedIteratorReader) and self.step.clock is None
 
     def save_feed(self, directory: pathlib.Path) -> bool:
-        """Writes where the source stands into `directory`; False if its position is known by counting only."""
+        """Writes the position of the feed into `directory`; False if it wrote nothing, so that a resumed run has to count batches."""
         return self._reader.save(directory)
 
     def observed(self) -> dict[str, Any]:
-        """What hooks observe, of the last step, as arrays."""
+        """The tensors that hooks observe, of the last step, as arrays."""
         if self._last is None:
             return {}
         return dict(arrays_of(self._last[0].observed))
@@ -207,7 +212,7 @@ class Execution:
         return arrays_of(eager_batch(source, index))
 
     def rewind(self) -> None:
-        """Releases the feed's threads; a later `advance` goes on where `progress` stands then, if the feed can be read from anywhere."""
+        """Stops the feed's threads; the next `advance` reads from the position in `progress`. Only for a feed that is seekable."""
         if self.feed.seekable:
             self._reader.close()
             self._stale = True
@@ -222,7 +227,7 @@ class Execution:
     def _call(self, source: Any, start: int, n: int) -> Call:
         eager = self.program.mode == "eager"
         if self._guarded and (self._guard is None or (eager and bool(self._guard.finite))):
-            # The variables are complete only when everything is built: tracing does that, and in eager mode the first step.
+            # A guard needs all variables. Tracing creates them; in eager mode the first step may, so each call gets a new guard.
             self.step.build(self.feed.element_spec) if eager else self.step.concrete(self.feed.element_spec)
             self._guard = self._new_guard()
         compiled, clock = self.program.compilations, self.step.clock
@@ -230,9 +235,9 @@ class Execution:
             clock.call_begins()
         call = self.program(source, self.feed.element_spec, start=start, n=n, first_step=self.progress.step, guard=self._guard)
         if self.program.compilations > compiled:
-            self.accounts.is_of("compile")
+            self.accounts.count_as("compile")
             if clock is not None:
-                clock.take()  # counted with it
+                clock.take()  # waiting is counted as compiling, too
         self._guard, self._meta = call.guard, self.step.meta
         return call
 
@@ -260,8 +265,8 @@ class Execution:
         return taken_back.bad
 
 
-class CallPace:
-    """Keeps a call shorter than about half a second, so that Ctrl-C and time triggers are answered."""
+class CallLength:
+    """Keeps a call shorter than about half a second, so that Ctrl-C and time triggers are answered in time."""
 
     def __init__(self) -> None:
         self._calls = 0
@@ -275,11 +280,11 @@ class CallPace:
     def measured(self, seconds: float, steps: int) -> None:
         self._calls += 1
         if self._calls > 1 and steps:
-            # A single slow call (a new block shape is compiled) slows down the next one, not all that follow.
+            # A single slow call (a new block shape is compiled) shortens the next call, not all that follow.
             limit = 4 * self._seconds_per_step if self._calls > 2 else float("inf")
             self._seconds_per_step = min(seconds / steps, limit)
 
 
-def _held(source: Any) -> Any:
-    """A reference that does not count as a block in use, so that the next is made ready all the same."""
+def _uncounted(source: Any) -> Any:
+    """A copy of a block that the prefetcher does not count as in use, so that it makes the next block all the same."""
     return dataclasses.replace(source) if isinstance(source, Block) else source

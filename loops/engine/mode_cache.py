@@ -1,4 +1,4 @@
-"""Remembers, in a file each, what was measured once, so that later runs choose alike.
+"""Keeps the result of each measurement of `compile_mode.py` in a file, so that later runs make the same choice.
 
 The folder is that of the environment variable `TAPELOOPS_CACHE`, else `tapeloops` in `XDG_CACHE_HOME` or `~/.cache`. It may be deleted.
 """
@@ -24,7 +24,7 @@ def folder() -> pathlib.Path:
 
 
 def get(key: str) -> dict[str, Any] | None:
-    """What was remembered under `key`, None if nothing was, or it cannot be read."""
+    """The value that is kept under `key`; None if there is none, or it cannot be read."""
     try:
         found = json.loads((folder() / f"{key}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -33,10 +33,10 @@ def get(key: str) -> dict[str, Any] | None:
 
 
 def put(key: str, value: dict[str, Any]) -> dict[str, Any]:
-    """Remembers `value`, unless another process was faster.
+    """Keeps `value` under `key`, unless another process has kept a value there first.
 
     Returns:
-        What is remembered now; `value` itself if the folder cannot be written.
+        The value that is kept now; `value` itself if the folder cannot be written.
     """
     path = folder() / f"{key}.json"
     try:

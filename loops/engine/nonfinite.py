@@ -1,4 +1,7 @@
-"""Steps that made loss or state non-finite: how one is described, and what a run is to do about them."""
+"""Steps that make the loss or the state non-finite: what a run may do about them, and how one is described.
+
+It neither finds nor takes back such a step: `execution.py` and `recovery.py` do.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,19 @@ ACTIONS = ("raise", "stop", "skip", "rollback", "ignore")
 
 @dataclasses.dataclass(frozen=True)
 class OnNonFinite:
-    """What a run does about a step that makes loss or state non-finite. Such a step is always taken back first, bit for bit.
+    """What a run does about a step that makes the loss or the state non-finite. Unless ignored, it is taken back first, bit for bit.
 
     * "raise": raises `NonFiniteError`.
     * "stop": ends the run.
     * "skip": drops the batch and goes on with the next one.
     * "rollback": goes back to the last good state (the last snapshot, or the end of the epoch before) and drops all batches from there to
       the bad one, as was done for PaLM (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1).
-    * "ignore": does not look.
+    * "ignore": does not check whether steps are finite.
 
     Args:
         action: one of these.
         budget: how many batches may be skipped, or rollbacks made, in a run; one more raises `NonFiniteError`.
-        learning_rate_factor: what a rollback multiplies every learning rate with.
+        learning_rate_factor: a rollback multiplies every learning rate by it.
 
     Raises:
         ValueError: for an action that does not exist, a negative budget, or a factor that is not positive.
@@ -62,12 +65,12 @@ class OnNonFinite:
 
 @dataclasses.dataclass(frozen=True)
 class NonFiniteStep:
-    """A step that would have made loss or state non-finite; it was taken back.
+    """A step that made the loss or the state non-finite, and was taken back.
 
     Attributes:
         step: its 1-based number.
-        batch: what it was trained on, as arrays.
-        loss_finite: whether its loss was finite (then a gradient was not).
+        batch: the batch of the step, as arrays.
+        loss_finite: whether its loss was finite; if so, a gradient or a variable was not.
     """
 
     step: int

@@ -1,14 +1,13 @@
 """The compiled call: steps `start .. start+n-1` of a block, or the next n batches of an iterator, in one in-graph loop.
 
-    if the state was finite when the call began: backup = state, else: n = 0 and the backup handed in is handed on
+    if the state was finite when the call began: backup = state, else: n = 0, and the call returns the backup that it was given
     while i < n and finite and there is a batch:
         row     = step(batch, first_step + i)
         rows[i] = row
         finite  = the losses of this step are finite
     finite = finite and no variable became non-finite
 
-`start`, `n` and `first_step` are scalar tensors, so nothing retraces; the same body serves one step and a thousand. A program knows no
-hook.
+`start`, `n` and `first_step` are scalar tensors, so one trace serves any number of steps. A program knows no hook.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ MODES = ("auto", "graph", "xla", "eager")
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """State that must not become non-finite. Nothing of it is read until somebody looks.
+    """State that must stay finite, with a backup. All of it stays on the device until somebody reads `finite`.
 
     Attributes:
         variables: plain `tf.Variable`s.
@@ -59,16 +58,16 @@ class Guard:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """What one call did; all tensors are unread.
+    """What one call did. The tensors are still on the device.
 
     Attributes:
         done: int64 scalar, steps done.
         rows: float64 `[>= done, width]`.
-        observed: what hooks observe, of the last step.
+        observed: name -> tensor that hooks observe, of the last step.
         collected: name -> outputs, nested, of all steps: `[>= examples, ...]`.
         guard: the guard after the call, or None.
         last_batch: the batch of the last step, in eager mode only.
-        capacity: steps that `collected` holds room for, where that is fixed (XLA).
+        capacity: number of steps that `collected` has room for, where that is fixed (XLA).
     """
 
     done: Any
@@ -85,11 +84,11 @@ class Program:
 
     Args:
         step: the step.
-        mode: "graph", "xla" or "eager". An XLA program is for one device: under several replicas the window is a graph, in which XLA
-            compiles what each replica does by itself.
+        mode: "graph", "xla" or "eager". XLA compiles a whole call only for one device. Under several replicas the call is a graph, in
+            which XLA compiles what each replica does by itself.
 
     Attributes:
-        mode: how the window runs.
+        mode: the mode in which a call runs.
     """
 
     def __init__(self, step: GlobalStep, mode: str):
@@ -114,6 +113,9 @@ class Program:
             n: number of steps, within the block.
             first_step: steps completed before.
             guard: state to guard, or None.
+
+        Raises:
+            ValueError: if XLA cannot compile the step.
         """
         if self.mode == "eager":
             return self._run_eagerly(source, start, n, first_step, guard)
@@ -208,8 +210,8 @@ class _Outputs:
         size = self._n if self._capacity is None else self._capacity
         rows = tf.zeros([size, self._structure["row"].shape[0]], tf.float64)
         observed = [tf.zeros([d or 0 for d in t.shape], t.dtype) for t in self._observed]
-        # Under XLA every batch of a block has the same shape, and arrays cannot grow; elsewhere batches may differ and n may exceed
-        # what there is.
+        # Under XLA all batches of a block have one shape, and arrays cannot grow. Elsewhere shapes may differ, and n may be larger than
+        # the number of batches.
         grows = self._capacity is None
         arrays = [
             tf.TensorArray(t.dtype, size=0 if grows else self._capacity, dynamic_size=grows, element_shape=t.shape, infer_shape=False)
@@ -244,7 +246,7 @@ class _Outputs:
 
 
 def _cannot_compile(error: Exception) -> ValueError:
-    """One sentence out of XLA's page."""
+    """One sentence in place of XLA's long message."""
     found = re.search(r"Detected unsupported operations[^:]*:\s*(.*)|No registered '(\w+)'|([^.\n]*not compilable[^.\n]*)", str(error))
     reason = next((g for g in found.groups() if g), "") if found else str(error).strip().splitlines()[0]
     return ValueError(f"compile='xla' cannot compile this step ({reason.strip()}); use compile='graph'.")

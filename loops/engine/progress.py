@@ -1,4 +1,4 @@
-"""The one owner of a run's counters. Everybody else reads them."""
+"""The counters of a run, kept in one object: steps, epochs, the position in the feed, examples, seconds."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Progress:
         self.examples += examples
 
     def end_pass(self) -> None:
-        """The feed has given its last batch of this pass."""
+        """Goes on to the next pass: the feed has given the last batch of this one."""
         self.pass_index += 1
         self.batch = 0
 

@@ -1,7 +1,7 @@
-"""Takes back a call in which numbers stopped being finite: restores the state before it, does its good steps again, finds the bad one.
+"""Takes back a call with a non-finite step: restores the state from before the call, repeats its good steps, and finds the bad one.
 
-A call says only that one of its steps was bad. To stand right before that step, the state from before the call is put back and the good
-steps are run once more, one at a time, on the same batches.
+A call reports only that one of its steps was bad. To reach the state right before that step, the good steps run once more on the same
+batches, one at a time.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = ["PendingCall", "Recovery", "TakenBack", "arrays_of"]
 
 @dataclasses.dataclass(frozen=True)
 class PendingCall:
-    """A call whose outcome was not read yet.
+    """A call whose results were not read yet.
 
     Attributes:
-        call: what it did.
-        n: steps that it was asked for, or did where that is known.
-        before: the counters before it.
+        call: its results.
+        n: number of steps that it was to do; the number that it did, where that is known.
+        before: the counters before the call.
         spec: names and reductions of its rows.
-        source: its source if the feed could not give that again, else None.
+        source: its source, if the feed cannot give that again, else None.
         start: first batch of the source.
     """
 
@@ -51,9 +51,9 @@ class TakenBack:
     """Where a run stands after a bad step was taken back.
 
     Attributes:
-        bad: the step.
-        reader: what to read next, beginning with the bad batch (in eager mode without it); None if the feed is to be read again from the
-            position in the counters.
+        bad: the bad step.
+        reader: gives the batches from the bad one on (in eager mode from the next one on, if an iterator gave them); None if the feed has
+            to be read again from the position in the counters.
         holds_bad: whether `reader` holds the bad batch.
     """
 
@@ -69,8 +69,8 @@ class Recovery:
         program: what the calls ran.
         feed: where their batches came from.
         progress: the counters; they are set back.
-        trace: takes the rows of the steps that are done again.
-        new_guard: makes a guard over the state as it is now.
+        trace: takes the rows of the repeated steps.
+        new_guard: makes a guard over the current state.
     """
 
     def __init__(self, program: Program, feed: Feed, progress: Progress, trace: TraceLog, new_guard: Callable[[], Guard]):
@@ -78,12 +78,12 @@ class Recovery:
         self._new_guard = new_guard
 
     def take_back(self, pending: list[PendingCall], guard: Guard, reader: FeedReader) -> TakenBack:
-        """Restores the state from before the first of `pending`, does its good steps again, and stands before the bad one.
+        """Restores the state from before the first of `pending`, repeats its good steps, and stops before the bad one.
 
         Args:
-            pending: the call in which a step was bad, and those after it, which did nothing.
-            guard: the guard after the last call; it holds the state from before the bad one.
-            reader: what the calls read.
+            pending: the call with the bad step, and the calls after it, which did nothing.
+            guard: the guard after the last call; its backup is the state from before the bad call.
+            reader: the reader that the calls took batches from.
         """
         broken, pass_ended = pending[0], self._progress.pass_index > pending[0].before.pass_index
         guard.restore()
@@ -102,7 +102,7 @@ class Recovery:
         return TakenBack(bad, rest, self._program.mode != "eager" or isinstance(source, Block))
 
     def _bad_eager_step(self, broken: PendingCall) -> NonFiniteStep:
-        """In eager mode every step has a backup of its own, so the state is that before the bad step already."""
+        """In eager mode every step has a backup of its own, so the restored state is already that before the bad step."""
         good = int(broken.call.done) - 1
         self._trace.append(broken.call.rows, good, broken.spec)
         self._progress.advance(good, 0)
@@ -117,7 +117,7 @@ class Recovery:
         return Recording(guard.recorded, self._feed.element_spec), 0
 
     def _batches_again(self, source: Any, start: int, n: int) -> Iterator[tuple[Any, int]]:
-        """The sources and indices of `n` batches, once more."""
+        """Source and index of each of the `n` batches of the call."""
         if source is not None:
             return ((source, start + i) for i in range(n))
         blocks = self._feed.blocks(self._progress.position)
@@ -141,14 +141,14 @@ class Recovery:
         )
 
     def _rest(self, pending: list[PendingCall], source: Any, start: int, pass_ended: bool, reader: FeedReader) -> LeftoverReader:
-        """Reads the bad batch first, and then all that later calls were to train on."""
+        """A reader that gives the bad batch, then those of the later calls, then those of the feed."""
         good = self._progress.step - pending[0].before.step
         then = reader.then if isinstance(reader, LeftoverReader) else reader
         rest = reader.remaining if isinstance(reader, LeftoverReader) else []
         if isinstance(pending[0].source, Block | Recording):
             parts = [(source, start + good, pending[0].n - good), *((p.source, p.start, p.n) for p in pending[1:])]
         else:
-            # Calls after the bad one pulled nothing. In eager mode the bad batch itself is gone from the iterator.
+            # Calls after the bad one pulled nothing. In eager mode the iterator has already given the bad batch, and nothing recorded it.
             eager = self._program.mode == "eager"
             pulled = good + 1 if eager else source.length
             parts = [] if eager else [(source, good, pulled - good)]
@@ -161,5 +161,5 @@ class Recovery:
 
 
 def arrays_of(structure: Any) -> Any:
-    """`structure` with tensors copied to the host as arrays."""
+    """`structure` with its tensors copied to the host as arrays; None stays None."""
     return tf.nest.map_structure(lambda t: None if t is None else t.numpy() if hasattr(t, "numpy") else t, structure)

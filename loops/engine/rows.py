@@ -1,7 +1,7 @@
-"""Scalars that steps report: how they are reduced, how they leave the program as rows, and what a hook sees of them as a window.
+"""Scalars that steps report: packed into rows within the program, reduced on the host, shown to hooks as windows.
 
-A step packs its scalars into one row of float64: `[examples, check, value_1, weight_1, value_2, weight_2, ...]`. Rows stay on the device,
-unread, until somebody looks.
+A step packs its scalars into one row of float64: `[examples, check, value_1, weight_1, value_2, weight_2, ...]`. Rows stay on the device
+until the next look.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class LogSpec:
 
     @classmethod
     def named(cls, names: Iterable[Sequence[str]]) -> LogSpec:
-        """The spec that `names` described."""
+        """The spec for which `names()` returned `names`."""
         kinds = {kind.__name__: kind for kind in (Mean, Sum, Last)}
         return cls({name: kinds[kind] for name, kind in names})
 
     def reduce(self, rows: np.ndarray) -> dict[str, float]:
-        """Joins rows `[steps, width]` into one float for each name; a name that was absent in all of them is left out."""
+        """Reduces rows `[steps, width]` to one float for each name; a name that is absent in all rows is left out."""
         totals = Totals(self)
         totals.add(rows)
         return totals.values()
@@ -56,6 +56,9 @@ def row_of(logs: Mapping[str, Any], examples: tf.Tensor, check: tf.Tensor) -> tu
 
     Returns:
         The spec and the row, a float64 tensor `[width]`.
+
+    Raises:
+        ValueError: if an entry is not a scalar.
     """
     kinds: dict[str, type[Reduction]] = {}
     cells = [tf.cast(examples, tf.float64), tf.cast(check, tf.float64)]
@@ -77,7 +80,7 @@ def row_of(logs: Mapping[str, Any], examples: tf.Tensor, check: tf.Tensor) -> tu
 
 
 def merge_replicas(spec: LogSpec, rows: tf.Tensor) -> tf.Tensor:
-    """Joins the rows of all replicas `[replicas, width]` into the row of the step `[width]`."""
+    """Reduces the rows of all replicas `[replicas, width]` to the row of the step `[width]`."""
     values, weights = rows[:, FIRST::2], rows[:, FIRST + 1 :: 2]
     values = tf.where(weights > 0, values, tf.zeros_like(values))
     is_sum = tf.constant([kind is Sum for kind in spec.kinds.values()], tf.bool)
@@ -118,12 +121,12 @@ class Totals:
 
 
 def _running_sum(total: float, values: np.ndarray) -> float:
-    # One after the other, so that the bits do not depend on how many steps were read at once, that is, on the times of looks.
+    # Adds one value after the other, so that the bits do not depend on how many rows are read at once, that is, on when looks happen.
     return float(np.add.accumulate(np.concatenate([[total], values]))[-1])
 
 
 class TraceLog:
-    """The rows of all steps since the oldest window that is still open; device rows are read only when somebody looks."""
+    """The rows of all steps since the beginning of the oldest open window. Rows are copied from the device only when they are needed."""
 
     def __init__(self) -> None:
         self._unread: list[tuple[tf.Tensor, int]] = []
@@ -143,7 +146,7 @@ class TraceLog:
             self._spec = spec
 
     def read(self) -> None:
-        """Copies what is unread to the host."""
+        """Copies all unread rows to the host."""
         if not self._unread:
             return
         rows = np.concatenate([np.asarray(r)[:n] for r, n in self._unread])
@@ -174,7 +177,7 @@ class TraceLog:
                 yield part, spec
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """What is held, as arrays and JSON."""
+        """The rows and totals that are kept, as arrays and JSON."""
         self.read()
         arrays = {f"rows/{i}": rows for i, (_, rows, _) in enumerate(self._chunks)}
         described: dict[str, Any] = {"end": self._end, "chunks": [[begin, spec.names()] for begin, _, spec in self._chunks], "totals": None}
@@ -192,19 +195,24 @@ class TraceLog:
             self._totals = Totals(LogSpec.named(described["totals"]))
             self._totals.array[...] = arrays["totals"]
 
+    @property
+    def held(self) -> int:
+        """How many rows are kept on the host."""
+        return sum(len(rows) for _, rows, _ in self._chunks)
+
     def forget(self, step: int) -> None:
         """Drops the rows of steps up to `step`."""
         self._chunks = [c for c in self._chunks if c[0] + len(c[1]) > step]
 
 
 class Window:
-    """What a hook sees: all steps since its own last look. Everything is read when it is asked for.
+    """What a hook sees: all steps since its own last look. Values are copied from the device when they are asked for.
 
     Attributes:
         first_step, last_step: 1-based absolute numbers of the first and last step.
-        steps: how many steps these are.
-        seconds: wall time they took, in seconds, looks of other hooks included.
-        observed: what the program carried out at the last step, by name (see `Hook.observes`).
+        steps: number of steps.
+        seconds: wall time of these steps, in seconds, looks of other hooks included.
+        observed: name -> array that the program carried out at the last step (see `Hook.observes`).
     """
 
     def __init__(
@@ -223,7 +231,7 @@ class Window:
 
     @property
     def trace(self) -> dict[str, np.ndarray]:
-        """name -> values `[steps]`, NaN in steps where the name was absent."""
+        """name -> values float64 `[steps]`, NaN in steps where the name was absent."""
         parts: dict[str, list[np.ndarray]] = {}
         done = 0
         for rows, spec in self._trace.rows(self.first_step - 1, self.last_step):
@@ -234,7 +242,7 @@ class Window:
         return {name: np.concatenate(values) for name, values in parts.items()}
 
     def mean(self, name: str) -> float:
-        """The weighted mean (or sum, or last value, as reported) of `name` over the window.
+        """The weighted mean of `name` over the window, or the sum or last value if the step reported one of these.
 
         Raises:
             KeyError: if no step of the window reported `name`.

@@ -1,4 +1,7 @@
-"""One global step as a function of (batch, step): split over replicas, run the task's step, join what it returns."""
+"""One step on a global batch: splits it over replicas, runs the task's step on each part, joins what these return.
+
+It knows one step only: the loop over steps is in `program.py`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ __all__ = ["GlobalStep", "StepMeta"]
 
 @dataclasses.dataclass
 class StepMeta:
-    """What tracing a step taught about it.
+    """What is known about a step once it was traced, or run eagerly.
 
     Attributes:
         spec: names and reductions of its scalars.
@@ -42,12 +45,12 @@ class GlobalStep:
     Args:
         task: whose step it is.
         method: "train_step", "eval_step" or "predict_step".
-        strategy: how the batch is spread.
+        strategy: the batch is split over its replicas.
         seed: seed of the run.
         transforms: gradient transforms.
-        observes: names that hooks observe.
-        fuse: whether the step is for a graph in which optimizers may be replaced by faster ones with the same bits.
-        training_step: holds the number of training steps where the step counts something else (evaluation batches).
+        observes: names of the tensors that hooks observe.
+        training_step: variable with the number of training steps, for a step that is not counted itself (one of an evaluation).
+        fuse: whether the step is for graph mode, where updates may be fused (see `loops.tasks.fused_updates`).
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class GlobalStep:
         self.task, self.method, self.strategy = task, method, strategy
         self._seed, self._transforms, self._observes, self._training_step = seed, transforms, observes, training_step
         self._fuse, self._xla = fuse, False
-        # XLA has no clock, and its batches come from blocks.
+        # Only for graph mode: a program of XLA cannot read the time, and takes its batches from blocks.
         self.clock = StepClock() if "waiting" in observes and fuse else None
         self.meta: StepMeta | None = None
         self.traces = 0
@@ -74,7 +77,7 @@ class GlobalStep:
 
     @property
     def graph(self) -> tf.Graph | None:
-        """The graph of the step that was traced first."""
+        """The graph of the first trace, None before it."""
         return next((function.graph for function in self._concrete.values()), None)
 
     @staticmethod
@@ -92,7 +95,7 @@ class GlobalStep:
         return step
 
     def build(self, spec: Any) -> None:
-        """Builds what need not wait for the trace."""
+        """Creates variables before the step is traced, see `Task.build`."""
         with self.strategy.scope():
             self.task.build(spec)
 
@@ -121,7 +124,7 @@ class GlobalStep:
             with self.strategy.scope():
                 return function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-            if not self.task.owns(self.method):  # the user's own code: its error, with a word on where it happened
+            if not self.task.owns(self.method):  # the user's own code: the error as it is, with a note on where it happened
                 error.add_note(f"(while {type(self.task).__name__}.{self.method} was traced for batches of {spec})")
                 raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -162,7 +165,7 @@ class GlobalStep:
             with scope, FastOps() if self._xla else contextlib.nullcontext():
                 returned = self._user_step()(batch)
             for variable, before in keep:
-                # Statistics over no example are NaN: an empty replica keeps what it had.
+                # Statistics over no example are NaN: a replica without examples keeps its old ones.
                 variable.assign(tf.where(context.examples > 0, variable.read_value(), before))
             if self.method == "predict_step":
                 logs: dict[str, Any] = {"output": Collect(returned)}

@@ -1,4 +1,4 @@
-"""Tells waiting for batches from computing where both are within one call: in programs that pull from a `tf.data` iterator."""
+"""Separates waiting for batches from computing where both happen within one call: in programs that pull from a `tf.data` iterator."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ __all__ = ["StepClock"]
 
 
 class StepClock:
-    """Times, in the graph, how long no step runs within a call: from the end of a step, or the beginning of the call, until the next step
-    has its batch. What `tf.data` does while a step runs is no waiting.
+    """Measures, in the graph, how long a call waits: from the end of a step, or the beginning of the call, to the batch of the next step.
 
-    It costs a few microseconds a step, so it is there only while somebody profiles.
+    Work that `tf.data` does while a step runs is not waiting. The clock costs a few microseconds a step, so only profiled runs have one.
     """
 
     def __init__(self) -> None:
@@ -24,18 +23,18 @@ class StepClock:
             self._waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
 
     def call_begins(self) -> None:
-        """To be called right before a call."""
+        """A call begins now."""
         self._free_since.assign(time.time())  # the clock that tf.timestamp reads
 
     def take(self) -> float:
-        """Seconds waited since this was asked last; reads from the device."""
+        """Seconds waited since the last `take`; reads from the device."""
         waited = float(self._waited)
         self._waited.assign(0.0)
         return waited
 
     def around(self, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        """A step `(batch, number) -> outputs` with the clock around it, to be traced."""
-        # A function of its own is complete, updates and all, when its outputs are there for those who only wait for them.
+        """The step `(batch, number) -> outputs` with the clock around it, to be traced."""
+        # The outputs of a function call are ready when all its ops are done, updates of variables included.
         whole = tf.function(step, autograph=False)
 
         def timed(batch: Any, number: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Where the time of a run goes: waiting for data, computing, hooks, the rest. Nothing is asked of the device for it.
+"""Measures where the time of a run goes: waiting for data, computing, hooks, the rest. It reads nothing from the device.
 
-One account is open at a time. The thread that trains switches from one to the next, which takes one reading of a clock; a section within
-another one counts for itself only.
+One account is open at a time. The training thread switches from one account to the next, which takes one reading of a clock. The time of a
+section within another one counts for the inner one only.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Timing:
     """Seconds of a run by what they were spent on; they add up to its wall time.
 
     Attributes:
-        data: the run stood still because the next batch was not ready.
-        compute: in compiled calls, and until their results were there.
+        data: waiting, because the next batch was not ready.
+        compute: compiled calls, until their results were ready.
         compile: tracing and compiling, with the first step of each program.
-        evaluation: in `loop.evaluate`, all that belongs to it.
-        hooks: in hooks, evaluations that they made not counted.
-        saving: taking the state of the run for a snapshot (files are written by a thread).
-        host: all else, such as asking who looks next.
+        evaluation: `loop.evaluate` and everything in it.
+        hooks: hooks, without the evaluations that they made.
+        saving: copying the state of the run for a snapshot (a thread writes the files).
+        host: the rest, such as finding the next look.
         by_hook: name of a hook -> its seconds.
-        steps: training steps that were done meanwhile.
-        data_within_compute: True if the program itself pulls batches from a `tf.data` iterator: then `data` holds only the making of
-            iterators, and waiting for batches is part of `compute`; `hooks.Profile` tells them apart.
+        steps: number of training steps in this time.
+        data_within_compute: True if the program itself pulls batches from a `tf.data` iterator: then `data` contains only the creation of
+            iterators, and waiting for batches is part of `compute`; `hooks.Profile` separates the two.
 
     Example:
         >>> timing = Timing(data=1.0, compute=3.0, steps=100)
@@ -70,17 +70,17 @@ class Timing:
         return sum(getattr(self, name) for name in _WORDS)
 
     def share(self, name: str) -> float:
-        """The share of `name` (such as "data") in all seconds, from 0 to 1."""
+        """The share of `name` (such as "data") in `seconds`, from 0 to 1."""
         return getattr(self, name) / self.seconds if self.seconds else 0.0
 
     def since(self, before: Timing) -> Timing:
-        """What was spent after `before`, which was taken earlier in the same run."""
+        """The time spent after `before`, a timing that was taken earlier in the same run."""
         spent = {name: getattr(self, name) - getattr(before, name) for name in _WORDS}
         by_hook = {name: seconds - before.by_hook.get(name, 0.0) for name, seconds in self.by_hook.items()}
         return dataclasses.replace(self, **spent, by_hook=by_hook, steps=self.steps - before.steps)
 
     def table(self) -> str:
-        """Lines to print: what took longest within its kind, in seconds, as share, and in microseconds for each step."""
+        """A table to print: seconds, share and microseconds per step of each account; below "hooks" each hook, the slowest first."""
         rows = [(_WORDS[name], getattr(self, name)) for name in _WORDS if getattr(self, name) > 0]
         at = next((i + 1 for i, (words, _) in enumerate(rows) if words == _WORDS["hooks"]), len(rows))
         rows[at:at] = [(f"  {name}", s) for name, s in sorted(self.by_hook.items(), key=lambda item: -item[1]) if s > 0]
@@ -95,7 +95,7 @@ class Timing:
         return "\n".join(lines)
 
     def notice(self) -> str:
-        """A sentence if the run waited for data for long, else nothing; compilation is not counted, as a longer run has no more of it."""
+        """A sentence if the run waited long for data, else "". It leaves out compilation, which takes no longer in a longer run."""
         worked = self.seconds - self.compile
         if self.data < _NOTABLE_SECONDS or self.data < _NOTABLE_SHARE * worked:
             return ""
@@ -130,12 +130,12 @@ class Accounts:
         self._sections: dict[tuple[str, str], _Section] = {}
 
     def begin(self) -> None:
-        """A run begins: all accounts are empty, and what belongs to none counts for "host"."""
+        """A run begins: empties all accounts. From now on, time outside of all sections counts for "host"."""
         self._seconds = {}
         self._since, self._running = self.clock(), True
 
     def end(self) -> None:
-        """The run is over; what comes now counts for nothing."""
+        """The run has ended: later time is not counted."""
         self._switch()
         self._running = False
 
@@ -146,19 +146,19 @@ class Accounts:
             self._sections[key] = _Section(self, key)
         return self._sections[key]
 
-    def is_of(self, name: str) -> None:
-        """Has the section that is open now count for another account, from its beginning or its last inner section on."""
+    def count_as(self, name: str) -> None:
+        """Counts the open section for another account, from its beginning or the end of its last inner section on."""
         self._open[-1] = name, ""
 
     def move(self, seconds: float, source: str, target: str) -> None:
-        """Has some of what was counted for one account count for another: it turned out to belong there."""
+        """Moves seconds that were counted for the account `source` to the account `target`, where they turned out to belong."""
         self._switch()
         if self._running:
             for name, change in ((source, -seconds), (target, seconds)):
                 self._seconds[name, ""] = self._seconds.get((name, ""), 0.0) + change
 
     def timing(self, *, steps: int, data_within_compute: bool = False) -> Timing:
-        """What was spent up to now in the run in progress, or in the last one."""
+        """The time spent up to now in the run in progress, or in the last one."""
         self._switch()
         spent = dict.fromkeys(_WORDS, 0.0)
         by_hook: dict[str, float] = {}
@@ -185,7 +185,7 @@ class Accounts:
 
 
 class _Section:
-    """The context of one account; made once, entered often."""
+    """The context of one account, which may be entered many times."""
 
     def __init__(self, accounts: Accounts, key: tuple[str, str]):
         self._accounts, self._key = accounts, key
@@ -198,7 +198,9 @@ class _Section:
 
 
 class Pace:
-    """A stopwatch for steps. It is told the time, in seconds on any monotonic clock, and the count of completed steps.
+    """Measures steps per second, without the time of evaluations.
+
+    The caller passes the time, in seconds on any monotonic clock, and the number of completed steps.
 
     Example:
         >>> pace = Pace()

@@ -1,4 +1,4 @@
-"""Data sources as blocks of batches."""
+"""Cuts data sources into blocks of batches, readable from a position on. Knows no task, program or hook."""
 
 from loops.feeds.arrays import ArrayFeed
 from loops.feeds.base import Block, Feed, Position

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from loops.feeds.base import Block, Feed, Position, block_steps
-from loops.feeds.shuffling import Orders
+from loops.feeds.shuffling import Permutations
 
 __all__ = ["ArrayFeed"]
 
@@ -21,21 +21,21 @@ class ArrayFeed(Feed):
     """Batches of arrays that share their first dimension.
 
     A pass visits every example once; the last batch may be smaller. With `shuffle`, pass `p` follows a permutation that depends on
-    `seed` and `p` alone, so any batch of any pass can be had without replaying the ones before it.
+    `seed` and `p` alone, so any batch of any pass can be read without reading the ones before it.
 
     Args:
         data: array, or nested tuple, list or dict of arrays (NumPy, `np.memmap`, tensors, anything `np.asarray` takes), each `[N, ...]`.
             For supervised learning `(x, y)` or `(x, y, sample_weight)`. float64 and other floats become `keras.config.floatx()`. None
             stays None.
         batch_size: examples per batch.
-        shuffle: whether to permute the examples anew in every pass.
+        shuffle: whether to permute the examples, in another order in every pass.
         seed: seed of the permutations.
         sample_weight: weights per example `[N]`, appended as third part of `(x, y)`.
         class_weight: dict from integer class to weight; needs `y`.
         drop_remainder: whether to leave out a last batch that is smaller.
 
     Raises:
-        ValueError: if the data is empty, lengths differ, an array has no numbers or strings in it, or weights do not fit.
+        ValueError: if the data is empty, lengths differ, an array contains neither numbers nor strings, or weights do not fit.
 
     Example:
         >>> import numpy as np
@@ -72,13 +72,13 @@ class ArrayFeed(Feed):
         self.steps_per_epoch = full + bool(self._tail)
         if self.steps_per_epoch == 0:
             raise ValueError(f"`drop_remainder` leaves no batch: {self.n_examples} examples are fewer than batch_size={self.batch_size}.")
-        # The batch dimension is static exactly when all batches are equal, as in Keras; it decides which kernels TensorFlow picks.
+        # As in Keras, the batch dimension is static exactly when all batches have one size: TensorFlow chooses kernels by it.
         static = self.batch_size if not self._tail else None
         specs = [tf.TensorSpec([static, *a.shape[1:]], _tf_dtype(a)) for a in self._arrays]
         self.element_spec = self._pack(specs)
         batch_bytes = sum(s.dtype.size * self.batch_size * int(np.prod(s.shape[1:])) for s in specs)
         self.block_steps = block_steps(batch_bytes, min(_MAX_BLOCK_STEPS, max(1, full)))
-        self._orders = Orders(self.n_examples, self.seed) if self.shuffle else None
+        self._orders = Permutations(self.n_examples, self.seed) if self.shuffle else None
 
     def describe(self) -> dict[str, Any]:
         order = {"shuffle": self.shuffle, "seed": self.seed if self.shuffle else None}
@@ -108,7 +108,7 @@ class ArrayFeed(Feed):
 
 
 def _rows(array: np.ndarray, part: slice, index: np.ndarray | None) -> np.ndarray:
-    # For short rows `take` is several times faster than indexing with an array.
+    # For short rows `np.take` is several times faster than indexing with an array.
     return array[part] if index is None else np.take(array, index, axis=0)
 
 

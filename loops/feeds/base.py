@@ -19,8 +19,8 @@ class Position:
     """The next batch that has not been consumed.
 
     Attributes:
-        pass_index: 0-based number of the pass over the data.
-        batch: batches of that pass that were consumed.
+        pass_index: 0-based index of the pass over the data.
+        batch: number of batches of that pass that were consumed.
     """
 
     pass_index: int = 0
@@ -41,7 +41,7 @@ class Block:
 
     @property
     def capacity(self) -> int:
-        """K; for a block without tensors the next power of two, so that few different ones occur."""
+        """K; for a block without tensors the next power of two, so that XLA compiles for few different values."""
         leaves = [leaf for leaf in tf.nest.flatten(self.tensors) if leaf is not None]
         return int(leaves[0].shape[0]) if leaves else 1 << (self.n - 1).bit_length()
 
@@ -53,10 +53,10 @@ class Feed(abc.ABC):
         element_spec: nested structure of `tf.TypeSpec` of one batch.
         steps_per_epoch: batches in one pass, or None if that is not known beforehand.
         endless: True if a pass never ends.
-        seekable: True if `blocks` gives the same batches again when it is asked for a position again.
-        prefetch: how many blocks are in memory at a time: that which is trained on, and the next, made meanwhile in a background thread; 0
-            has each made when it is needed, for data that depends on what was learnt.
-        passes_apart: True if a pass may be read only when the one before was trained on; `end_pass` is called in between.
+        seekable: True if `blocks` gives the same batches again for the same position.
+        prefetch: number of blocks in memory at a time: the block in training, and the next one, which a background thread makes meanwhile.
+            With 0 each block is made when it is needed, for data that depends on what the model has learnt.
+        passes_apart: True if a pass may be read only after the pass before was trained on; `end_pass` is called in between.
     """
 
     element_spec: Any
@@ -71,18 +71,18 @@ class Feed(abc.ABC):
         """Yields the blocks of pass `position.pass_index`, beginning with batch `position.batch`."""
 
     def end_pass(self) -> None:
-        """All batches of the pass that was begun last were trained on; called of feeds with `passes_apart`, in the training thread."""
+        """Called in the training thread when all batches of a pass were trained on, if the feed has `passes_apart`."""
 
     def describe(self) -> dict[str, Any]:
-        """What has to be the same for a run to be carried on, JSON-able."""
+        """The properties that must not change when a run is resumed, JSON-able."""
         return {"feed": type(self).__name__, "batch": str(self.element_spec), "batches": self.steps_per_epoch}
 
     def findings(self) -> list[str]:
-        """Sentences on what would make a resumed run see other data, or slow; said before training."""
+        """Sentences, shown before training, on what would give a resumed run other data, or make resuming slow."""
         return []
 
     def state_dict(self, position: Position) -> dict[str, Any]:
-        """What is needed to read on from `position` in another process, JSON-able."""
+        """What another process needs to read on from `position`, JSON-able."""
         return dataclasses.asdict(position)
 
     def load_state_dict(self, state: dict[str, Any]) -> Position:
@@ -91,15 +91,19 @@ class Feed(abc.ABC):
 
 
 def block_steps(batch_bytes: int, most: int) -> int:
-    """How many batches of this size a block holds: some megabytes, at most `most`."""
+    """Number of batches in a block, for batches of `batch_bytes` bytes: some megabytes in all, and at most `most` batches."""
     return max(1, min(_BLOCK_BYTES // max(1, batch_bytes), most))
 
 
 def checked_feed(feed: Any, what: str) -> Feed:
-    """`feed` if it is one.
+    """`feed` itself.
+
+    Args:
+        feed: anything.
+        what: name of the argument, for the error.
 
     Raises:
-        TypeError: if not.
+        TypeError: if it is not a `Feed`.
     """
     if isinstance(feed, tf.data.Dataset):
         raise TypeError(f"`{what}` is a tf.data.Dataset; wrap it: loops.DatasetFeed(dataset).")

@@ -14,13 +14,13 @@ import tensorflow as tf
 from loops.feeds import dataset_position
 from loops.feeds.base import Block, Feed, Position
 from loops.feeds.dataset_inspection import Pipeline, Replay, parts
-from loops.feeds.stacking import runs
+from loops.feeds.stacking import groups
 from loops.messages import say
 
 __all__ = ["DatasetFeed"]
 
 _BLOCK_STEPS = 64
-# What a saved state is of: the pass in progress, or the pass that comes next.
+# A saved iterator is that of the pass in progress, or that of the next pass.
 _CURRENT, _NEXT = "current", "next"
 
 
@@ -44,7 +44,7 @@ class DatasetFeed(Feed):
         (4, False)
     """
 
-    seekable = False  # another iterator may shuffle anew
+    seekable = False  # another iterator may give another order
 
     def __init__(self, dataset: tf.data.Dataset):
         if not isinstance(dataset, tf.data.Dataset):
@@ -66,7 +66,7 @@ class DatasetFeed(Feed):
 
     @functools.cached_property
     def pipeline(self) -> Pipeline:
-        """What resuming has to know about the dataset."""
+        """The properties of the dataset that matter for resuming."""
         return Pipeline.of(self.dataset)
 
     def findings(self) -> list[str]:
@@ -76,8 +76,12 @@ class DatasetFeed(Feed):
         """An iterator that stands at `position`.
 
         Making an iterator advances the seeds of `shuffle`. `model.fit` makes one when a pass begins and, if the number of batches is
-        known, another when it ends, which is used only if an epoch is not a pass (`continuing`). The same is done here, so that both
-        see the same order. In a fresh process, what earlier passes would have made is made first.
+        known, another when the pass ends, which it uses only if epochs continue passes. This method makes the same iterators, so that
+        the order is the same. In a new process it first makes those of the earlier passes.
+
+        Args:
+            position: the next batch to read.
+            continuing: whether an epoch may end within a pass, and the next one continues that pass (`steps_per_epoch`).
 
         Raises:
             ValueError: if the pass has fewer batches than `position` says.
@@ -85,7 +89,7 @@ class DatasetFeed(Feed):
         replay = self.pipeline.replay if position.pass_index > self._passes_begun else Replay.NOTHING
         self._announce(position, replay)
         while self._passes_begun < position.pass_index:
-            self._read_again(replay, continuing=continuing)
+            self._replay_pass(replay, continuing=continuing)
         iterator = self._begin_pass(continuing=continuing)
         if _drop(iterator, position.batch) < position.batch:
             raise ValueError(
@@ -95,12 +99,12 @@ class DatasetFeed(Feed):
         return iterator
 
     def end_pass(self) -> None:
-        """Tells the feed that the pass over its iterator is complete."""
+        """Called when the iterator of the pass has given its last batch."""
         if self.steps_per_epoch is None:
             return
         if self._repeats:
-            # A finite `repeat` draws once more from the shuffle below it when it finds its end, which threads that read ahead would do
-            # before or after the next iterator draws, as it happens.
+            # When a finite `repeat` finds its end, it draws once more from the shuffle below it. Threads that read ahead may do that before
+            # or after the next iterator draws. To read past the end here settles the order.
             with contextlib.suppress(tf.errors.OpError):
                 next(self._current, None)
         self._next_iterator = iter(self.dataset)
@@ -109,12 +113,12 @@ class DatasetFeed(Feed):
         """Writes where the feed stands in its dataset.
 
         Args:
-            iterator: the iterator of the pass in progress; None between two passes. An exhausted iterator does not hold what the next
-                passes need, so the next one is saved then (and is made now if the length is unknown; it will be used).
+            iterator: the iterator of the pass in progress; None between two passes. An exhausted iterator does not contain what the next
+                passes need, so then the next iterator is saved. If the length is unknown it is made now, and used for the next pass.
             directory: folder to write into.
 
         Returns:
-            False if TensorFlow cannot save it; nothing is left in the folder, and `restored_iterator` counts batches.
+            False if TensorFlow cannot save it; nothing is left in the folder, and `restored_iterator` reads and drops batches.
         """
         if self.pipeline.unsaveable is not None:
             return False
@@ -137,14 +141,14 @@ class DatasetFeed(Feed):
             continuing: as for `iterator`.
 
         Raises:
-            ValueError: if what was saved does not fit the dataset, the data ends too early, or the seeds of this process' shuffles are
-                past that position already and were not saved.
+            ValueError: if the saved position does not fit the dataset, the data ends too early, or the shuffles of this process are past
+                that position and their seeds were not saved.
         """
         for name in (_CURRENT, _NEXT):
             if directory is not None and dataset_position.saved(directory, name=name):
                 self._next_iterator, self._passes_begun = None, 0
                 while self._passes_begun < position.pass_index:
-                    self._tell_of_pass()
+                    self._skip_pass()
                 iterator = self._begin_pass(continuing=continuing) if name == _CURRENT else iter(self.dataset)
                 dataset_position.restore(iterator, directory, name=name)
                 if name == _CURRENT:
@@ -161,7 +165,7 @@ class DatasetFeed(Feed):
     def _begin_pass(self, *, continuing: bool) -> Any:
         self._passes_begun += 1
         ready, self._next_iterator = self._next_iterator, None
-        # For an unknown length there is one ahead of its time only if it was saved.
+        # If the length is unknown, `ready` was made by `save_iterator`.
         use_ready = ready is not None and (continuing or self.steps_per_epoch is None)
         self._current = ready if use_ready else iter(self.dataset)
         return self._current
@@ -171,14 +175,14 @@ class DatasetFeed(Feed):
             self._next_iterator = iter(self.dataset)
         return self._next_iterator
 
-    def _tell_of_pass(self) -> None:
-        """A pass that was done in another process needs no more than to be counted."""
+    def _skip_pass(self) -> None:
+        """Counts a pass that another process has done."""
         self._passes_begun += 1
 
-    def _read_again(self, replay: Replay, *, continuing: bool) -> None:
-        """Leaves the seeds of the dataset's shuffles as a pass over it leaves them."""
+    def _replay_pass(self, replay: Replay, *, continuing: bool) -> None:
+        """Advances the seeds of the dataset's shuffles as a whole pass does."""
         if replay is Replay.NOTHING:
-            self._tell_of_pass()
+            self._skip_pass()
             return
         iterator = self._begin_pass(continuing=continuing)
         if replay is Replay.FIRST_BATCH:
@@ -207,8 +211,8 @@ class DatasetFeed(Feed):
         for spec in tf.nest.flatten(self.element_spec):
             if not isinstance(spec, tf.TensorSpec):
                 raise ValueError(f"Only dense batches can be stacked into blocks, got {spec}; use compile='graph' for this dataset.")
-        for run in runs(self.iterator(position, continuing=False), _BLOCK_STEPS, _shapes):
-            yield _stacked(run)
+        for group in groups(self.iterator(position, continuing=False), _BLOCK_STEPS, _shapes):
+            yield _stacked(group)
         self.end_pass()
 
 
@@ -221,9 +225,9 @@ def _shapes(element: Any) -> list[tf.TensorShape]:
     return [t.shape for t in tf.nest.flatten(element)]
 
 
-def _stacked(run: list[Any]) -> Block:
-    """A block of constant K, padded with its last batch; a single odd batch (the tail of a pass) gets K = 1."""
-    n = len(run)
+def _stacked(group: list[Any]) -> Block:
+    """A block of constant K, padded with its last batch; a single batch (the last of a pass, of another size) gets K = 1."""
+    n = len(group)
     if n > 1:
-        run = run + [run[-1]] * (_BLOCK_STEPS - n)
-    return Block(tf.nest.map_structure(lambda *ts: tf.stack(ts), *run), n)
+        group = group + [group[-1]] * (_BLOCK_STEPS - n)
+    return Block(tf.nest.map_structure(lambda *ts: tf.stack(ts), *group), n)

@@ -1,6 +1,6 @@
-"""Looks into a `tf.data` pipeline: what would make a resumed run differ from an undisturbed one, or be slow to resume.
+"""Inspects a `tf.data` pipeline: finds what would make a resumed run differ from an uninterrupted one, or be slow to resume.
 
-It reads the graph that the dataset is, and makes no iterator: that would advance the seeds of `shuffle`.
+It reads the graph of the dataset and makes no iterator: that would advance the seeds of `shuffle`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from loops.graphs.hidden_random_state import stateful_random_ops_of_def
 __all__ = ["Pipeline", "Replay", "findings", "parts"]
 
 _IGNORE, _FAIL = (tf.data.experimental.ExternalStatePolicy[name].value for name in ("IGNORE", "FAIL"))
-# These make their input's iterator when theirs is made, and one only; the dataset is their first input.
+# Datasets that make exactly one iterator of their input, when their own iterator is made. The input dataset is their first input.
 _EAGER = frozenset(
     {
         "AssertCardinalityDataset",
@@ -44,13 +44,13 @@ _EAGER = frozenset(
         "WindowDataset",
     }
 )
-# The graph of a dataset holds the arrays that it was made from, and is copied several times until it can be read here.
+# The graph of a dataset contains the arrays that it was made from, and is copied several times before this module can read it.
 _INSPECTED_AT_MOST_MB = 128
 _PYTHON = {"PyFunc": "numpy_function", "PyFuncStateless": "numpy_function", "EagerPyFunc": "py_function"}
 
 
 class Replay(enum.Enum):
-    """What of a pass has to be done again in a fresh process, so that the passes after it shuffle as they would have.
+    """What a new process has to repeat of an earlier pass, so that later passes shuffle as they would have.
 
     Making an iterator draws a seed from the generator of each `shuffle` below it, at once or when it is first pulled from.
     """
@@ -63,13 +63,14 @@ class Replay(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """What a dataset is made of, as far as resuming is concerned.
+    """The properties of a dataset that matter for resuming.
 
     Attributes:
-        replay: what of earlier passes has to be done again.
-        generators: random number generators whose position an iterator's state has to hold; 0 if no pass depends on the one before.
-        unsaveable: why TensorFlow cannot save the position in it, None if it can.
-        findings: a sentence on each thing that would make a resumed run differ or slow.
+        replay: what a new process has to repeat of earlier passes.
+        generators: number of random number generators whose position a saved iterator has to contain; 0 if no pass depends on the one
+            before.
+        unsaveable: why TensorFlow cannot save the position in the pipeline, None if it can.
+        findings: a sentence on each thing that would make a resumed run differ, or make resuming slow.
     """
 
     replay: Replay
@@ -79,13 +80,13 @@ class Pipeline:
 
     @classmethod
     def of(cls, dataset: tf.data.Dataset) -> Pipeline:
-        """Looks into a dataset."""
+        """Inspects a dataset."""
         megabytes = _source_bytes(dataset) >> 20
         if megabytes > _INSPECTED_AT_MOST_MB:
             return cls._unknown(f"it holds {megabytes} MB of arrays, which would be copied; loops.ArrayFeed takes arrays of any size")
         try:
             graph = tf.compat.v1.GraphDef.FromString(_serialized(dataset, _IGNORE).numpy())
-        except (tf.errors.OpError, ValueError) as error:  # what cannot be written, or is larger than a message may be
+        except (tf.errors.OpError, ValueError) as error:  # it cannot be serialized, or is larger than a protocol buffer may be
             return cls._unknown(_first_line(error))
         replay = _replay(graph)
         generators = sum(_has_generator(node) for node in graph.node) if replay is not Replay.NOTHING else 0
@@ -113,7 +114,7 @@ class Pipeline:
 
 
 def findings(dataset: tf.data.Dataset) -> list[str]:
-    """One sentence on each thing that would make a resumed run differ from an undisturbed one, or be slow to resume.
+    """One sentence on each thing that would make a resumed run differ from an uninterrupted one, or make resuming slow.
 
     A seed that comes from `tf.random.set_seed` is as good as one given to `shuffle`.
 
@@ -136,7 +137,7 @@ def _serialized(dataset: tf.data.Dataset, policy: int) -> tf.Tensor:
 
 
 def parts(dataset: Any) -> list[Any]:
-    """The dataset and all datasets that it is made from, each once."""
+    """The dataset and all datasets below it, each once."""
     found, to_visit = {id(dataset): dataset}, [dataset]
     while to_visit:
         for part in _private_api.inputs_of(to_visit.pop()):
@@ -152,7 +153,7 @@ def _source_bytes(dataset: Any) -> int:
 
 
 def _all_nodes(graph: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Every node with the nodes beside it by name: of the graph, and of each function in its library."""
+    """Every node of the graph and of the functions in its library, with the nodes of the same graph or function by name."""
     for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
         by_name = {node.name: node for node in nodes}
         for node in nodes:
@@ -175,7 +176,8 @@ def _unseeded(graph: Any) -> list[str]:
 def _unordered(dataset: tf.data.Dataset, graph: Any) -> list[str]:
     if dataset.options().deterministic is False:
         return ["The dataset's options have deterministic=False: the order of its elements depends on timing, in every run; leave it out."]
-    ops = {_plain(node.op) for node, _ in _all_nodes(graph) if "deterministic" in node.attr and node.attr["deterministic"].s == b"false"}
+    unordered = (node for node, _ in _all_nodes(graph) if "deterministic" in node.attr and node.attr["deterministic"].s == b"false")
+    ops = {_transformation(node.op) for node in unordered}
     return [f"{op} with deterministic=False: the order of elements depends on timing, in every run; leave it out." for op in sorted(ops)]
 
 
@@ -241,7 +243,7 @@ def _replay(graph: Any) -> Replay:
 
 
 def _redraws(node: Any) -> bool:
-    """Whether each iterator of it begins with another seed."""
+    """Whether each new iterator of this dataset draws another seed."""
     if node.op.startswith("Shuffle"):
         return "reshuffle_each_iteration" not in node.attr or node.attr["reshuffle_each_iteration"].b
     return node.op == "RandomDatasetV2"
@@ -267,7 +269,7 @@ def _inputs_by_name(node: Any) -> dict[str, str]:
 
 @functools.cache
 def _input_names(op_type: str) -> tuple[str, ...]:
-    """Names of an op's inputs; empty if some are lists, so that they cannot be told by their place."""
+    """Names of an op's inputs; empty if some inputs are lists, because positions then do not tell the names."""
     definition = _private_api.op_definition(op_type)
     if definition is None or not op_type.endswith(("Dataset", "DatasetV2", "DatasetV3")):
         return ()
@@ -276,7 +278,7 @@ def _input_names(op_type: str) -> tuple[str, ...]:
     return tuple(argument.name for argument in definition.input_arg)
 
 
-def _plain(op_type: str) -> str:
+def _transformation(op_type: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", re.sub(r"^Parallel|Dataset(V\d)?$", "", op_type)).lower()
 
 

@@ -1,8 +1,9 @@
-"""Saves where a `tf.data` iterator stands, with what is in its buffers, and puts another iterator of the same pipeline there.
+"""Saves the position of a `tf.data` iterator, with its buffers, and restores it in another iterator of the same pipeline.
 
-What the state does not always hold: the position of the seed generators of `shuffle`. A transformation that has read its input to the end
-lets go of it, and with it of how far the generators of the shuffles below have got; so the state of an iterator that is exhausted, or
-whose buffers hold the last batches of the pass, continues this pass and shuffles the next ones wrongly. `generators` tells.
+The saved state does not always contain the positions of the seed generators of `shuffle`. A transformation that has read its input to the
+end releases it, and with it the positions of the generators in the shuffles below. So the state of an iterator that is exhausted, or whose
+buffers contain the last batches of the pass, continues this pass correctly and shuffles the next ones wrongly. `generators` counts the
+positions in a saved state.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from loops import _private_api
 __all__ = ["generators", "remove", "restore", "saved", "save"]
 
 _REFUSALS = (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError)
-# As TensorFlow writes the keys of a part's state: "Iterator::Root::Prefetch::Shuffle@@epoch_num_random_samples@@num_random_samples@@..."
+# A key in TensorFlow's state of a transformation: "Iterator::Root::Prefetch::Shuffle@@epoch_num_random_samples@@num_random_samples@@..."
 _POSITION_OF_A_GENERATOR = re.compile(rb"Iterator::[ -~]*?[@:]num_random_samples")
 
 
 def save(iterator: tf.data.Iterator, directory: pathlib.Path, *, name: str = "iterator") -> bool:
-    """Writes where an iterator stands; the iterator goes on as if nothing had happened.
+    """Writes the position of an iterator, which can be used further as before.
 
     Args:
         iterator: of a `tf.data.Dataset`, on one device.
-        directory: folder to write into; made if it is not there.
-        name: what the files' names begin with.
+        directory: folder to write into; created if it does not exist.
+        name: the file names begin with it.
 
     Returns:
-        False if TensorFlow cannot save this pipeline's position; no files are left then.
+        False if TensorFlow cannot save the position in this pipeline; no files are left then.
 
     Raises:
         tf.errors.OpError: if the files cannot be written.
@@ -66,10 +67,10 @@ def save(iterator: tf.data.Iterator, directory: pathlib.Path, *, name: str = "it
 
 
 def restore(iterator: tf.data.Iterator, directory: pathlib.Path, *, name: str = "iterator") -> None:
-    """Puts an iterator where the saved one stood.
+    """Moves an iterator to the saved position.
 
     Args:
-        iterator: of a dataset that was built as the saved one's.
+        iterator: of a dataset that was built like that of the saved iterator.
         directory: where `save` wrote.
         name: as given to `save`.
 
@@ -89,7 +90,7 @@ def restore(iterator: tf.data.Iterator, directory: pathlib.Path, *, name: str = 
 
 
 def saved(directory: pathlib.Path, *, name: str = "iterator") -> bool:
-    """Whether `save` wrote a state of this name here."""
+    """Whether `save` wrote a position with this name here."""
     return (directory / f"{name}.index").exists()
 
 
@@ -100,7 +101,7 @@ def remove(directory: pathlib.Path, *, name: str = "iterator") -> None:
 
 
 def generators(directory: pathlib.Path, *, name: str = "iterator") -> int:
-    """Of how many of the pipeline's seed generators the saved state holds the position."""
+    """Number of the pipeline's seed generators whose position is in the saved state."""
     count = 0
     for path in directory.glob(f"{name}.data-*"):
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -1,4 +1,4 @@
-"""The feed for whatever `model.fit` accepts as data: arrays, `tf.data`, `PyDataset`, generators, data frames."""
+"""Makes a feed of anything that `model.fit` accepts as data: arrays, `tf.data`, `PyDataset`, generators, data frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["feed_for", "split"]
 
 
 class AdapterFeed(DatasetFeed):
-    """Data that Keras's own adapters turn into a `tf.data.Dataset`, told when its epochs begin and end."""
+    """Data that one of Keras's adapters turns into a `tf.data.Dataset`. The adapter is told when epochs begin and end."""
 
     def __init__(self, adapter: Any):
         super().__init__(adapter.get_tf_dataset())
@@ -41,9 +41,9 @@ class AdapterFeed(DatasetFeed):
         return iter(self.dataset)
 
     def _iterator_of_next_pass(self) -> Any:
-        return None  # its epoch has not begun
+        return None  # an iterator may be made only after the adapter's epoch has begun
 
-    def _tell_of_pass(self) -> None:
+    def _skip_pass(self) -> None:
         self._passes_begun += 1
         self._adapter.on_epoch_begin()
         self._adapter.on_epoch_end()
@@ -63,7 +63,7 @@ def feed_for(
     """The feed for data given as to `model.fit`.
 
     Args:
-        x: arrays (nested), a batched `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, a `loops.Feed`, or what else Keras takes.
+        x: arrays (nested), a batched `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, a `loops.Feed`, or other data for Keras.
         y: targets, for arrays.
         sample_weight: weights, for arrays.
         batch_size: examples per batch, for arrays; 32 by default.
@@ -86,7 +86,7 @@ def feed_for(
     if isinstance(x, types.GeneratorType) and y is None and sample_weight is None and class_weight is None:
         first = next(x, None)
         x = itertools.chain([] if first is None else [first], x)
-        x = (batch for batch in x)  # a generator again
+        x = (batch for batch in x)  # Keras takes a generator, not a chain
         if isinstance(first, tuple) and is_dense(first):
             return GeneratorFeed(x, steps_per_epoch=steps)
     leaves = [leaf for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]

@@ -1,4 +1,4 @@
-"""Batches that a Python generator yields. Where it stands is known by counting only."""
+"""Batches that a Python generator yields. Its position cannot be saved, only counted."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from loops.messages import say
 
 __all__ = ["GeneratorFeed"]
 
-_PEEKED = 2
+_PEEKED = 2  # batches; dimensions in which they differ vary
 
 
 class GeneratorFeed(Feed):
     """Batches of a Python generator, read ahead in a background thread.
 
-    A resumed run reads what was trained on again and drops it, which is announced. That is exact if the generator gives the same batches
-    again, and cheap if `source` is a function: then only the pass in progress has to be read. A `keras.utils.PyDataset` does without: its
-    batches have an index.
+    A resumed run reads the batches that were trained on once more and drops them, and says so. That is exact if the generator gives the
+    same batches again, and fast if `source` is a function: then only the pass in progress is read again. A `keras.utils.PyDataset` needs
+    none of this, because its batches have an index.
 
     Args:
-        source: where batches come from; one is a nested structure of arrays, mostly `(x, y)`. Either a function that returns an iterable of
-            them, called for each pass, without arguments or with the number of the pass (from 0); or an iterable that can begin anew;
-            or an iterator, of which a pass is the next `steps_per_epoch` batches, or all without that.
+        source: gives batches; a batch is a nested structure of arrays, mostly `(x, y)`. It is a function that returns an iterable of
+            batches, called for each pass, without arguments or with the number of the pass (from 0); or an iterable that is iterated
+            once for each pass; or an iterator, whose next `steps_per_epoch` batches are a pass (without that, all batches).
         steps_per_epoch: batches after which a pass ends; None for as many as there are.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Runs an iterator ahead in a background thread, by as many items as may be in memory."""
+"""Runs an iterator in a background thread, ahead of its consumer, with a bound on the number of items in memory."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ __all__ = ["Prefetcher"]
 
 
 class Prefetcher:
-    """Iterates over `items` in a thread. Errors of the iterator are raised where the item is taken.
+    """Iterates over `items` in a thread. An error of the iterator is raised in the consumer, in place of the item.
 
-    An item counts from when it is begun until nobody holds it any more, so `depth=2` means one that is worked on and the next, which is
-    made meanwhile. Whoever holds them all and asks for another still gets it, then made while they wait. What cannot be referred to
-    weakly (None, numbers) counts until it is taken.
+    An item counts from the moment when the thread begins to make it until it is garbage-collected. So `depth=2` means the item that the
+    consumer works on and the next one, which the thread makes meanwhile. A consumer that holds `depth` items and asks for another gets it,
+    but waits until the thread has made it. An item that cannot be weakly referenced (None, a number) counts until it is taken.
 
     Args:
         items: the iterator to run ahead.
-        depth: how many items may be there at a time, at least 1.
+        depth: number of items in memory at a time, at least 1.
     """
 
     def __init__(self, items: Iterator[Any], depth: int):
         self._items, self._depth = items, depth
         self._ready: deque[tuple[str, Any]] = deque()
-        self._there = 0
-        self._asked = self._closed = False
+        self._in_memory = 0
+        self._consumer_waits = self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True, name="feed")
         self._thread.start()
@@ -37,7 +37,7 @@ class Prefetcher:
             while self._may_make():
                 item = next(self._items)
                 self._put("item", item)
-                del item  # it is the consumer's now
+                del item  # this thread must not keep it in memory
         except StopIteration:
             self._put("end", None)
         except BaseException as error:  # handed to the consumer, whatever it is
@@ -48,20 +48,20 @@ class Prefetcher:
 
     def _may_make(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._there < self._depth or (self._asked and not self._ready))
-            self._there += 1
+            self._changed.wait_for(lambda: self._closed or self._in_memory < self._depth or (self._consumer_waits and not self._ready))
+            self._in_memory += 1
             return not self._closed
 
     def _put(self, kind: str, value: Any) -> None:
         with self._changed:
-            if kind == "item" and _can_be_watched(value):
-                weakref.finalize(value, self._let_go).atexit = False
+            if kind == "item" and _can_be_weakly_referenced(value):
+                weakref.finalize(value, self._forget_one).atexit = False
             self._ready.append((kind, value))
             self._changed.notify_all()
 
-    def _let_go(self) -> None:
+    def _forget_one(self) -> None:
         with self._changed:
-            self._there -= 1
+            self._in_memory -= 1
             self._changed.notify_all()
 
     def __iter__(self) -> Prefetcher:
@@ -69,32 +69,32 @@ class Prefetcher:
 
     def __next__(self) -> Any:
         with self._changed:
-            self._asked = True
+            self._consumer_waits = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._ready)
-            self._asked = False
-            kind, value = self._ready[0]  # asked again after the end, it ends again
+            self._consumer_waits = False
+            kind, value = self._ready[0]  # an end or an error stays in the queue, so that later calls end in the same way
             if kind == "item":
                 self._ready.popleft()
-                if not _can_be_watched(value):
-                    self._let_go()
+                if not _can_be_weakly_referenced(value):
+                    self._forget_one()
                 return value
         if kind == "error":
             raise value
         raise StopIteration
 
     def stop(self) -> None:
-        """Has the thread end when it has made the item that it is at."""
+        """Makes the thread end after the item that it is making; does not wait for it."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends the thread; items that were made ready are dropped."""
+        """Ends the thread and drops the items that are ready."""
         self.stop()
         self._thread.join()
         self._ready.clear()
 
 
-def _can_be_watched(item: Any) -> bool:
+def _can_be_weakly_referenced(item: Any) -> bool:
     return hasattr(type(item), "__weakref__")

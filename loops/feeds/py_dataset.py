@@ -12,25 +12,25 @@ import keras
 
 from loops import _private_api
 from loops.feeds.base import Block, Feed, Position
-from loops.feeds.shuffling import Orders
+from loops.feeds.shuffling import Permutations
 from loops.feeds.stacking import Stacker
 
 __all__ = ["PyDatasetFeed"]
 
-_PEEKED = 2  # as Keras does, to see which dimensions vary
+_PEEKED = 2  # batches; as in Keras, dimensions in which they differ vary
 
 
 class PyDatasetFeed(Feed):
-    """Batches of a `keras.utils.PyDataset`, made ahead by as many `workers` (threads, or processes with `use_multiprocessing`) as it wants.
+    """Batches of a `keras.utils.PyDataset`, made ahead by its `workers` (threads, or processes with `use_multiprocessing`).
 
-    The batch with index i is `dataset[i]`, so a resumed run goes on at once, and exactly if `__getitem__` is a function of the index (and
-    of what `on_epoch_end` does: it is called as often as in the run before). A dataset that overrides `on_epoch_begin` or `on_epoch_end` is
-    not read beyond the end of a pass before the pass was trained on, and is told so in the training thread: once before the first
-    epoch, as in Keras, and after each.
+    The batch with index i is `dataset[i]`, so a resumed run need not read earlier batches again. It is exact if `__getitem__` depends only
+    on the index and on the calls of `on_epoch_end`, which a resumed run repeats. If the dataset overrides `on_epoch_begin` or
+    `on_epoch_end`, a pass is read only after the pass before was trained on. `on_epoch_end` is called in the training thread: once before
+    the first epoch, as in Keras, and after each epoch.
 
     Args:
         dataset: the dataset. A batch is `x`, `(x,)`, `(x, y)`, `(x, y, sample_weight)` or a dict.
-        shuffle: whether to take the batches in another order in each pass, which depends on `seed` and the pass alone.
+        shuffle: whether to take the batches in another order in each pass; the order depends on `seed` and the pass alone.
         seed: seed of these orders.
         class_weight: dict from integer class to weight, for batches `(x, y)`.
 
@@ -61,14 +61,14 @@ class PyDatasetFeed(Feed):
             raise ValueError("The PyDataset is empty: it has 0 batches.")
         self.steps_per_epoch, self.endless = n, n is None
         self.shuffle, self.seed = bool(shuffle) and n is not None, int(seed)
-        self._orders = Orders(n, self.seed) if self.shuffle else None
+        self._orders = Permutations(n, self.seed) if self.shuffle else None
         peeked = [self._standardized(dataset[i]) for i in range(min(_PEEKED, n or _PEEKED))]
         self._stacker = Stacker(peeked, "PyDataset")
         self.element_spec = self._stacker.element_spec
-        of_epochs = [
+        overridden = [
             getattr(type(dataset), name) is not getattr(keras.utils.PyDataset, name) for name in ("on_epoch_begin", "on_epoch_end")
         ]
-        self.passes_apart = any(of_epochs)
+        self.passes_apart = any(overridden)
         self.seekable = not self.passes_apart
         self._passes_begun = 0
         dataset.on_epoch_end()  # Keras calls it once before the first epoch
@@ -125,11 +125,11 @@ class PyDatasetFeed(Feed):
 
 
 def _made_by_workers(dataset: keras.utils.PyDataset, indices: Iterator[int], workers: int, *, processes: bool) -> Iterator[Any]:
-    """Batches in the order of `indices`; up to `max_queue_size` are under way or wait."""
+    """Batches in the order of `indices`; at most `max_queue_size` of them are being made or wait to be taken."""
     pool: Executor
     if processes:
-        pool = ProcessPoolExecutor(workers, initializer=_receive, initargs=(dataset,))
-        make: Any = _of_process
+        pool = ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(dataset,))
+        make: Any = _batch_in_worker
     else:
         pool, make = ThreadPoolExecutor(workers, thread_name_prefix="feed worker"), dataset.__getitem__
     under_way: deque[Future[Any]] = deque()
@@ -145,14 +145,14 @@ def _made_by_workers(dataset: keras.utils.PyDataset, indices: Iterator[int], wor
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_received: keras.utils.PyDataset | None = None
+_dataset_of_worker: keras.utils.PyDataset | None = None
 
 
-def _receive(dataset: keras.utils.PyDataset) -> None:
-    global _received
-    _received = dataset
+def _begin_worker(dataset: keras.utils.PyDataset) -> None:
+    global _dataset_of_worker
+    _dataset_of_worker = dataset
 
 
-def _of_process(index: int) -> Any:
-    assert _received is not None
-    return _received[index]
+def _batch_in_worker(index: int) -> Any:
+    assert _dataset_of_worker is not None
+    return _dataset_of_worker[index]

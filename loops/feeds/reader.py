@@ -1,4 +1,4 @@
-"""Reads a feed pass after pass, for a loop: what to hand to the program next, and where the feed stands."""
+"""Reads a feed pass after pass: says what the program gets next, and keeps the position in the feed. It runs no program."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["FeedReader", "FeedIteratorReader", "LeftoverReader", "open_reader"]
 
 
 class FeedReader:
-    """Stands in a feed at the next batch that was not handed out.
+    """A position in a feed: the next batch that was not consumed.
 
     Attributes:
-        source: what the program is called with: a `Block` or an iterator.
-        start: first batch of the block.
-        available: steps that can be done from here in one call; None if only the program finds out.
+        source: the source for the program: a `Block` or an iterator.
+        start: index of the next batch within the block; 0 for an iterator.
+        available: number of steps that one call can do from here; None if only the program finds out.
     """
 
     source: Any
@@ -29,22 +29,22 @@ class FeedReader:
     available: int | None = None
 
     def ready(self) -> bool:
-        """Makes `source` ready; False when the pass has ended (the next pass begins then)."""
+        """Makes `source` ready. Returns False, once, when the pass has ended; the next call begins the next pass."""
         raise NotImplementedError
 
     def consumed(self, n: int) -> None:
         """Moves on by `n` batches."""
 
     def save(self, directory: pathlib.Path) -> bool:
-        """Writes where the reader stands in its feed, if that takes more than the position; True if it wrote something."""
+        """Writes what it takes, beside the counters, to find this position again; returns whether it wrote something."""
         return False
 
     def close(self) -> None:
-        """Releases threads."""
+        """Ends threads."""
 
 
 class FeedBlockReader(FeedReader):
-    """Reads blocks, made ready in the background, across the ends of passes if the feed allows that."""
+    """Reads blocks, which a background thread makes ahead, across the ends of passes if the feed allows it."""
 
     def __init__(self, feed: Feed, position: Position, passes: int | None):
         self._feed, self._pass_index = feed, position.pass_index
@@ -57,7 +57,7 @@ class FeedBlockReader(FeedReader):
             return True
         if self._items is None:
             self._begin_reading(Position(self._pass_index), 1)
-        self.source = None  # makes room for another
+        self.source = None  # releases the block, so that the prefetcher may make another one
         block = next(self._items, None) if self._items is not None else None
         if block is None:
             self._end_pass()
@@ -90,7 +90,7 @@ class FeedBlockReader(FeedReader):
 
 
 class FeedIteratorReader(FeedReader):
-    """Hands out the `tf.data` iterator of the pass in progress."""
+    """Gives the program the `tf.data` iterator of the pass in progress."""
 
     def __init__(self, feed: DatasetFeed, position: Position, continuing: bool, saved: pathlib.Path | None = None, resuming: bool = False):
         self._feed, self._continuing, self._saved, self._resuming = feed, continuing, saved, resuming
@@ -117,19 +117,19 @@ class FeedIteratorReader(FeedReader):
             self.available = self._left
 
     def put_back(self, n: int) -> None:
-        """`n` batches that were counted as consumed are still in the iterator."""
+        """Takes back the count of `n` batches that were counted as consumed and are still in the iterator."""
         if self._left is not None:
             self._left += n
 
     def end_pass(self) -> None:
-        """The program found the iterator at its end."""
+        """Called when the program has found the end of the iterator."""
         self._feed.end_pass()
         self._pass_index += 1
         self._position = Position(self._pass_index)
 
     def save(self, directory: pathlib.Path) -> bool:
         if self._resuming:
-            self.ready()  # what was saved is not lost if it is saved again before anything was read
+            self.ready()  # restores the saved position, which is saved again before a batch was read
         return self._feed.save_iterator(self.source if self._position is None else None, directory)
 
     def _open(self, position: Position) -> Any:
@@ -140,12 +140,12 @@ class FeedIteratorReader(FeedReader):
 
 
 class LeftoverReader(FeedReader):
-    """Reads what was taken out of a source that cannot give it again, before it goes on with the source.
+    """Reads batches that were taken from a source which cannot give them again, and then continues with that source.
 
     Args:
         parts: (source, first batch, number of batches), in order.
-        then: the reader that goes on from there.
-        pass_ended: whether the pass ends with the last part, which `then` will not tell any more.
+        then: the reader that continues after the parts.
+        pass_ended: whether the pass ends with the last part; `then` has already gone on to the next pass.
     """
 
     def __init__(self, parts: list[tuple[Any, int, int]], then: FeedReader, pass_ended: bool):
@@ -155,7 +155,7 @@ class LeftoverReader(FeedReader):
 
     @property
     def remaining(self) -> list[tuple[Any, int, int]]:
-        """What was not consumed yet, as `parts`."""
+        """The batches that were not consumed yet, in the form of `parts`."""
         return [*([(self.source, self.start, self.available)] if self.available else []), *self._parts]
 
     @property
@@ -196,10 +196,10 @@ def open_reader(
         feed: what to read.
         position: where to begin.
         mode: the program's mode; XLA cannot hold an iterator.
-        continuing: whether an epoch is not a pass (`steps_per_epoch`).
+        continuing: whether an epoch may end within a pass, and the next one continues that pass (`steps_per_epoch`).
         passes: how many passes are wanted, None for any number.
-        saved: where `FeedReader.save` wrote at this position; None if it returned False.
-        resuming: whether the position is that of a saved run, which has to be gone on with exactly; given `saved`, it is.
+        saved: folder into which `FeedReader.save` wrote at this position; None if it returned False.
+        resuming: whether the position is that of a saved run, which has to continue exactly; if `saved` is given, it is.
     """
     if isinstance(feed, DatasetFeed) and mode != "xla":
         return FeedIteratorReader(feed, position, continuing, saved, resuming or saved is not None)

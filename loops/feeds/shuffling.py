@@ -6,12 +6,13 @@ import threading
 
 import numpy as np
 
-__all__ = ["Orders"]
+__all__ = ["Permutations"]
 
-_DRAWN_AHEAD = 1 << 20  # a quarter of a second for ten million; what is shorter the thread that cuts blocks does in between
+# Ten million numbers take a quarter of a second. Permutations shorter than this are drawn by the thread that cuts blocks, when needed.
+_DRAWN_AHEAD = 1 << 20
 
 
-class Orders:
+class Permutations:
     """Permutations of `n` numbers, one for each pass, four bytes a number.
 
     Args:
@@ -19,7 +20,7 @@ class Orders:
         seed: with the number of the pass, decides the permutation.
 
     Example:
-        >>> orders = Orders(5, seed=0)
+        >>> orders = Permutations(5, seed=0)
         >>> sorted(orders.of(3).tolist())
         [0, 1, 2, 3, 4]
     """
@@ -33,20 +34,20 @@ class Orders:
         """The permutation of a pass, integers `[n]`."""
         last = self._last
         if last is None or last[0] != pass_index:
-            self._last, ahead, self._ahead = None, self._ahead, None  # not three at a time
+            self._last, ahead, self._ahead = None, self._ahead, None  # releases the last one: at most two are in memory
             is_ahead = ahead is not None and ahead.pass_index == pass_index
             order = ahead.result() if ahead is not None and is_ahead else _drawn(self._n, self._seed, pass_index)
             self._last = last = pass_index, order
         return last[1]
 
     def prepare(self, pass_index: int) -> None:
-        """Draws the permutation of a pass in the background if it is a long one, so that nobody waits for it at the turn of the pass."""
+        """Draws a long permutation in the background, so that training does not wait for it when the pass begins."""
         if self._n >= _DRAWN_AHEAD and (self._ahead is None or self._ahead.pass_index != pass_index):
             self._ahead = _Drawing(self._n, self._seed, pass_index)
 
 
 class _Drawing(threading.Thread):
-    """Draws one permutation; NumPy lets other threads run meanwhile."""
+    """A thread that draws one permutation; NumPy lets other threads run meanwhile."""
 
     def __init__(self, n: int, seed: int, pass_index: int):
         super().__init__(daemon=True, name="order")

@@ -1,4 +1,4 @@
-"""Single batches, as Python or `tf.data` give them one by one, stacked into blocks."""
+"""Stacks single batches, which Python or `tf.data` gives one by one, into blocks."""
 
 from __future__ import annotations
 
@@ -13,63 +13,66 @@ import tensorflow as tf
 from loops import _private_api
 from loops.feeds.base import Block, block_steps
 
-__all__ = ["Stacker", "is_dense", "runs"]
+__all__ = ["Stacker", "groups", "is_dense"]
 
 _MOST_STEPS = 256
 _SECONDS = 0.25
 
 
-def runs(batches: Iterable[Any], size: int, signature: Callable[[Any], Any], clock: Callable[[], float] = time.monotonic) -> Iterator[Any]:
+def groups(
+    batches: Iterable[Any], size: int, signature: Callable[[Any], Any], clock: Callable[[], float] = time.monotonic
+) -> Iterator[Any]:
     """Groups consecutive batches of one signature, as lists of at most `size`.
 
-    Nobody is kept waiting for a full list: one that took a quarter of a second is handed out as it is. Where lists end changes no number.
+    A list that took a quarter of a second is yielded as it is, so that training does not wait for a full one. Where lists end changes no
+    number.
 
     Args:
         batches: one by one.
         size: the longest list.
-        signature: batch -> what has to be equal within a list.
+        signature: batch -> a value that is equal within a list.
         clock: monotonic seconds.
     """
-    run: list[Any] = []
-    begun, of_run = clock(), None
+    group: list[Any] = []
+    begun, of_group = clock(), None
     for batch in batches:
         of_batch = signature(batch)
-        if run and (len(run) == size or of_batch != of_run):
-            yield run
-            run, begun = [], clock()
-        run.append(batch)
-        of_run = of_batch
+        if group and (len(group) == size or of_batch != of_group):
+            yield group
+            group, begun = [], clock()
+        group.append(batch)
+        of_group = of_batch
         if clock() - begun >= _SECONDS:
-            yield run
-            run, begun = [], clock()
-    if run:
-        yield run
+            yield group
+            group, begun = [], clock()
+    if group:
+        yield group
 
 
 class Stacker:
     """Knows the type of batches that Python makes, and stacks them.
 
     Args:
-        examples: some batches, nested structures of arrays or of what becomes arrays; a dimension in which they differ is an open one,
-            and so is the first. The dtypes of the first one hold for all.
-        what: who made them, for errors.
+        samples: some batches, nested structures of arrays or of what becomes arrays. The first dimension is None in the spec, and so is
+            one in which they differ. The dtypes of the first batch hold for all.
+        what: what made the batches, for errors.
 
     Attributes:
         element_spec: nested structure of `tf.TensorSpec`; None stays None.
-        size: the most batches in a block.
+        size: the largest number of batches in a block.
 
     Raises:
         ValueError: if there is no batch, or the batches have no common type.
     """
 
-    def __init__(self, examples: list[Any], what: str):
-        if not examples:
+    def __init__(self, samples: list[Any], what: str):
+        if not samples:
             raise ValueError(f"The {what} gave no batch.")
         self._what = what
-        examples = [keras.tree.lists_to_tuples(batch) for batch in examples]
-        self._structure = examples[0]
+        samples = [keras.tree.lists_to_tuples(batch) for batch in samples]
+        self._structure = samples[0]
         try:
-            columns = list(zip(*(self._leaves(batch) for batch in examples), strict=True))
+            columns = list(zip(*(self._leaves(batch) for batch in samples), strict=True))
             specs = [_spec(column) for column in columns]
         except (ValueError, TypeError) as error:
             raise ValueError(f"The batches of the {what} do not fit together: {error}") from None
@@ -81,10 +84,10 @@ class Stacker:
     def blocks(self, batches: Iterable[Any]) -> Iterator[Block]:
         """Stacks batches, in order; a short block is padded with zeros."""
         arrays = (self._arrays(batch) for batch in batches)
-        for run in runs(arrays, self.size, lambda batch: [a.shape for a in batch]):
-            n = len(run)
-            k = self.size if n > 1 else 1  # a single odd one is mostly the tail of a pass
-            yield Block(self._pack([_stacked(column, k) for column in zip(*run, strict=True)]), n)
+        for group in groups(arrays, self.size, lambda batch: [a.shape for a in batch]):
+            n = len(group)
+            k = self.size if n > 1 else 1  # a single batch of its shape is mostly the last of a pass
+            yield Block(self._pack([_stacked(column, k) for column in zip(*group, strict=True)]), n)
 
     def _arrays(self, batch: Any) -> list[np.ndarray]:
         leaves = self._leaves(keras.tree.lists_to_tuples(batch))

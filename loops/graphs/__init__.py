@@ -1,0 +1,1 @@
+"""Finds operations in traced graphs. Changes no graph, and knows neither tasks nor feeds."""

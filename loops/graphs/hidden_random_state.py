@@ -1,7 +1,8 @@
-"""Finds ops that draw random numbers from state that nobody can save, so that a run that could not be resumed exactly can be refused.
+"""Finds ops that draw random numbers from hidden state, which cannot be saved: a run with such an op could not be resumed exactly.
 
-`tf.random.normal` and its kind keep a counter inside the op's kernel: it belongs to the process, is in no variable, and starts anew in the
-next process. Stateless ops, `keras.random` with a `SeedGenerator` and `tf.random.Generator` keep nothing or keep it in a variable.
+`tf.random.normal` and similar ops keep a counter inside the op's kernel. It belongs to the process, is in no variable, and starts from the
+beginning in the next process. Stateless ops keep no state; `keras.random` with a `SeedGenerator` and `tf.random.Generator` keep theirs in a
+variable. This module only finds such ops: the caller decides what to do about them.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from loops.graphs import walk
 
 __all__ = ["Found", "draws_from_hidden_state", "refusal", "stateful_random_ops", "stateful_random_ops_of_def"]
 
-_NAMED_AT_MOST = 5
-# It lists all classes, whatever its seed.
+_MOST_NAMED = 5
+# It has a seed, but lists all classes in order.
 _DRAWS_NOTHING = frozenset({"AllCandidateSampler"})
-# These draw without being marked as stateful, unless their attribute `deterministic` is set.
+# The registry does not mark these as stateful, but they draw unless their attribute `deterministic` is set.
 _UNMARKED = frozenset({"FractionalMaxPool", "FractionalAvgPool"})
-_NOT_THE_USERS = tuple(
+_LIBRARIES = tuple(
     str(pathlib.Path(path).resolve()) + "/"
-    for path in (pathlib.Path(tf.__file__).parent, pathlib.Path(keras.__file__).parent, pathlib.Path(__file__).parent)
+    for path in (pathlib.Path(tf.__file__).parent, pathlib.Path(keras.__file__).parent, pathlib.Path(__file__).parents[1])
 )
 _STANDARD_LIBRARY = str(pathlib.Path(sysconfig.get_paths()["stdlib"]).resolve()) + "/"
 
@@ -69,20 +70,17 @@ def stateful_random_ops(graph: tf.Graph) -> list[Found]:
 
 
 def stateful_random_ops_of_def(graph_def: Any) -> list[Found]:
-    """The same for a `GraphDef` with its library of functions, which knows no source lines."""
+    """As `stateful_random_ops`, for a `GraphDef` with its library of functions; `source` is always None."""
     return _drawing(walk.nodes_of_def(graph_def, _may_draw))
 
 
 def draws_from_hidden_state(node: Any) -> bool:
-    """Whether a `NodeDef` is of an op that draws from hidden state.
-
-    The registry knows: such ops are stateful and have seeds among their attributes.
-    """
+    """Whether a `NodeDef` is of an op that draws from hidden state: in TensorFlow's registry it is stateful and has a seed attribute."""
     if node.op in _UNMARKED:
         return not ("deterministic" in node.attr and node.attr["deterministic"].b)
     if not _marked(node.op):
         return False
-    # Recurrent cuDNN ops draw for their dropout only.
+    # Recurrent cuDNN ops draw only for their dropout.
     return "dropout" not in node.attr or node.attr["dropout"].f > 0.0
 
 
@@ -93,7 +91,7 @@ def refusal(found: Sequence[Found]) -> str:
         found: at least one finding.
     """
     distinct = list(dict.fromkeys(f"{f.op} ({f.source})" if f.source else f"{f.op} '{f.name}'" for f in found))
-    named = distinct[:_NAMED_AT_MOST]
+    named = distinct[:_MOST_NAMED]
     if len(distinct) > len(named):
         named.append(f"{len(distinct) - len(named)} more")
     return (
@@ -123,7 +121,7 @@ def _source(op: tf.Operation) -> str | None:
     for frame in reversed(op.traceback or []):
         path = str(pathlib.Path(frame.filename).resolve())
         in_library = path.startswith(_STANDARD_LIBRARY) and "-packages/" not in path
-        if not in_library and not path.startswith(_NOT_THE_USERS):
+        if not in_library and not path.startswith(_LIBRARIES):
             code = (frame.line or linecache.getline(frame.filename, frame.lineno)).strip()
             return f"{frame.filename}:{frame.lineno}" + (f": {code}" if code else "")
     return None

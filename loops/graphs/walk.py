@@ -1,4 +1,4 @@
-"""Goes through all operations of a traced graph, those of the functions that it calls included, at any depth."""
+"""Walks over the operations of a traced graph, and of the functions that it calls, at any depth."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def nodes(graph: tf.Graph, wanted: Wanted) -> Iterator[tuple[Any, Any]]:
 
     Args:
         graph: a `tf.Graph`, such as `concrete_function.graph`.
-        wanted: tells by its type whether an operation is of interest; a `NodeDef` is made of no other, because that copies constants.
+        wanted: type of an operation -> whether to yield it. A `NodeDef` is made only for these, because making one copies constants.
 
     Yields:
-        (operation, `NodeDef`), in the order of the graph; a function that is called twice is gone through once. An operation of a function
-        that has no graph in this process is given as its `NodeDef`.
+        (operation, `NodeDef`), in the order of the graph. A function that is called twice is visited once. If a function has no graph in
+        this process, the `NodeDef` takes the place of the operation.
 
     Example:
         >>> import tensorflow as tf
@@ -37,18 +37,19 @@ def nodes(graph: tf.Graph, wanted: Wanted) -> Iterator[tuple[Any, Any]]:
 
 
 def nodes_of_def(graph_def: Any, wanted: Wanted) -> Iterator[tuple[Any, Any]]:
-    """The same for a `GraphDef` with its library of functions."""
+    """As `nodes`, for a `GraphDef` with its library of functions."""
     yield from _walk(graph_def.node, [{function.signature.name: function for function in graph_def.library.function}], set(), wanted)
 
 
 @functools.cache
 def _calls(op_type: str) -> bool:
-    """Whether an op names functions; an op of no known type is itself a function."""
+    """Whether an op calls functions; an op whose type is not registered is a call of the function with that name."""
     definition = _private_api.op_definition(op_type)
     return definition is None or any(attr.type in ("func", "list(func)") for attr in definition.attr)
 
 
 def _walk(ops: Iterable[Any], libraries: list[Mapping[str, Any]], seen: set[str], wanted: Wanted) -> Iterator[tuple[Any, Any]]:
+    # `libraries`: name -> function, those of the innermost graph first.
     for op in ops:
         op_type = op.type if isinstance(op, tf.Operation) else op.op
         calls = _calls(op_type)
@@ -61,13 +62,12 @@ def _walk(ops: Iterable[Any], libraries: list[Mapping[str, Any]], seen: set[str]
             if name in seen:
                 continue
             seen.add(name)
-            # The innermost library that has it.
             function = next((library[name] for library in libraries if name in library), None)
             graph = _private_api.graph_of_function(function)
             if graph is not None:
                 yield from _walk(graph.get_operations(), [_private_api.functions_of(graph), *libraries], seen, wanted)
             else:
-                yield from _walk(_nodes(name, function), libraries, seen, wanted)
+                yield from _walk(_nodes_of_function(name, function), libraries, seen, wanted)
 
 
 def _functions_named_by(node: Any) -> list[str]:
@@ -77,8 +77,8 @@ def _functions_named_by(node: Any) -> list[str]:
     return [f.name for value in values for f in ([value.func] if value.HasField("func") else value.list.func) if f.name]
 
 
-def _nodes(name: str, function: Any) -> Any:
-    """The nodes of a function that has no graph here: one of a `GraphDef`, or one that was loaded."""
+def _nodes_of_function(name: str, function: Any) -> Any:
+    """The nodes of a function without a graph in this process: it is in a `GraphDef`, or was loaded."""
     if function is None:
         registered = _private_api.registered_function(name)
         return registered.node_def if registered is not None else []

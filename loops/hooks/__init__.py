@@ -1,4 +1,7 @@
-"""Hooks: what looks at a training loop from outside. Write your own on `Hook`; `Phase` orders them, `Loop` is what they may ask of."""
+"""Hooks observe and steer a training loop from outside, one hook a file. Write your own on `Hook`.
+
+`Phase` orders the hooks at a boundary; `Loop` lists what a hook may ask of the loop. A hook knows neither programs nor the reading of data.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the list of hooks that a loop runs out of what the user gave: adapts Keras callbacks, adds what a workdir brings, names doubles."""
+"""Makes the list of hooks of a loop: adapts Keras callbacks, adds the default hooks of a workdir, and gives every hook a unique name."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def assemble(
 
     Args:
         given: hooks and Keras callbacks, as the user listed them; Keras callbacks run together, in their order, as one hook.
-        history: the loop's own record.
+        history: the hook that keeps the loop's logs.
         evaluations: name -> feed to evaluate at every epoch's end.
-        workdir: folder of the run; brings snapshots, TensorBoard, CSVLogger and best and last weights where the user gave none.
-        model: the Keras model whose weights are kept, or None.
+        workdir: folder of the run, or None. With a folder, snapshots, TensorBoard, CSVLogger and best and last weights are added, each
+            unless the user gave a hook of that class.
+        model: the Keras model whose weights are saved, or None.
 
     Raises:
         ValueError: if a hook or the name of an evaluation is given twice.
@@ -59,13 +60,13 @@ def assemble(
     if doubles := [name for name, count in names.items() if count > 1]:
         raise ValueError(f"Two evaluations are named {doubles[0]!r}; their logs would be the same. Give one of them another name.")
     if workdir is not None:
-        hooks += _of_workdir(hooks, workdir, evaluations, model)
+        hooks += _defaults_of_workdir(hooks, workdir, evaluations, model)
     hooks.append(history)
-    _name(hooks)
+    _make_names_unique(hooks)
     return hooks
 
 
-def _of_workdir(given: list[Hook], workdir: pathlib.Path, evaluations: Mapping[str, Feed], model: Any) -> list[Hook]:
+def _defaults_of_workdir(given: list[Hook], workdir: pathlib.Path, evaluations: Mapping[str, Feed], model: Any) -> list[Hook]:
     hooks: list[Hook] = []
     if not any(isinstance(hook, TensorBoard) for hook in given):
         hooks.append(TensorBoard(workdir))
@@ -81,8 +82,8 @@ def _of_workdir(given: list[Hook], workdir: pathlib.Path, evaluations: Mapping[s
     return hooks
 
 
-def _name(hooks: list[Hook]) -> None:
-    """Gives every hook a name of its own: the second of a name becomes "name_2"."""
+def _make_names_unique(hooks: list[Hook]) -> None:
+    """Makes the names unique: the second hook of a name becomes "name_2"."""
     seen: Counter[str] = Counter()
     for hook in hooks:
         base = hook.name

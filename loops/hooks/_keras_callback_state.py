@@ -1,7 +1,7 @@
-"""The state of Keras callbacks: what they remember from one call to the next, for a run that is resumed to go on with.
+"""The state of Keras callbacks: what a callback remembers from one call to the next, so that a resumed run can go on with it.
 
-Of Keras's own callbacks it is known which attributes decide their future. A user's callback says it itself, with `state_dict()` and
-`load_state_dict(state)` as hooks have them; of any other it is not known.
+For Keras's own callbacks we know the attributes that hold it. A user's callback says it by `state_dict()` and `load_state_dict(state)`, the
+methods that hooks have. The state of any other callback is unknown, and `notices` says so.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from loops import _private_api, json_values
 __all__ = ["arrays_of", "class_of", "load", "load_arrays", "notices", "state_of"]
 
 _kc = keras.callbacks
-_WRITES_AGAIN = (_kc.CSVLogger, _kc.TensorBoard)
+_REWRITE_ON_RESUME = (_kc.CSVLogger, _kc.TensorBoard)
 _METHODS = [name for name in dir(_kc.Callback) if name.startswith("on_")]
 
 
 def class_of(callback: keras.callbacks.Callback) -> str:
-    """The name by which a state is known to belong to a callback."""
+    """Module and name of the callback's class; a saved state is given to a callback of the same class only."""
     return f"{type(callback).__module__}.{type(callback).__qualname__}"
 
 
 def state_of(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    """What the callback remembers, JSON-able; see `arrays_of` for the rest."""
+    """What the callback remembers, JSON-able, without the arrays; `arrays_of` returns these."""
     names = _private_api.remembering_attributes(callback)
     state: dict[str, Any] = {name: json_values.encode(getattr(callback, name)) for name in names}
     return {"attributes": state, "own": callback.state_dict() if _has_own_state(callback) else None}
 
 
 def load(callback: keras.callbacks.Callback, state: Mapping[str, Any]) -> None:
-    """Restores what `state_of` gave."""
+    """Restores what `state_of` returned."""
     for name, value in state["attributes"].items():
         setattr(callback, name, json_values.decode(value))
     if isinstance(callback, _kc.EarlyStopping):
@@ -44,20 +44,20 @@ def load(callback: keras.callbacks.Callback, state: Mapping[str, Any]) -> None:
 
 
 def arrays_of(callback: keras.callbacks.Callback) -> list[np.ndarray]:
-    """The weights that `EarlyStopping` keeps; nothing for others."""
+    """The weights that `EarlyStopping` keeps; an empty list for other callbacks."""
     kept = callback.best_weights if isinstance(callback, _kc.EarlyStopping) else None
     return [np.asarray(array) for array in kept or []]
 
 
 def load_arrays(callback: keras.callbacks.Callback, arrays: Sequence[np.ndarray]) -> None:
-    """Restores what `arrays_of` gave."""
+    """Restores what `arrays_of` returned."""
     callback.best_weights = list(arrays)
 
 
 def notices(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
-    """One sentence for each thing that a resumed run will not have as it was."""
+    """A sentence for each kind of callback whose state or files a resumed run cannot restore."""
     unknown = [type(c).__name__ for c in callbacks if _may_remember(c) and not _has_own_state(c)]
-    writing = [type(c).__name__ for c in callbacks if isinstance(c, _WRITES_AGAIN)]
+    writing = [type(c).__name__ for c in callbacks if isinstance(c, _REWRITE_ON_RESUME)]
     sentences = []
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))

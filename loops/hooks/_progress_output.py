@@ -1,6 +1,6 @@
-"""Where lines about progress go: a terminal, which rewrites its last line; a log, which only grows; a notebook cell.
+"""Writes lines about progress: to a terminal, which can rewrite its last line; to a log, which only grows; to a notebook cell.
 
-What the lines say is decided elsewhere: see `loops.hooks.ProgressBar`.
+`loops.hooks.ProgressBar` decides what the lines say; this module knows neither steps nor epochs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["LogOutput", "NotebookOutput", "Output", "Part", "Silence", "Terminal
 
 _ASCII = str.maketrans({"━": "=", "─": "-", "…": "."})
 _NARROWEST_BAR, _WIDEST_BAR = 8, 30
-_IMPORTANT = 2  # the largest priority of what a line is about
+_IMPORTANT = 2  # parts with this priority or a smaller one are worth narrower spaces between them
 
 
 class Part(NamedTuple):
@@ -25,8 +25,8 @@ class Part(NamedTuple):
 
     Attributes:
         text: what it says; empty for a bar.
-        priority: the smaller, the longer it stays when the line gets too long.
-        is_metric: whether an ellipsis shows that it is missing.
+        priority: when the line gets too long, the part with the largest number is left out first.
+        is_metric: whether an ellipsis takes its place when it is left out.
         fraction: what a bar shows, from 0 to 1.
     """
 
@@ -37,7 +37,7 @@ class Part(NamedTuple):
 
 
 def fit(parts: Sequence[Part], width: int | None = None) -> str:
-    """Joins parts to a line of at most `width` columns. A bar takes what is left over; without a width there is none.
+    """Joins parts to a line of at most `width` columns. A bar takes the columns that are left over; without a width no bar is drawn.
 
     Example:
         >>> fit([Part("Epoch 1/2", 0), Part("loss 0.5000", 1, True), Part("accuracy 0.9000", 2, True)], 28)
@@ -48,7 +48,7 @@ def fit(parts: Sequence[Part], width: int | None = None) -> str:
     separator = "  "
     kept = _choose(parts, width, separator)
     if len(kept) < len(parts):
-        # One space more between the parts is not worth an important one.
+        # With one space instead of two between the parts, an important part may fit that does not fit otherwise.
         closer = _choose(parts, width, " ")
         if sum(parts[i].priority <= _IMPORTANT for i in closer) > sum(parts[i].priority <= _IMPORTANT for i in kept):
             separator, kept = " ", closer
@@ -90,7 +90,7 @@ def columns(text: str) -> int:
 
 
 def number(value: float) -> str:
-    """A metric in about four digits.
+    """A metric as text, with about four digits.
 
     Example:
         >>> [number(v) for v in (0.12345, 0.0, 1234.5, 1e-5, float("nan"))]
@@ -105,7 +105,7 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time for people.
+    """A duration as text.
 
     Example:
         >>> [duration(s) for s in (0.04, 8.26, 75, 4000)]
@@ -123,10 +123,10 @@ def duration(seconds: float) -> str:
 
 
 class Output:
-    """Base class.
+    """Base class of the outputs; shows nothing by itself.
 
     Attributes:
-        seconds: how often `show` is worth calling, infinity for never.
+        seconds: how often to call `show`; infinity if `show` shows nothing.
         rewrites: whether the line that `show` shows is replaced by the next one.
     """
 
@@ -134,13 +134,13 @@ class Output:
     rewrites = False
 
     def show(self, parts: Sequence[Part]) -> None:
-        """Shows a line about something that goes on."""
+        """Shows a line about an epoch that is running."""
 
     def finish(self, parts: Sequence[Part]) -> None:
-        """Shows the line about what has ended, in place of those about its going on if they can be rewritten."""
+        """Shows the line about an epoch that has ended; it replaces the lines that `show` showed, if the output can rewrite."""
 
     def close(self) -> None:
-        """Leaves everything as it shall stay."""
+        """Ends the last line."""
 
 
 class Silence(Output):
@@ -148,7 +148,7 @@ class Silence(Output):
 
 
 class LogOutput(Output):
-    """Whole lines only, none of them ever rewritten: for files, pipes and terminals that cannot move the cursor.
+    """Writes whole lines and rewrites none: for files, pipes and terminals that cannot move the cursor.
 
     Args:
         stream: where to write.
@@ -204,7 +204,7 @@ class TerminalOutput(Output):
             width = os.get_terminal_size(self._stream.fileno()).columns
         except (OSError, ValueError, AttributeError):
             width = 0
-        # In the last column some terminals break the line already.
+        # Some terminals wrap the line when its last column is filled.
         return (width or int(os.environ.get("COLUMNS") or 80)) - 1
 
 
@@ -231,7 +231,7 @@ class NotebookOutput(Output):
 
 
 def encodable(line: str, stream: TextIO) -> str:
-    """`line` as `stream` can write it: plain characters for drawn ones, question marks for others."""
+    """Replaces what the encoding of `stream` cannot represent: box characters by plain ones, all others by question marks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         line.encode(encoding)
@@ -244,8 +244,8 @@ def output_for(stream: TextIO | None, verbose: int | str) -> Output:
     """The output that suits a stream.
 
     Args:
-        stream: where to write; standard output if None, or the cell if that belongs to a notebook.
-        verbose: 0: nothing; 1 or "auto": as it suits the stream; 2: one plain line per epoch.
+        stream: where to write; None: the cell in a notebook, else standard output.
+        verbose: 0: nothing; 1 or "auto": what suits the stream; 2: one plain line per epoch.
     """
     if verbose == 0:
         return Silence()

@@ -1,7 +1,7 @@
-"""Writes `.weights.h5` files while training goes on, with Keras's own writer, from copies of the weights.
+"""Writes `.weights.h5` files in a thread while training goes on, with Keras's own writer, from copies of the weights.
 
 Keras's writer spends nearly all of its time in Python that walks over the model; copying the weights of a small model to the host is quick.
-Not for whole models (`.keras`), whose configuration has to be read from the live model.
+Whole models (`.keras`) cannot be written in this way: their configuration has to be read from the live model.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["WeightsWriter", "atomically"]
 
 
 def atomically(path: pathlib.Path, write: Callable[[str], Any]) -> None:
-    """`files.write_atomically`, with a sentence for whoever gave the path.
+    """As `files.write_atomically`, with an error message that tells the user what to change.
 
     Raises:
-        OSError: if that is not possible.
+        OSError: if the file cannot be written.
     """
     try:
         files.write_atomically(path, write)
@@ -49,10 +49,10 @@ class _Job:
 class WeightsWriter:
     """Saves a model's weights in a thread, at most one file at a time, and one path at most twice a second.
 
-    The first save of a model is waited for and tells which variables Keras writes; those are copied at each later save, and the thread
-    shows the copies to Keras's writer in place of the live variables (`keras.StatelessScope`). The file is the one that
-    `model.save_weights` would have written at the time of the call, byte for byte. A file that the next one would replace at once is not
-    written: of saves to one path that come faster, the newest is.
+    The first save of a model waits until the file is written, and finds which variables Keras's writer reads. Each later save copies these
+    variables, and the thread gives Keras's writer the copies in place of the live variables (`keras.StatelessScope`). The file is the one
+    that `model.save_weights` would have written at the time of the call, byte for byte. A save replaces one to the same path that has not
+    been written yet, so of saves in quick succession the newest is written.
 
     Example:
         >>> import tempfile
@@ -73,16 +73,16 @@ class WeightsWriter:
         self._in_thread = True
         self._lock = threading.Lock()
         self._job: _Job | None = None
-        self._hurry = threading.Event()
+        self._write_now = threading.Event()
         self._not_before = 0.0
 
     def save(self, model: keras.Model, path: pathlib.Path, then: Callable[[], Any] = lambda: None) -> None:
-        """Takes the weights as they are now and writes them, in time, to `path`.
+        """Copies the weights as they are now, and writes them to `path` later.
 
         Args:
             model: a built model.
             path: where the file goes, ending in ".weights.h5".
-            then: called, from whatever thread, when the file is in its place.
+            then: called when the file is in its place, in the writing thread or in this one.
 
         Raises:
             OSError: if this file, or the one before it, could not be written.
@@ -90,7 +90,7 @@ class WeightsWriter:
         structure = _structure(model)
         if structure == self._structure and self._in_thread:
             copies = list(zip(self._written, self._reads.arrays(), strict=True))
-            if not self._replaces(job := _Job(model, path, copies, [then])):
+            if not self._replace_waiting(job := _Job(model, path, copies, [then])):
                 self.wait()
                 self._job = job
                 self._writing = self._thread().submit(self._write)
@@ -98,7 +98,7 @@ class WeightsWriter:
         self.wait()
         if structure != self._structure:
             self._structure = structure
-            self._in_thread = self._learn(model, path)
+            self._in_thread = self._find_written(model, path)
             self._reads = VariableReads(self._written)
         if not self._in_thread:
             atomically(path, lambda name: model.save_weights(name, overwrite=True))
@@ -110,17 +110,17 @@ class WeightsWriter:
         return self._writing is not None and not self._writing.done()
 
     def wait(self) -> None:
-        """Returns when no file is being written; raises the error of the last one."""
+        """Waits until no file is being written; raises the error of the last one."""
         writing, self._writing = self._writing, None
         if writing is not None:
-            self._hurry.set()
+            self._write_now.set()
             try:
                 writing.result()
             finally:
-                self._hurry.clear()
+                self._write_now.clear()
 
     def close(self) -> None:
-        """Waits, and ends the thread."""
+        """As `wait`, and ends the thread."""
         try:
             self.wait()
         finally:
@@ -128,8 +128,8 @@ class WeightsWriter:
                 self._pool.shutdown()
             self._pool = None
 
-    def _replaces(self, job: _Job) -> bool:
-        """Puts `job` in the place of one for the same path that was not begun; False if there is none."""
+    def _replace_waiting(self, job: _Job) -> bool:
+        """Puts `job` in the place of a job for the same path that has not begun; returns False if there is none."""
         with self._lock:
             waiting = self._job
             if waiting is None or waiting.path != job.path:
@@ -138,7 +138,7 @@ class WeightsWriter:
             return True
 
     def _write(self) -> None:
-        self._hurry.wait(max(0.0, self._not_before - time.monotonic()))
+        self._write_now.wait(max(0.0, self._not_before - time.monotonic()))
         with self._lock:
             job, self._job = self._job, None
         assert job is not None
@@ -150,22 +150,23 @@ class WeightsWriter:
             self._pool = concurrent.futures.ThreadPoolExecutor(1, "weights", _remember_skipped_attributes)
         return self._pool
 
-    def _learn(self, model: keras.Model, path: pathlib.Path) -> bool:
-        # While this thread waits, the live variables are as good as copies.
+    def _find_written(self, model: keras.Model, path: pathlib.Path) -> bool:
+        # This thread waits meanwhile, so nobody changes the live variables: the writing thread needs no copies of them.
         try:
             self._written = self._thread().submit(_write_live, model, path).result()
         except Exception:
-            # Either this model cannot be walked over in a thread, or the file cannot be written; saving in the plain way tells which.
+            # Either Keras cannot walk over this model in a thread, or the file cannot be written; `save` then writes in the calling thread,
+            # where the second case raises its error.
             self._pool = None
             return False
         return True
 
 
 class _Copies(keras.StatelessScope):
-    """In this scope variables have the given values; those that were asked for and not given are listed in `missed`."""
+    """In this scope variables have the given values; `missed` lists the variables that were read and have none."""
 
     def __init__(self, values: list[tuple[Any, Any]]):
-        # Copies stay on the host, whatever the default device is.
+        # The copies stay on the host; without this they would go to the default device, a GPU for example.
         with tf.device("CPU:0"):
             super().__init__(values)
         self.missed: dict[int, Any] = {}
@@ -196,8 +197,9 @@ def _write_copies(model: keras.Model, path: pathlib.Path, copies: list[tuple[Any
 
 
 def _remember_skipped_attributes() -> None:
-    # Otherwise Keras's writer would make an object of each kind: an optimizer among them, which cannot be made inside a StatelessScope.
-    # What is remembered is the writing thread's alone. If Keras has changed, the first save fails and the writer stays with the plain way.
+    # To find the attributes to skip, Keras's writer makes an object of each kind, unless they are known already. One of these is an
+    # optimizer, which cannot be made inside a StatelessScope. Keras keeps the attributes by thread, so only the writing thread changes. If
+    # Keras works differently in a later version, the first save fails, and all files are written in the calling thread.
     _private_api.remember_what_is_not_saved(
         ("Operation", "Layer", "Functional", "Sequential", "Metric", "Optimizer", "Loss", "Cross", "Feature")
     )

@@ -1,4 +1,7 @@
-"""What a hook is: something that looks at a training loop at moments that it names beforehand. And what it may ask of the loop."""
+"""`Hook`, the base class of what observes and steers a training loop; `Loop`, the protocol of what a hook may ask of it; `Phase`.
+
+A hook says beforehand when it next wants to look. Nothing here knows how steps are run, or which hooks there are.
+"""
 
 from __future__ import annotations
 
@@ -135,10 +138,11 @@ class Hook:
     At a boundary the loop passes once over its hooks, phase by phase: `on_window_end` if the hook's trigger is due, then
     `on_epoch_end` if the epoch ended. Hooks of the phases RECORD and SAVE act on the chief only.
 
-    A snapshot of the run holds what `state_dict` and `state_arrays` give after all hooks have acted at a boundary. When a run is resumed, a
-    hook gets `on_train_begin` (with `loop.progress` where the run stood), then, when all variables are restored, `load_state_dict` and
-    `load_state_arrays`. Then it goes on as if nothing had been in between: in the middle of an epoch no `on_epoch_begin` comes. What it had
-    done since the snapshot (files, say) will be done again, so `load_state_dict` takes it back if that matters.
+    A snapshot of the run holds what `state_dict` and `state_arrays` return after all hooks have acted at a boundary. When a run is resumed,
+    the loop calls `on_train_begin` (with `loop.progress` where the run stood), then, when all variables are restored, `load_state_dict` and
+    `load_state_arrays`. Then the run goes on as if it had not been interrupted: in the middle of an epoch `on_epoch_begin` is not called.
+    The hook will do again what it had done since the snapshot (write to files, for example); where that matters, `load_state_dict` has to
+    undo it first.
 
     Attributes:
         every: when `on_window_end` is due: "100 steps", "1 epoch", "30 seconds", a `loops.triggers.Trigger`, or None.
@@ -148,12 +152,12 @@ class Hook:
             that the task gives to `Task.observe`. The union over all hooks is fixed when training begins.
         final_window: True to get `on_window_end` once more when training ends, for the steps since the last look.
         watches_evaluation: True to have `on_evaluate_batch` called, which costs a call for each batch.
-        on_nonfinite: what the hook asks of the loop at a non-finite loss or weight ("raise" or "stop"), or None.
+        on_nonfinite: what the loop shall do at a non-finite loss or weight: "raise" or "stop"; None leaves that to the loop.
         rolls_back: True if the hook may call `loop.rollback`; the loop then keeps a good state in memory.
-        evaluation: name of the evaluation that the hook makes, or None.
+        evaluation: name of the evaluation that the hook runs, or None.
         progress_verbosity: how much of the progress the hook shows, as Keras counts `verbose`: 0, 1 or 2.
         weights_path: file that the hook writes weights to, or None; it may hold placeholders such as "{epoch}".
-        name: unique name under which the hook's state is saved; the loop numbers doubles.
+        name: unique name under which the hook's state is saved; the loop appends a number where two hooks have the same name.
 
     Example:
         >>> class PrintLoss(Hook):
@@ -206,15 +210,15 @@ class Hook:
         """Always called, whatever ended the run; `loop.outcome` says what did."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What decides the hook's future, JSON-able. Called at every snapshot, so it should be quick."""
+        """Returns the state that the hook needs to go on after a restart, JSON-able. Called at every snapshot, so it should be quick."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave; nothing that the hook knew before stays."""
+        """Restores what `state_dict` returned, and forgets everything else that the hook has remembered."""
 
     def state_arrays(self) -> dict[str, np.ndarray]:
-        """Arrays that belong to the state, by name. They are written after the call: give copies of what will change."""
+        """Returns the arrays of the state, by name. They are written after the call returned: copy arrays that will change."""
         return {}
 
     def load_state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Restores what `state_arrays` gave; called after `load_state_dict`, if there are any."""
+        """Restores what `state_arrays` returned; called after `load_state_dict`, if there are arrays."""

@@ -1,6 +1,6 @@
-"""What hooks that act on a condition have in common: a metric that reached a value, or one that has stopped improving.
+"""`ConditionHook`: the base class of hooks that act when a metric has reached a value, or has stopped improving.
 
-What is done then is the business of `Unfreeze`, `LoadWeights` and `Notify`.
+It decides when to act; its subclasses `Unfreeze`, `LoadWeights` and `Notify` decide what to do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ConditionHook(MonitorHook):
                          elif wait >= patience: met;  wait = 0
 
     Args:
-        monitor: name of the metric in the logs; None for a hook that waits for no condition.
+        monitor: name of the metric in the logs; None for a hook without a condition.
         threshold: value to reach.
         patience: epochs (or evaluations) without improvement, 1 or more. Exactly one of `threshold` and `patience` is given.
         mode: "auto", "min" or "max".
@@ -35,7 +35,7 @@ class ConditionHook(MonitorHook):
         met: how often the condition was met.
 
     Raises:
-        ValueError: if not exactly one of the two conditions is given, or it is not usable.
+        ValueError: if not exactly one of the two conditions is given, or its value is not valid.
 
     Example:
         >>> from loops import hooks
@@ -72,16 +72,16 @@ class ConditionHook(MonitorHook):
         self.met = 0
 
     def on_condition(self, loop: Loop, reason: str) -> None:
-        """Called when the condition is met; `reason` says in a few words by which value."""
+        """Called when the condition is met; `reason` names the metric, its value and the condition."""
         raise NotImplementedError(f"{type(self).__name__} has to define on_condition(self, loop, reason).")
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to wait for."""
+        """Whether the hook has acted as often as it will."""
         return self.met > 0
 
     def on_train_begin(self, loop: Loop) -> None:
-        # A run that goes on keeps its counters; a hook that is used again starts anew.
+        # At step 0 a new run begins, which must not inherit the counters of the run before; a run that goes on keeps them.
         if loop.progress.step == 0:
             self.best, self.wait, self.met = None, 0, 0
 

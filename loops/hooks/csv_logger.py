@@ -20,17 +20,17 @@ _ABSENT = "NA"
 
 
 class CSVLogger(Hook):
-    """One row for each epoch, with its 0-based number and what it logged; flushed at once, so that another program can follow.
+    """Writes one row for each epoch: its 0-based number and its logs. Each row is flushed at once, so that another program can follow.
 
-    Unlike Keras's callback of that name: a log that appears later gets a column (rows before it read "NA"), no columns are made for an
-    evaluation that never comes, and a run that goes on takes the file up where the run stands: epochs that it does again are not doubled,
-    and a resumed run leaves the bytes that it would have left undisturbed. The file is not touched before the first epoch begins.
+    Differences from Keras's callback of that name: a log that first appears in a later epoch gets a column (the rows before read "NA"); an
+    evaluation that never takes place gets none; a resumed run drops the rows of the epochs that it does again, and its file ends with the
+    bytes of an uninterrupted run. The file is not touched before the first epoch begins.
 
     Args:
         filename: the file; folders are made.
-        separator: what stands between two values.
-        append: whether to keep what is in the file. A run that begins at epoch 0 adds its rows below; one that begins later drops the rows
-            of the epochs that it does again. (A run that goes on with steps done before keeps them in any case.)
+        separator: text between two values.
+        append: whether to keep the rows that are in the file. A run that begins at epoch 0 adds its rows below them; a run that begins
+            later drops the rows of the epochs that it does again. (A run that continues earlier steps keeps the rows in any case.)
 
     Raises:
         OSError: in training, if the file cannot be written.
@@ -51,17 +51,17 @@ class CSVLogger(Hook):
         self._rows = 0
         self._file: TextIO | None = None
         self._opened = True
-        self._keeps = append
-        self._following: int | None = None
+        self._keeps_rows = append
+        self._next_epoch: int | None = None
 
     def on_train_begin(self, loop: Loop) -> None:
         self._close()
         progress = loop.progress
-        # A run that has done steps before wrote this file: it is taken up even without `append`.
-        self._keeps = self.append or progress.step > 0
-        # After an epoch that ended its successor comes next, though `progress` moves on only when it begins.
-        self._following = progress.epoch + progress.epoch_ended if progress.step > 0 or progress.epoch > 0 else None
-        # How many rows are the past of a resumed run is known only when its state is restored.
+        # After earlier steps the rows in the file are those of this run, so it keeps them even without `append`.
+        self._keeps_rows = self.append or progress.step > 0
+        # `progress.epoch` is still the epoch that has ended; the next row belongs to the one after it.
+        self._next_epoch = progress.epoch + progress.epoch_ended if progress.step > 0 or progress.epoch > 0 else None
+        # The file is opened later: `load_state_dict` may follow and say how many rows a resumed run keeps.
         self._opened = False
 
     def on_epoch_begin(self, loop: Loop) -> None:
@@ -95,7 +95,7 @@ class CSVLogger(Hook):
             warnings.warn(
                 f"{self.filename} has {len(rows)} of the {state['rows']} rows that this run had written; the others are lost.", stacklevel=2
             )
-        # A column that is not in the state came in an epoch that is now to come.
+        # Columns that are not in the state belong to epochs after the snapshot, which this run does again.
         self._rewrite([{name: row.get(name, _ABSENT) for name in self._columns} for row in rows])
 
     def _open(self) -> None:
@@ -103,9 +103,9 @@ class CSVLogger(Hook):
             return
         self._opened, self._columns = True, []
         rows: list[dict[str, str]] = []
-        if self._keeps and self.filename.exists():
+        if self._keeps_rows and self.filename.exists():
             self._columns, rows = self._columns_and_rows()
-            while self._following is not None and rows and not _before(rows[-1], self._following):
+            while self._next_epoch is not None and rows and not _is_before(rows[-1], self._next_epoch):
                 rows.pop()
         self._rewrite(rows)
 
@@ -138,8 +138,8 @@ class CSVLogger(Hook):
         self._file = None
 
 
-def _before(row: dict[str, str], epoch: int) -> bool:
-    # A row that a crash cut short has no number.
+def _is_before(row: dict[str, str], epoch: int) -> bool:
+    # A crash may have cut the last row short, so that it has no number.
     return row.get("epoch", "").isdigit() and int(row["epoch"]) < epoch
 
 

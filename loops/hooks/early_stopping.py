@@ -1,4 +1,4 @@
-"""Stops training when a metric has stopped improving, and can bring back the best weights."""
+"""Stops training when a metric has stopped improving, and can restore the best weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class EarlyStopping(MonitorHook):
         elif wait >= patience:
             stop
 
-    Unlike Keras's callback of that name: NaN never becomes the best value, the counters are state that a resumed run goes on with, and the
-    optimizer goes back with the weights.
+    Differences from Keras's callback of that name: NaN never becomes the best value, a resumed run keeps the counters, and the optimizer's
+    state is restored together with the weights.
 
     Args:
         monitor: name of the metric.
@@ -32,11 +32,11 @@ class EarlyStopping(MonitorHook):
         patience: epochs (or evaluations) without improvement after which training stops.
         verbose: 1 prints a line when it stops and when it restores.
         mode: "auto", "min" or "max".
-        baseline: value to beat; an improvement that stays behind it does not reset the wait.
+        baseline: value to beat; an improvement that does not reach it does not reset `wait`.
         restore_best_weights: whether training ends with the weights of the best epoch, stopped early or not.
-        start_from_epoch: epochs to pass over before looking.
+        start_from_epoch: number of epochs at the beginning whose values are ignored.
         at: "epoch", or "evaluation" to count evaluations at any cadence.
-        restore_optimizer: whether the optimizers (slots, iterations, learning rates) go back too. The weights are the same either way.
+        restore_optimizer: whether to restore the optimizers (slots, iterations, learning rates) as well. It does not affect the weights.
 
     Attributes:
         best: best value so far, None before the first one.
@@ -86,7 +86,7 @@ class EarlyStopping(MonitorHook):
         self._best_rates: dict[str, Any] | None = None
 
     def on_train_begin(self, loop: Loop) -> None:
-        # A run that goes on keeps its counters; a hook that is used again starts anew.
+        # At step 0 a new run begins, which must not inherit the counters of the run before; a run that goes on keeps them.
         if loop.progress.step == 0:
             self._reset()
 
@@ -113,7 +113,7 @@ class EarlyStopping(MonitorHook):
         super().on_train_end(loop)
         if self.stopped_epoch > 0 and self.verbose > 0:
             say(f"Epoch {self.stopped_epoch + 1}: early stopping")
-        # An interrupted or failed run will be carried on from where it stood.
+        # An interrupted or failed run goes on later with its current weights, so these stay.
         if self.best_weights is not None and loop.outcome in ("finished", "stopped"):
             if self.verbose > 0:
                 say(f"Restoring the weights of the best epoch: {self.best_epoch + 1}.")
@@ -160,10 +160,10 @@ def _numbered(arrays: Mapping[str, np.ndarray], kind: str) -> list[np.ndarray]:
 
 
 def _weights(loop: Loop) -> list[Any]:
-    # Keras's `weights` leave out seed generators and metrics: what the best epoch drew is no part of what it learnt.
+    # `weights` leaves out seed generators and metrics: they are not learned, so they do not go back to the best epoch.
     if loop.task.model is not None:
         return list(loop.task.model.weights)
-    return loop.task.tracked.model_variables()  # in an order that does not depend on what is frozen
+    return loop.task.tracked.model_variables()  # their order does not depend on `trainable` flags
 
 
 def _optimizer_variables(loop: Loop) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Evaluates on a further data set, at any cadence. What is done with the result is other hooks' business."""
+"""Evaluates on a further data set, at any cadence. It does not use the results; other hooks read them from the logs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Evaluate(Hook):
         feed: the `loops.feeds` feed to evaluate on.
         name: name of the evaluation and prefix of its logs, unique among the evaluations of a loop.
         every: when: "1 epoch", "500 steps", "60 seconds", or a `loops.triggers.Trigger`.
-        steps: batches to evaluate; None takes the whole pass.
+        steps: batches to evaluate; None: all of a pass.
 
     Raises:
-        ValueError: if `name`, `every` or `steps` is not usable.
+        ValueError: if `name`, `every` or `steps` is not valid.
 
     Example:
         >>> from loops import hooks

@@ -1,4 +1,4 @@
-"""Keeps what was logged, epoch by epoch. It is what `loops.fit` returns."""
+"""Keeps the logs of all epochs; `loops.fit` returns it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class History(Hook):
         self._epochs: dict[str, list[int]] = {}
 
     def epochs_of(self, name: str) -> list[int]:
-        """When each value of a log was logged, which need not be in every epoch.
+        """The epochs in which a name was logged; that need not be all epochs.
 
         Args:
             name: a name in `history`.
@@ -46,7 +46,7 @@ class History(Hook):
         return list(self._epochs[name])
 
     def on_train_begin(self, loop: Loop) -> None:
-        # A run that goes on keeps its epochs; a hook that is used again starts anew.
+        # At step 0 a new run begins, which must not inherit the epochs of the run before; a run that goes on keeps them.
         if loop.progress.step == 0:
             self.history, self.epoch, self._epochs = {}, [], {}
         verbose = max((hook.progress_verbosity for hook in loop.hooks), default=0)
@@ -69,6 +69,6 @@ class History(Hook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch = list(state["epoch"])
         self.history = {name: json_values.decode(values) for name, values in state["history"].items()}
-        # A run that was saved when this was not kept yet: all names, or those that began late.
+        # Older snapshots have no "epochs": a name with fewer values was then logged from a later epoch on, so its values are the last ones.
         epochs = state.get("epochs", {})
         self._epochs = {name: list(epochs.get(name, self.epoch[-len(values) :])) for name, values in self.history.items()}

@@ -1,4 +1,4 @@
-"""Runs `keras.callbacks.Callback` objects unchanged, called as `model.fit` calls them."""
+"""Runs `keras.callbacks.Callback` objects unchanged, and calls them as `model.fit` does. `_keras_callback_state.py` saves their state."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ _TEST_BATCH = ("on_test_batch_begin", "on_test_batch_end")
 class KerasCallbacks(Hook):
     """Several Keras callbacks as one hook, in list order.
 
-    What they write into the epoch's logs is logged. A look at every step (or evaluation batch) is taken only if one of them overrides a
-    batch method. As in Keras, `on_train_end` is not called after an error.
+    Values that they write into the epoch's logs join the logs of the loop. The hook looks at every step (or evaluation batch) only if a
+    callback overrides a batch method. As in Keras, `on_train_end` is not called after an error.
 
-    A resumed run goes on with the state of Keras's own callbacks, and with that of yours if they have `state_dict()` and
-    `load_state_dict(state)`; the others are named when a snapshot is first taken. A state belongs to a place in the list and a class.
+    A resumed run restores the state of Keras's own callbacks, and of yours if they have `state_dict()` and `load_state_dict(state)`; at the
+    first snapshot a line names the callbacks whose state is not saved. A saved state is restored to the callback at the same place in the
+    list, if its class is the same.
 
     Args:
         callbacks: `keras.callbacks.Callback` objects.
-        verbose: what the callbacks find in `params["verbose"]`.
+        verbose: value of `params["verbose"]` for the callbacks.
 
     Example:
         >>> import keras
@@ -104,7 +105,7 @@ class KerasCallbacks(Hook):
             self.call("on_train_end", dict(self._last_logs or {}))
 
     def stop(self, loop: Loop, *, end_epoch: bool = False) -> None:
-        """Ends training, as a callback wants it."""
+        """Ends training because a callback has set `model.stop_training`."""
         self._stopped = True
         loop.stop("a Keras callback set stop_training", end_epoch=end_epoch)
 
@@ -116,7 +117,7 @@ class KerasCallbacks(Hook):
         return {
             "callbacks": [{"class": states.class_of(callback), **states.state_of(callback)} for callback in self.callbacks],
             "last_logs": json_values.encode(self._last_logs),
-            # A wish that the loop was told is a decision of the loop.
+            # Once the loop was told to stop, the loop's own state holds that decision.
             "stop_training": bool(self.model is not None and self.model.stop_training and not self._stopped),
         }
 
@@ -148,7 +149,7 @@ class KerasCallbacks(Hook):
 
 
 class KerasBatchCalls(Hook):
-    """The batch methods of Keras callbacks: at a boundary they come before evaluation, the epoch methods after it.
+    """Calls the batch methods of Keras callbacks. It is a hook of its own because they come before evaluation, the epoch methods after it.
 
     Args:
         owner: the hook whose callbacks are called.
@@ -162,7 +163,7 @@ class KerasBatchCalls(Hook):
         self.every = self._trigger = _NextStep(watches_steps)
 
     def begin_epoch(self, *, stopping: bool) -> None:
-        """Announces the first batch. If training is to stop already, Keras notices after that batch; so does this."""
+        """Announces the first batch. If `stop_training` is set already, Keras stops after that batch; so does this hook."""
         self._trigger.wanted = stopping
         if self._watches_steps:
             self._owner.call("on_train_batch_begin", 0, logs={})
@@ -179,7 +180,7 @@ class KerasBatchCalls(Hook):
 
 
 class _NextStep(Never):
-    """Due at every step, or only at the next one when that is wanted."""
+    """Due at every step if `always`, else only at the step after `wanted` was set."""
 
     def __init__(self, always: bool):
         self._always, self.wanted = always, False
@@ -192,5 +193,5 @@ class _NextStep(Never):
 
 
 def _overrides(callbacks: Sequence[keras.callbacks.Callback], methods: Sequence[str]) -> bool:
-    # Keras marks the methods that do nothing, so that loops can leave them out.
+    # Keras marks the methods that do nothing, so that a loop need not call them.
     return any(not _private_api.does_nothing(getattr(callback, method)) for callback in callbacks for method in methods)

@@ -1,4 +1,4 @@
-"""A hook made of functions, for what is not worth a class."""
+"""A hook made of functions, for tasks too small for a class."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class LambdaHook(Hook):
         on_train_end: `(loop)`.
         every: when `on_window_end` is due; as in `Hook`.
         phase: the `Phase` in which the functions act.
-        observes: names of what the program must carry out; as in `Hook`.
-        final_window: whether `on_window_end` comes once more for the last steps; as in `Hook`.
-        state_dict: `()`; gives what the functions remember between calls, if a resumed run is to go on with it; as in `Hook`.
+        observes: names of what the program must return to the hook; as in `Hook`.
+        final_window: whether `on_window_end` is called once more for the last steps; as in `Hook`.
+        state_dict: `()`; returns what the functions remember between calls, so that a resumed run can restore it; as in `Hook`.
         load_state_dict: `(state)`; restores it.
 
     Raises:
@@ -59,7 +59,7 @@ class LambdaHook(Hook):
         state_dict: Callable[[], dict[str, Any]] | None = None,
         load_state_dict: Callable[[dict[str, Any]], Any] | None = None,
     ):
-        # Assigned over the methods, so a loop that asks which methods a hook overrides gets the true answer.
+        # Assigned over the methods of the same names; where no function was given, `Hook`'s method stays.
         given = dict(locals())
         methods = [name for name in given if (name.startswith("on_") or name.endswith("state_dict")) and name != "on_window_end"]
         if (state_dict is None) != (load_state_dict is None):
@@ -68,7 +68,6 @@ class LambdaHook(Hook):
             if given[method] is not None:
                 setattr(self, method, given[method])
         self.watches_evaluation = on_evaluate_batch is not None
-        # Without a function there is nothing to wake up for.
         self.every = None
         if on_window_end is not None:
             self.on_window_end = on_window_end  # type: ignore[method-assign,assignment]

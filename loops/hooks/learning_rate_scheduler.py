@@ -1,4 +1,4 @@
-"""Sets the learning rate at the beginning of every epoch, by a function of the epoch."""
+"""Sets the learning rates at the beginning of every epoch to what a function of the epoch returns."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["LearningRateScheduler"]
 class LearningRateScheduler(Hook):
     """Sets each optimizer's learning rate to `schedule(epoch, rate)` before the epoch's first step, and logs it as "learning_rate".
 
-    Unlike Keras's callback of that name, whether `schedule` takes one or two arguments is read from its signature, so an error inside it is
-    shown and not taken for the other form.
+    Keras's callback of that name calls `schedule` with two arguments and, after a `TypeError`, with one. Here its signature decides, so a
+    `TypeError` raised inside `schedule` reaches the user.
 
     Args:
         schedule: `(epoch, rate) -> new rate` or `(epoch) -> new rate`; `epoch` is a 0-based int, rates are floats.
         verbose: 1 prints a line at each epoch.
 
     Raises:
-        ValueError: in training, if `schedule` gives something that is not a finite number, or the optimizer has a schedule of its own.
+        ValueError: in training, if `schedule` returns something that is not a finite number, or the optimizer has a schedule of its own.
 
     Example:
         >>> from loops import hooks
@@ -65,7 +65,7 @@ def _takes_two(schedule: Callable[..., float]) -> bool:
     except TypeError:
         return False
     except ValueError:
-        # Some functions written in C show no signature; the form with two arguments is the documented one.
+        # Functions written in C may have no signature; the documented form takes two arguments.
         return True
     return True
 

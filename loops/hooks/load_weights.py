@@ -1,4 +1,4 @@
-"""Replaces the model's weights by others when a metric says so, and training goes on from them."""
+"""Replaces the model's weights by given ones when a metric has reached a value or stopped improving; training goes on from them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ __all__ = ["LoadWeights"]
 class LoadWeights(ConditionHook):
     """Loads another set of weights, once, when `monitor` reached `threshold`, or has not improved for `patience` epochs (or evaluations).
 
-    It decides at the end of an epoch (or at an evaluation) and acts before the first step of the next epoch: what is saved or kept in
-    between belongs to what was measured. Optimizers keep their slots and rates. What epochs began with is logged as "weights_loaded".
+    It decides at the end of an epoch (or at an evaluation) and loads before the first step of the next epoch, so that hooks which save
+    weights in between save the weights that were evaluated. Optimizers keep their slots and rates. The log "weights_loaded" says for each
+    epoch how many such hooks had loaded their weights when it ended.
 
     Args:
-        weights: a ".weights.h5" file, which has to be there when training begins and is read then; or arrays in the order of
+        weights: a ".weights.h5" file, which has to exist when training begins and is read then; or arrays in the order of
             `model.weights`.
         monitor: name of the metric.
         threshold: value to reach.
@@ -39,7 +40,7 @@ class LoadWeights(ConditionHook):
         loaded: whether the weights were loaded.
 
     Raises:
-        ValueError: if an argument is not usable; when training begins, if the file is not there or does not fit the model.
+        ValueError: if an argument is not valid; when training begins, if the file is missing or does not fit the model.
 
     Example:
         >>> from loops import hooks
@@ -69,7 +70,7 @@ class LoadWeights(ConditionHook):
         self.model = model
         self.loaded = False
         self._given = None if self.path is not None else [np.asarray(array) for array in weights]  # type: ignore[union-attr]
-        self._values_read: list[np.ndarray] | None = None
+        self._checked_values: list[np.ndarray] | None = None
 
     def on_train_begin(self, loop: Loop) -> None:
         super().on_train_begin(loop)
@@ -81,21 +82,21 @@ class LoadWeights(ConditionHook):
         self._check_not_written(loop)
         if loop.progress.step == 0:
             self.loaded = False
-            self._values_read = None
+            self._checked_values = None
             if self.path is not None and not self.path.is_file():
                 raise ValueError(f"LoadWeights found no file {self.path}; it has to be there when training begins.")
-            # A mistake shows now, not after hours of training. A model that is built later is checked later.
+            # Read and checked now: a mistake must not show after hours of training. A model that is not built yet is checked when it acts.
             if model.built:
-                self._values_read = self._values(model)
+                self._checked_values = self._values(model)
 
     def on_epoch_begin(self, loop: Loop) -> None:
         if not self.met or self.loaded:
             return
         model = self._model(loop)
-        values = self._values_read if self._values_read is not None else self._values(model)
+        values = self._checked_values if self._checked_values is not None else self._values(model)
         for variable, value in zip(model.weights, values, strict=True):
             variable.assign(value)
-        self.loaded, self._values_read = True, None
+        self.loaded, self._checked_values = True, None
         what = str(self.path) if self.path is not None else "the given arrays"
         say(f"\nStep {loop.progress.step:,}: epoch {loop.progress.epoch + 1} begins with the weights of {what}.")
 
@@ -136,7 +137,7 @@ class LoadWeights(ConditionHook):
         return values
 
     def _from_file(self, model: keras.Model) -> list[np.ndarray]:
-        """The weights in the file. Keras reads them into the model; what was in there, and in its optimizer, is put back."""
+        """The weights in the file. Keras reads them into the model only, so the values of model and optimizer are restored afterwards."""
         assert self.path is not None
         optimizer = getattr(model, "optimizer", None)
         touched = [*model.weights, *(optimizer.variables if optimizer is not None else [])]

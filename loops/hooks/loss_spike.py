@@ -1,4 +1,4 @@
-"""Goes back when the loss jumps, although it is finite."""
+"""Rolls the run back when the loss of a step jumps to an outlier, even a finite one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ class LossSpike(Hook):
         spread = 1.4826 * median(|loss - median(loss)|)     over the last `history` steps
         a step is a spike if  loss > median(loss) + threshold * max(spread, 0.01 * |median(loss)|)
 
-    The state that it goes back to is that of the last snapshot or epoch. How often it may do so, and what becomes of the learning rate, is
-    said by the loop's `on_nonfinite=loops.OnNonFinite("rollback", budget=..., learning_rate_factor=...)`.
+    The run goes back to the state of the last snapshot or the last end of an epoch. The loop's
+    `on_nonfinite=loops.OnNonFinite("rollback", budget=..., learning_rate_factor=...)` limits how often, and sets what the learning rate is
+    multiplied with.
 
     Args:
-        every: when to look; the values of all steps are looked at then.
-        threshold: how many sigmas are too many.
-        history: steps that the median is taken over; the first half of them is only listened to.
-        monitor: name of what the steps report.
+        every: when to look; each look examines all steps since the last one.
+        threshold: deviation from the median, in sigmas, above which a step is a spike.
+        history: steps over which the median is taken; before half of them are there, no step counts as a spike.
+        monitor: name of a value that the steps report.
 
     Raises:
         ValueError: if an argument is not positive.

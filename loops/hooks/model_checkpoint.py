@@ -1,4 +1,4 @@
-"""Saves the model or its weights for later use, every epoch or only the best. Not for resuming a run: a run's whole state is a snapshot."""
+"""Saves the model or its weights for later use, every epoch or only the best. A run cannot be resumed from these files; see `Snapshot`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["ModelCheckpoint"]
 class ModelCheckpoint(MonitorHook):
     """Saves the model at the end of every epoch, after every `save_freq` steps, or whenever `monitor` is better than before.
 
-    Unlike Keras's callback of that name: a file is either whole or the one before it; weights are never saved after a loss or a weight
-    became NaN or infinite; the best file is kept through epochs without a fresh value (Keras overwrites it there); the count of files can
-    be bounded; steps and `save_best_only` go together; the best value is state that a resumed run goes on with. A file that was being
-    written when a snapshot was taken is written again when the run is resumed from it.
+    Differences from Keras's callback of that name: a new file replaces the old one only when it is complete; nothing is saved after a loss
+    or a weight became NaN or infinite; an epoch without a new value of `monitor` leaves the best file as it is (Keras overwrites it); the
+    number of files can be limited; `save_best_only` also works with a number of steps; a resumed run keeps the best value. A file that was
+    being written when a snapshot was taken is written again when the run is resumed from that snapshot.
 
-    Files of weights are written by a thread while training goes on, from copies of the weights; whole models are written before it goes on.
+    A thread writes files of weights while training goes on, from copies of the weights; while a whole model is written, training waits.
 
     Args:
         filepath: where to save, ending in ".weights.h5" if only weights are saved, else in ".keras" (or ".h5"). It may name "{epoch:02d}"
@@ -48,7 +48,7 @@ class ModelCheckpoint(MonitorHook):
         model: the model to save; None saves the task's `model`.
 
     Raises:
-        ValueError: if `filepath`, `save_freq` or `keep_last` is not usable.
+        ValueError: if `filepath`, `save_freq` or `keep_last` is not valid.
 
     Example:
         >>> from loops import hooks
@@ -85,7 +85,7 @@ class ModelCheckpoint(MonitorHook):
         self._writer, self._weights = WeightsWriter(), VariableReads([])
         self._vector_reported = False
         self._loop: Loop | None = None
-        self._in_flight: tuple[int, str, list[str]] = (0, "", [])  # step, path, and what is obsolete once the file is in its place
+        self._in_flight: tuple[int, str, list[str]] = (0, "", [])  # step, path, files to delete once the new one is in its place
 
         if save_weights_only and not self.filepath.endswith(".weights.h5"):
             raise ValueError(f"ModelCheckpoint saves weights to files that end in '.weights.h5', got filepath={self.filepath!r}.")
@@ -114,22 +114,22 @@ class ModelCheckpoint(MonitorHook):
         self._loop = loop
 
     def on_window_end(self, loop: Loop, window: Window) -> None:
-        self._consider(loop, window.logs)
+        self._save_if_wanted(loop, window.logs)
 
     def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:
         if self.at == "evaluation" and self.monitor in logs:
-            self._consider(loop, logs)
+            self._save_if_wanted(loop, logs)
 
     def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         if self.at == "epoch" and self.save_freq == "epoch":
-            self._consider(loop, logs)
+            self._save_if_wanted(loop, logs)
 
     def on_train_end(self, loop: Loop) -> None:
         self._writer.close()
         if self.save_best_only:
             super().on_train_end(loop)
 
-    def _consider(self, loop: Loop, logs: Mapping[str, Any]) -> None:
+    def _save_if_wanted(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         model, bad = self._model(loop), self._not_finite(loop, logs)
         if bad:
             warnings.warn(f"ModelCheckpoint did not save after step {loop.progress.step}: {bad}.", stacklevel=4)
@@ -159,7 +159,7 @@ class ModelCheckpoint(MonitorHook):
             return True
         value = self.fresh_value(loop, logs)
         if value is None:
-            # As in Keras, a metric that does not exist does not keep the model from being saved.
+            # As in Keras, the model is saved if the metric does not exist at all.
             return self._reported and not self._seen
         if not self.is_improvement(value, self.best):
             if self.verbose > 0:
@@ -195,7 +195,7 @@ class ModelCheckpoint(MonitorHook):
             ) from error
 
     def _obsolete_after(self, path: str) -> list[str]:
-        # Older files go only when the new one is in its place: nothing is deleted before there is something better.
+        # The caller deletes them only when the new file is in its place, so that `keep_last` files exist at any time.
         if self.keep_last is None:
             return []
         files = [*(f for f in self._files if f != path), path]
@@ -206,7 +206,7 @@ class ModelCheckpoint(MonitorHook):
         return self.model if self.model is not None else getattr(loop.task, "model", None)
 
     def state_dict(self) -> dict[str, Any]:
-        # A file of this very step can be written again from the weights that are restored with this state; another one is waited for.
+        # A file of this step can be written again from the weights that are restored with this state; for any other we have to wait.
         step, path, obsolete = self._in_flight
         again = self._writer.busy and self.model is None and self._loop is not None and self._loop.progress.step == step
         if not again:

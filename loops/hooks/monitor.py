@@ -1,6 +1,6 @@
-"""What hooks that follow one metric have in common: finding its value, knowing its direction, telling an improvement.
+"""`MonitorHook`: the base class of hooks that follow one metric. It finds the value, its direction, and whether it has improved.
 
-What is done about it is the business of `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint`.
+Its subclasses `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint` decide what to do then.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ __all__ = ["MonitorHook"]
 
 
 class MonitorHook(Hook):
-    """Base class of hooks that act on one metric. Override `on_value`; an `on_train_end` of your own calls this one too.
+    """Base class of hooks that act on one metric. Override `on_value`.
 
-    A value is looked at once, when it is fresh: an epoch whose logs do not hold the metric is passed over. The first value that is a number
-    is the first best one; NaN is never an improvement. A metric that cannot be found is reported once, with the names that come nearest.
-    A `state_dict` or `load_state_dict` of your own adds to those here.
+    Each value counts once: an epoch whose logs do not hold the metric is skipped. The first value that is not NaN becomes the best one; NaN
+    is never an improvement. If the metric cannot be found, one warning names the most similar logs. If you override `on_train_end`,
+    `state_dict` or `load_state_dict`, call the method of this class too.
 
     Args:
         monitor: name of the metric in the logs, such as "val_loss".
         mode: "min", "max", or "auto": the direction of the metric object of that name in the task, "min" for names that contain "loss",
             else that of the Keras metric of that name.
         min_delta: smallest change that counts as an improvement; the sign is ignored.
-        best: value to beat from the beginning; None takes the first one.
-        at: "epoch" looks at the logs of every epoch, as Keras does; "evaluation" looks whenever an evaluation, at any cadence, gave the
+        best: value to beat from the beginning; None: the first value becomes the best.
+        at: "epoch" reads the logs of every epoch, as Keras does; "evaluation" acts whenever an evaluation, at any cadence, has produced the
             metric.
 
     Raises:
-        ValueError: if `at` is neither; when the first value comes, if the direction cannot be told; if the value is not a single number.
+        ValueError: if `at` is neither; at the first value, if its direction is unknown; if a value is not a single number.
     """
 
     every: Trigger | str | None = None
@@ -59,7 +59,7 @@ class MonitorHook(Hook):
         self._reported = False
 
     def on_value(self, loop: Loop, value: float) -> None:
-        """Called with each fresh value."""
+        """Called with each new value of the metric."""
         raise NotImplementedError(f"{type(self).__name__} has to define on_value(self, loop, value).")
 
     def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
@@ -83,10 +83,10 @@ class MonitorHook(Hook):
         self.best, self._seen, self._reported = state["best"], state["seen"], state["reported"]
 
     def fresh_value(self, loop: Loop, logs: Mapping[str, Any]) -> float | None:
-        """The metric's value in `logs`; None, and a warning the first time, if it is not there."""
+        """The value of the metric in `logs`; None if it is missing, with a warning the first time."""
         value = logs.get(self.monitor)
         if value is None:
-            # An evaluation set whose turn it is not, this epoch, is no reason to warn.
+            # Do not warn if the metric belongs to an evaluation that this epoch does not run.
             prefixes = [f"{name}_" for name in _evaluations(loop)]
             waits = any(self.monitor.startswith(p) and not any(k.startswith(p) for k in logs) for p in prefixes)
             if not self._seen and not waits:
@@ -108,12 +108,12 @@ class MonitorHook(Hook):
         return float(value)
 
     def is_improvement(self, value: float, reference: float | None) -> bool:
-        """True if `value` is better than `reference` by more than `min_delta`; any number is better than None, and NaN than nothing."""
+        """True if `value` is better than `reference` by more than `min_delta`. Any number is better than None; NaN is never better."""
         if math.isnan(value):
             return False
         if reference is None:
             return True
-        # Metrics are numbers of Keras's default float type, and Keras compares them in it: the last bits decide the same way.
+        # Keras compares metrics in its default float type; comparing in the same type gives the same decision down to the last bit.
         as_float = np.dtype(keras.config.floatx()).type
         if self._direction == "max":
             return bool(as_float(value - self.min_delta) > as_float(reference))
@@ -128,8 +128,8 @@ class MonitorHook(Hook):
         warnings.warn(f"{type(self).__name__} waits for the metric {self.monitor!r}, which is not in the logs; {names}", stacklevel=4)
 
 
-# How people and Keras abbreviate metrics whose class is named in full.
-_SHORT = {
+# Usual abbreviations of Keras's metric classes.
+_ABBREVIATIONS = {
     "acc": "accuracy",
     "mae": "meanabsoluteerror",
     "mape": "meanabsolutepercentageerror",
@@ -140,11 +140,11 @@ _SHORT = {
 
 
 def direction_of(monitor: str, loop: Loop) -> str | None:
-    """Whether a metric is better when it is lower ("min") or higher ("max"), or None if that is not known."""
+    """Whether lower ("min") or higher ("max") values of a metric are better; None if that is unknown."""
     name = monitor
     for evaluation in _evaluations(loop) or ["val"]:
         name = name.removeprefix(f"{evaluation}_")
-    # Keras puts the output's name before a metric's in models with several outputs.
+    # In models with several outputs Keras prefixes a metric's name with that of its output.
     named = [(m.name, _private_api.direction_of_metric(m)) for m in _metrics_of(loop) if m.name == name or name.endswith(f"_{m.name}")]
     known = [(metric, direction) for metric, direction in named if direction]
     directions = {direction for metric, direction in known if metric == name} or {direction for _, direction in known}
@@ -153,12 +153,12 @@ def direction_of(monitor: str, loop: Loop) -> str | None:
     if "loss" in name:
         return "min"
     plain = name.replace("_", "").lower()
-    plain = _SHORT.get(plain, plain)
+    plain = _ABBREVIATIONS.get(plain, plain)
     for attribute in dir(keras.metrics):
         kind = getattr(keras.metrics, attribute)
         if attribute.lower() == plain and isinstance(kind, type):
             try:
-                # With a name given, Keras's counter of unnamed metrics does not move.
+                # An explicit name leaves Keras's counter of unnamed metrics as it is.
                 direction = _private_api.direction_of_metric(kind(name=name))
             except TypeError:
                 continue
@@ -171,7 +171,7 @@ def _metrics_of(loop: Loop) -> list[Any]:
     while todo:
         metric = todo.pop()
         found.append(metric)
-        # Keras keeps the metrics of `compile` in one that holds them.
+        # Keras wraps the metrics of `compile` in one metric that holds them.
         todo.extend(getattr(metric, "metrics", None) or [])
     return found
 

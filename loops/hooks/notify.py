@@ -1,4 +1,4 @@
-"""Tells somebody that a metric has reached a value, or that training has ended. Training never waits long for it, and never fails by it."""
+"""Sends a message when a metric has reached a value, or when training has ended. A failure to send it does not end training."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ __all__ = ["Notify"]
 
 
 class Notify(ConditionHook):
-    """Gives a message to `tell`, once when a condition is met, and when training has ended, in whatever way.
+    """Passes a message to `tell` once when a condition is met, and once when training has ended, whatever ended it.
 
-    The message is one line: which metric has reached what, or how training ended, with step, epoch and the last logs. What goes wrong is
-    warned about. A resumed run does not tell again what it told before the snapshot; a run that is complete already tells nothing.
+    The message is one line: which metric has reached which value, or how training ended, with step, epoch and the last logs. A message that
+    cannot be sent becomes a warning. A resumed run does not repeat the messages from before its snapshot; a run that is complete already
+    sends none.
 
     Args:
         tell: a function of the message; the URL of a server, to which {"text": message, "step": ..., "epoch": ...} is POSTed as JSON; or a
             command as a list, which gets the message as its last argument.
-        monitor: name of the metric; None waits for no condition.
+        monitor: name of the metric; None: no condition.
         threshold: value to reach.
         patience: epochs (or evaluations) without improvement. With `monitor`, exactly one of `threshold` and `patience` is given.
         mode: "auto", "min" or "max".
         min_delta: smallest change that counts as an improvement.
         at: "epoch", or "evaluation" to look at every evaluation, at any cadence.
-        at_end: whether to tell when training has ended.
+        at_end: whether to send a message when training has ended.
         timeout: seconds to wait for a server or a command.
 
     Raises:
-        ValueError: if `tell` is none of these, or there is nothing to tell.
+        ValueError: if `tell` is none of these, or if there is neither a condition nor `at_end`.
 
     Example:
         >>> from loops import hooks
@@ -103,7 +104,7 @@ class Notify(ConditionHook):
                 http.post(self.tell, body.encode(), {"Content-Type": "application/json"}, timeout=self.timeout)
             else:
                 subprocess.run([*self.tell, message], check=True, timeout=self.timeout, capture_output=True)
-        except Exception as error:  # whatever a user's function, a server or a command does, training goes on
+        except Exception as error:  # a failing function, server or command must not end training
             if not self._warned:
                 warnings.warn(f"Notify could not tell {message!r} ({type(error).__name__}: {error}); training goes on.", stacklevel=2)
             self._warned = True

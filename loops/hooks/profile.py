@@ -1,4 +1,4 @@
-"""Prints where the time of some steps goes: waiting for data, computing, hooks, the loop itself."""
+"""Prints where the time of a range of steps goes: waiting for data, computing, hooks, the loop itself."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["Profile"]
 
 
 class Profile(Hook):
-    """Prints a table of where the time of a range of steps went, each hook by name.
+    """Prints a table of the time that a range of steps spent on each activity, and in each hook by name.
 
-    Where the program pulls from a `tf.data` iterator by itself (graph mode), steps are timed within the graph while this hook is in the
-    list, which costs some microseconds for each; otherwise it costs nothing. Numbers stay the same.
+    In graph mode the program itself pulls from a `tf.data` iterator. To separate waiting from computing, this hook then has each step timed
+    within the graph, which costs some microseconds a step; with other feeds it costs nothing. The results of training stay the same.
 
     Args:
-        first, last: the range, both included and counted from 1 over the whole run. It should not begin at 1: the first steps compile.
-        trace_dir: where to write a trace of TensorFlow's profiler of these steps, for TensorBoard's profile page; None writes none.
+        first, last: the range, both included and counted from 1 over the whole run. It should not begin at 1: the first steps also compile.
+        trace_dir: folder for a trace of these steps by TensorFlow's profiler, for TensorBoard's profile page; None: no trace.
         stream: where to print; standard output if None.
 
     Attributes:
         timing: the `loops.Timing` of the range, None before its end.
 
     Raises:
-        ValueError: if this is no range.
+        ValueError: if `first` and `last` are not a range of steps.
 
     Example:
         >>> import keras, loops, numpy as np
@@ -49,12 +49,12 @@ class Profile(Hook):
         self._trace_dir, self._stream = trace_dir, stream
         self.every = At(*self._range.looks())
         self.timing: Timing | None = None
-        self._before: Timing | None = None
+        self._timing_at_begin: Timing | None = None
 
     def on_train_begin(self, loop: Loop) -> None:
         if isinstance(loop.feed, DatasetFeed):
             self.observes = frozenset({"waiting"})
-        self._before = None
+        self._timing_at_begin = None
         if loop.progress.step == self._range.first - 1:
             self._begin(loop)
 
@@ -70,12 +70,12 @@ class Profile(Hook):
     def _begin(self, loop: Loop) -> None:
         if self._trace_dir is not None:
             self._range.at(loop.progress.step, os.fspath(self._trace_dir))
-        self._before = loop.timing
+        self._timing_at_begin = loop.timing
 
     def _end(self, loop: Loop) -> None:
-        if self._before is None:
+        if self._timing_at_begin is None:
             return
-        self.timing, self._before = loop.timing.since(self._before), None
+        self.timing, self._timing_at_begin = loop.timing.since(self._timing_at_begin), None
         self._range.stop()
         if self.timing.steps:
             last = self._range.first + self.timing.steps - 1

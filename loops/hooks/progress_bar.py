@@ -1,4 +1,4 @@
-"""Tells people how a run goes, one line for each epoch. Where the line goes is the business of `loops.progress_output`."""
+"""Shows the progress of a run, one line for each epoch. It decides what a line says; `_progress_output.py` writes it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from loops.hooks.base import Hook, Loop, Phase
 __all__ = ["ProgressBar"]
 
 _FIRST_LOOK = 0.5  # seconds
-_BURST, _LINES_PER_SECOND = 20, 10.0  # finished epochs that a terminal shows
+_BURST, _LINES_PER_SECOND = 20, 10.0  # lines of finished epochs in a terminal: at once, and in the long run
 
 
 class ProgressBar(Hook):
     """Shows one line per epoch: steps done, metrics, steps per second, time left.
 
-    In a terminal the line of the running epoch is rewritten twice a second, never wider than the terminal; what does not fit is left out,
-    metrics with an ellipsis. In a file or a pipe every epoch gets a plain line, and a long one a line every 30 seconds. In a notebook the
-    output is updated in place. It looks at the loop at most twice a second, and in a terminal it shows at most ten epochs a second, but
-    always the last, so it does not hold up a fast loop.
+    In a terminal the line of the running epoch is rewritten twice a second, never wider than the terminal; parts that do not fit are left
+    out, and an ellipsis stands for metrics. In a file or a pipe every epoch gets a plain line, and a long epoch one every 30 seconds. In a
+    notebook the output is updated in place. To keep a fast loop fast, the hook looks at most twice a second, and a terminal shows at most
+    ten epochs a second, but always the last.
 
     Args:
-        verbose: 0: nothing; 1 or "auto": as above; 2: one plain line per epoch, wherever it goes.
+        verbose: 0: nothing; 1 or "auto": as above; 2: one plain line per epoch, whatever the stream is.
         stream: where to write; standard output if None.
 
     Example:
@@ -64,10 +64,10 @@ class ProgressBar(Hook):
         self._is_first_look = True
         self._logs: Mapping[str, Any] = {}
         self._evaluated: set[str] = set()
-        self._held: list[Part] | None = None
+        self._unshown: list[Part] | None = None
         self._allowance, self._allowed_at = float(_BURST), now
-        self._epoch_begin, self._since = now, (now, step)
-        self._whole_step: float | None = None  # seconds per step with evaluations and all, in the last epoch
+        self._epoch_begin, self._speed_begin = now, (now, step)
+        self._seconds_per_step: float | None = None  # in the last epoch, evaluations and hooks included
         self._shown_at, self._evaluating_at = now, -math.inf
 
     def on_train_begin(self, loop: Loop) -> None:
@@ -78,10 +78,10 @@ class ProgressBar(Hook):
 
     def on_epoch_begin(self, loop: Loop) -> None:
         now, step = loop.clock(), loop.progress.step
-        self._epoch_begin, self._since = now, (now, step)
+        self._epoch_begin, self._speed_begin = now, (now, step)
         self._pace.start(step, now)
         if not self._output.rewrites:
-            # The line of the last epoch was one too: the next comes when this epoch has been going on for long.
+            # The line of the epoch before has just been written: the interval to the next line begins here.
             self._shown_at = now
             if not self._is_first_look:
                 self._trigger.start(now)
@@ -90,13 +90,13 @@ class ProgressBar(Hook):
         now, step = loop.clock(), loop.progress.step
         if not loop.progress.epoch_ended:
             self._logs = dict(window.logs)
-            # Not at every look: the first may come early, and the last window is shown when training ends.
+            # The first look may come earlier than the output wants a line, and so may the last, for `final_window`.
             if now - self._shown_at >= 0.9 * self._output.seconds:
                 self._shown_at = now
                 self._output.show(self._running_parts(loop, now))
         if self._is_first_look:
-            # Up to the first look the program was also compiled, which says nothing about the speed.
-            self._is_first_look, self._since = False, (now, step)
+            # The time up to the first look includes compilation, so the speed is measured from here on.
+            self._is_first_look, self._speed_begin = False, (now, step)
             self._pace.start(step, now)
             self._trigger.seconds = self._output.seconds
 
@@ -115,27 +115,27 @@ class ProgressBar(Hook):
         if self.verbose == 0:
             return
         now, progress = loop.clock(), loop.progress
-        begin, first = self._since
+        begin, first = self._speed_begin
         if progress.step > first:
-            self._whole_step = (now - begin) / (progress.step - first)
+            self._seconds_per_step = (now - begin) / (progress.step - first)
         steps_done = f"{progress.step_in_epoch} steps in {duration(now - self._epoch_begin)}"
         parts = [_epoch(loop), Part(steps_done, 5), *self._metrics(logs)]
         if (speed := self._pace.steps_per_second(progress.step, now)) > 0:
             parts.append(Part(f"{_speed(speed)} steps/s", 6))
-        if left := self._run_left(loop, self._whole_step):
+        if left := self._run_left(loop, self._seconds_per_step):
             parts.append(Part(f"{duration(left)} left", 7))
-        if not self._output.rewrites or self._is_allowed(now):
+        if not self._output.rewrites or self._may_show(now):
             self._output.finish(parts)
-            self._held = None
+            self._unshown = None
         else:
-            self._held = parts
+            self._unshown = parts
         self._logs = {}
 
     def on_train_end(self, loop: Loop) -> None:
         if not loop.progress.epoch_ended and loop.progress.step_in_epoch and self._logs:
             self._output.finish(self._running_parts(loop, loop.clock()))
-        elif self._held is not None:
-            self._output.finish(self._held)
+        elif self._unshown is not None:
+            self._output.finish(self._unshown)
         self._output.close()
         if loop.outcome == "stopped" and loop.stop_reason:
             self._output.finish([Part(f"Stopped at step {loop.progress.step}: {loop.stop_reason}", 0)])
@@ -145,7 +145,7 @@ class ProgressBar(Hook):
             self._output.finish([Part(notice, 0)])
 
     def state_dict(self) -> dict[str, Any]:
-        # The time that the line of an epoch tells is that of all its steps.
+        # The line of an epoch shows the time of all its steps, those before a restart included.
         seconds = self._clock() - self._epoch_begin if self._clock is not None else 0.0
         return {"epoch_seconds": seconds, "evaluated": sorted(self._evaluated)}
 
@@ -170,13 +170,13 @@ class ProgressBar(Hook):
             parts.append(Part(f"{_speed(speed)} steps/s", 6))
             if total:
                 parts.append(Part(f"{duration((total - done) / speed)} left", 2))
-            run_left = self._run_left(loop, self._whole_step or 1 / speed)
+            run_left = self._run_left(loop, self._seconds_per_step or 1 / speed)
             if run_left and (not total or run_left > 1.5 * (total - done) / speed):
                 parts.append(Part(f"run {duration(run_left)}", 7))
         return parts
 
     def _run_left(self, loop: Loop, seconds_per_step: float | None) -> float | None:
-        """Seconds until the run has reached its target, if that can be told."""
+        """Seconds until the run reaches its target; None if that is unknown."""
         if seconds_per_step is None:
             return None
         progress = loop.progress
@@ -189,14 +189,14 @@ class ProgressBar(Hook):
         parts, seen = [], set()
         for name, value in logs.items():
             evaluated = name in self._evaluated or name.startswith("val_")
-            # Loss first, then the first metric of training and of evaluation: these are what is left in a narrow terminal.
+            # A narrow terminal keeps the first loss and the first metric, of training and of evaluation; the others are left out first.
             group = (evaluated, name == "loss" or name.endswith("_loss"))
             priority = (1 if group[1] else 2) if group not in seen else 4
             seen.add(group)
             parts.append(Part(f"{name} {_value(value)}", priority, is_metric=True))
         return parts
 
-    def _is_allowed(self, now: float) -> bool:
+    def _may_show(self, now: float) -> bool:
         self._allowance = min(_BURST, self._allowance + (now - self._allowed_at) * _LINES_PER_SECOND)
         self._allowed_at = now
         if self._allowance < 1.0:

@@ -21,8 +21,8 @@ class ReduceLROnPlateau(MonitorHook):
             wait += 1
             if wait >= patience: learning_rate = max(learning_rate * factor, min_lr);  cooldown_counter = cooldown;  wait = 0
 
-    Unlike Keras's callback of that name it also works on a `LearningRateSchedule`, through a factor on it; NaN never becomes the best
-    value; and the "learning_rate" that it logs is the one the epoch used, in whatever order hooks are listed.
+    Differences from Keras's callback of that name: it also works with a `LearningRateSchedule`, by a factor on its rates; NaN never becomes
+    the best value; the "learning_rate" that it logs is the one that the epoch used, whatever the order of the hooks.
 
     Args:
         monitor: name of the metric.
@@ -31,7 +31,7 @@ class ReduceLROnPlateau(MonitorHook):
         verbose: 1 prints a line at each reduction.
         mode: "auto", "min" or "max".
         min_delta: smallest change that counts as an improvement.
-        cooldown: epochs (or evaluations) after a reduction during which none is counted.
+        cooldown: epochs (or evaluations) after a reduction during which `wait` stays 0.
         min_lr: lower bound of the learning rate.
         at: "epoch", or "evaluation" to count evaluations at any cadence.
 
@@ -72,7 +72,7 @@ class ReduceLROnPlateau(MonitorHook):
 
     def on_train_begin(self, loop: Loop) -> None:
         loop.learning_rate.make_scalable()
-        # A run that goes on keeps its counters; a hook that is used again starts anew.
+        # At step 0 a new run begins, which must not inherit the counters of the run before; a run that goes on keeps them.
         if loop.progress.step == 0:
             self.best, self.wait, self.cooldown_counter = None, 0, 0
 

@@ -1,4 +1,4 @@
-"""Sends the logs of every epoch to a web server. Training never waits long for it, and never fails because of it."""
+"""Sends the logs of every epoch to a web server. A failure to send them does not end training."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["RemoteMonitor"]
 class RemoteMonitor(Hook):
     """POSTs {"epoch": 0-based epoch, and the logs} to `root + path` at the end of every epoch.
 
-    Unlike Keras's callback of that name it waits at most `timeout` seconds, notices answers that report an error (both are warned about
-    once), sends arrays as lists and NaN and infinity as null (JSON has no word for them), and needs no further library. Epochs that a
-    resumed run does again are sent again.
+    Differences from Keras's callback of that name: it waits at most `timeout` seconds; it warns once of a timeout, or of an answer that
+    reports an error; it sends arrays as lists, NaN and infinity as null (JSON has no numbers for them); it needs no further library. Epochs
+    that a resumed run does again are sent again.
 
     Args:
         root: URL of the server.
         path: path of the events below it.
-        field: form field that holds the JSON text, when it is sent as a form.
+        field: name of the form field with the JSON text; not used with `send_as_json`.
         headers: further HTTP headers.
         send_as_json: whether to send "application/json" instead of a form.
         timeout: seconds to wait for the server.
@@ -67,7 +67,7 @@ class RemoteMonitor(Hook):
         else:
             body, kind = urllib.parse.urlencode({self.field: text}), "application/x-www-form-urlencoded"
         try:
-            # A ValueError is a URL that is none; a URLError, a bad status or a timeout are OSErrors.
+            # An invalid URL raises ValueError; a URLError, a bad status and a timeout are OSErrors.
             http.post(self.root + self.path, body.encode(), {"Content-Type": kind, **self.headers}, timeout=self.timeout)
         except (OSError, ValueError, HTTPException) as error:
             if not self._warned:

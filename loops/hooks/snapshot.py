@@ -1,4 +1,4 @@
-"""Decides when the whole state of a run is saved to its workdir."""
+"""Decides when the whole state of a run is saved to its workdir; `loops/run/` and `loops/snapshots/` save it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot(Hook):
-    """Saves the run state, from which a run that was killed goes on as if nothing had happened.
+    """Saves the run state, from which a killed run goes on with the same bits as an undisturbed one.
 
-    A loop with a `workdir` has one of these. What is saved is the state after all hooks acted; it is copied to the host at once and written
-    by a thread. Besides, the state is saved when a run ends and when it is interrupted.
+    A loop with a `workdir` has one such hook by default. The state is copied to the host after all hooks have acted, and a thread writes it
+    while training goes on. In addition, the loop saves the state when a run ends and when it is interrupted.
 
     Args:
         every: when to save: by steps, epochs or time.
         keep_last: how many of the newest snapshots stay.
-        keep_best: metric, such as "val_loss", by which further snapshots are kept; None keeps the newest only.
-        mode: "min" or "max": which values of `keep_best` are good.
+        keep_best: metric, such as "val_loss", by which further snapshots are kept; None: only the newest.
+        mode: whether small ("min") or large ("max") values of `keep_best` are good.
         best: how many of the best to keep.
-        grace: seconds that an interrupted run (SIGTERM, Ctrl-C) has to reach the end of its call, or of an evaluation, and to save. Then
-            the process ends, and the snapshot before stands.
+        grace: seconds that an interrupted run (SIGTERM, Ctrl-C) has to reach the end of its call, or of an evaluation, and to save. After
+            them the process ends without saving, and the last snapshot remains.
 
     Example:
         >>> from loops import hooks

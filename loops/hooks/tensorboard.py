@@ -1,4 +1,4 @@
-"""What TensorBoard gets to see of a run. How it is written is the business of `loops.summaries`."""
+"""Decides what TensorBoard shows of a run; `loops/summaries/` writes it."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ class TensorBoard(Hook):
     | `epoch_weight_norm`, `weight_norm/<weight>`, the same with `gradient` | `train` | epoch | every `histogram_freq` epochs |
     | `keras`, and the graph of the compiled program | `train` | | once |
 
-    An epoch is counted from 0, as Keras does. A training step is counted from 1 and over the whole run: it does not begin anew when `run`
-    is called again. The values of single steps are those that the task returned for them (Keras writes means of the epoch to date), and
-    come out of the compiled program many at a time, so writing every step costs no synchronization with it. Metrics that a Keras model
-    keeps are not among them unless a hook observes "metrics"; like the learning rate they are written at the looks, which come every two
-    seconds and at the end of an epoch, as of the epoch to date. A step in which a value is absent or NaN gets no `batch_` point.
+    Epochs are counted from 0, as Keras does. Training steps are counted from 1 over the whole run, also when `run` is called again. The
+    values of single steps are those that the task returned for them (Keras writes means of the epoch to date). The compiled program returns
+    them for many steps at a time, so writing every step costs no synchronization with it. The metrics that a Keras model keeps have values
+    for single steps only if a hook observes "metrics". Otherwise they are written at each look, that is every two seconds and at the end of
+    an epoch, with the value of the epoch to date; so is the learning rate. A step whose value is absent or NaN gets no `batch_` point.
 
-    When a run is resumed, what was written after the snapshot is cut off: points are neither doubled nor left over from a future that did
-    not happen. Only files of this hook in this run are touched.
+    When a run is resumed, the hook cuts off what was written after the snapshot, because the run writes these points again. It changes only
+    its own files of this run.
 
     Args:
-        log_dir: directory above the runs; the loop's `workdir` if None, and "logs" without one.
+        log_dir: directory above the TensorBoard runs; None: the loop's `workdir`, or "logs" for a loop without one.
         histogram_freq: write histograms and norms of weights and gradients every so many epochs, beginning with the first; 0: never.
             The gradients are those of the last step.
         write_graph: write the model's layers and the graph of the program.
         write_images: write weights as images whenever histograms are written, scaled from their smallest value to their largest.
-        write_steps_per_second: write the training speed, evaluations not counted.
+        write_steps_per_second: write the training speed, without the time of evaluations.
         update_freq: "epoch", "batch" or a number of steps: how often values of single steps are written.
         profile_batch: training step to profile, or a pair (first, last); 0: none.
         embeddings_freq: write `Embedding` layers for the projector every so many epochs, beginning with the first; 0: never.
-        embeddings_metadata: what labels the points: the path of a metadata file for all embeddings, or layer name -> path. A path that
-            is not found as it is given is looked for below `log_dir`.
+        embeddings_metadata: labels of the points: the path of a metadata file for all embeddings, or layer name -> path. If there is no
+            such file, the path is tried below `log_dir`.
 
     Example:
         >>> import keras, loops, numpy as np, tempfile
@@ -97,11 +97,11 @@ class TensorBoard(Hook):
         self.update_freq = _parse_update_freq(update_freq)
         self.embeddings_freq = embeddings_freq or 0
         self.embeddings_metadata = embeddings_metadata
-        self._profile = ProfiledRange(profile_batch)
+        self._profiled = ProfiledRange(profile_batch)
         self.final_window = self.update_freq is not None
         if self.histogram_freq:
             self.observes = frozenset({"gradients"})
-        looks: list[triggers.Trigger] = [triggers.At(*steps)] if (steps := self._profile.looks()) else []
+        looks: list[triggers.Trigger] = [triggers.At(*steps)] if (steps := self._profiled.looks()) else []
         if self.histogram_freq:
             looks.append(_EpochsFromFirst(self.histogram_freq))
         if self.update_freq is not None:
@@ -119,7 +119,7 @@ class TensorBoard(Hook):
             name: tag.
             array: shape [height, width], [height, width, channels] or [n, height, width, channels] with 1, 3 or 4 channels; uint8, or
                 floats from 0 to 1.
-            step: where to put it on the step axis.
+            step: position on the step axis.
             run: run to write to.
         """
         if self._runs.directory is None:
@@ -130,21 +130,21 @@ class TensorBoard(Hook):
 
     def on_train_begin(self, loop: Loop) -> None:
         directory = self.log_dir or (str(loop.workdir) if loop.workdir is not None else "logs")
-        # The same run, started again, is the same identity; without a workdir no other program can be the same run.
+        # A run in a workdir is recognized when it is started again; a run without one cannot be.
         identity = None if loop.workdir is None else f"{os.path.abspath(loop.workdir)}|{self.name}"
-        self._runs.begin(directory, identity, anew=loop.progress.step == 0)
+        self._runs.begin(directory, identity, from_step_0=loop.progress.step == 0)
         self._running, self._graph_written = True, False
         self._evaluated = {}
         if self.embeddings_freq:
             self._metadata = projector.read_metadata(self.embeddings_metadata, directory)
         self._pace.start(loop.progress.step, loop.clock())
-        self._profile.at(loop.progress.step, self._runs.path("train"))
+        self._profiled.at(loop.progress.step, self._runs.path("train"))
 
     def on_epoch_begin(self, loop: Loop) -> None:
         self._pace.start(loop.progress.step, loop.clock())
 
     def on_window_end(self, loop: Loop, window: Window) -> None:
-        self._profile.at(loop.progress.step, self._runs.path("train"))
+        self._profiled.at(loop.progress.step, self._runs.path("train"))
         if self.update_freq is not None:
             self._write_steps(loop, window, self.update_freq)
         if self._is_due(self.histogram_freq, loop.progress) and loop.progress.epoch_ended:
@@ -185,10 +185,10 @@ class TensorBoard(Hook):
         self._evaluated.clear()
 
     def on_train_end(self, loop: Loop) -> None:
-        if not self._running:  # another hook failed before this one began
+        if not self._running:  # another hook failed before `on_train_begin` of this one
             return
         self._running = False
-        self._profile.stop()
+        self._profiled.stop()
         if self.write_graph and not self._graph_written and loop.progress.step > 0:
             self._write_graphs(loop)
         self._runs.close()
@@ -220,7 +220,7 @@ class TensorBoard(Hook):
         steps = np.arange(window.first_step, window.last_step + 1)
         kept = steps % freq == 0
         now = time.time()
-        # The looks know when the window began and ended; its steps are spread evenly in between.
+        # Only the time of the whole window is known, so its steps are spread evenly over it.
         times = np.linspace(now - window.seconds, now, len(steps) + 1)[1:]
         trace = window.trace
         values = {f"batch_{name}": np.ma.masked_invalid(column[kept]) for name, column in trace.items()}
@@ -256,7 +256,7 @@ class TensorBoard(Hook):
             self._runs["train"].graph(graph)
 
     def _write_embeddings(self, loop: Loop) -> None:
-        # By the name and shape of the variable, which finds layers inside of layers too.
+        # Found by name and shape of the variable, because layers may be inside other layers.
         tables = {name: w for name, w in model_views.named_weights(loop.task).items() if name.endswith("/embeddings") and w.ndim == 2}
         layers = {name: name.split("/")[-2] for name in tables}
         per_layer = self._metadata if isinstance(self._metadata, Mapping) else {}
@@ -281,7 +281,7 @@ class _EpochsFromFirst(triggers.Trigger):
 
 
 def _parse_update_freq(update_freq: str | int) -> int | None:
-    """Steps between written steps, None for epochs only."""
+    """The interval between written steps; None if only epochs are written."""
     if update_freq == "epoch":
         return None
     if update_freq == "batch":
@@ -292,7 +292,7 @@ def _parse_update_freq(update_freq: str | int) -> int | None:
 
 
 def _numbers(name: str, value: Any) -> Iterable[tuple[str, float]]:
-    """A scalar as it is, a vector element by element; TensorBoard's scalars have no place for more."""
+    """Tags and values: one for a scalar, one for each element of a short vector, none for other arrays."""
     array = np.asarray(value)
     if array.size == 1:
         yield name, float(array.reshape(()))

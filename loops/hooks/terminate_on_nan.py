@@ -1,4 +1,4 @@
-"""Ends training when numbers stop being numbers."""
+"""Ends training at a loss, weight or metric that is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ __all__ = ["TerminateOnNaN"]
 class TerminateOnNaN(Hook):
     """Stops at the very step with a non-finite loss or weight, and after an evaluation or epoch that logs NaN.
 
-    The step itself is watched inside the compiled program: it halts there, the state goes back to that before the step, and no epoch ends,
-    so nothing is evaluated or saved. (Keras's callback of that name looks at the loss only, validates and saves before it stops.)
+    The compiled program watches each step and halts at the bad one. The state from before that step is restored, and the epoch does not
+    count as ended, so nothing is evaluated or saved. (Keras's callback of that name looks at the loss only, and validation and saving take
+    place before it stops.)
 
     Args:
-        raise_error: True raises the error that names the step, instead of ending the run quietly.
+        raise_error: whether to raise an error that names the step, instead of stopping the run.
 
     Example:
         >>> from loops import hooks

@@ -1,4 +1,4 @@
-"""Fine-tuning: sets frozen layers free when a metric has stopped improving."""
+"""Fine-tuning: makes frozen layers trainable when a metric has reached a value or stopped improving."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ NameOrLayer: TypeAlias = str | keras.layers.Layer
 class Unfreeze(ConditionHook):
     """Sets `trainable = True` on layers when `monitor` reached `threshold`, or has not improved for `patience` epochs (or evaluations).
 
-    Several arguments are stages: the first is set free when the condition is met, the next when it is met once more. A list is set free
-    at once. The training step is traced anew, which the loop announces; optimizers have their slots for frozen layers from the
-    beginning. The flags are part of the run state. What epochs trained with is logged: "unfrozen_layers", and the learning rate.
+    Several arguments are stages: the first is unfrozen when the condition is met, the next when it is met once more. The layers of a list
+    are unfrozen together. The training step is then traced again, and the loop says so. Optimizers have slots for frozen layers from the
+    beginning. The `trainable` flags are part of the run state. Each epoch logs "unfrozen_layers", the number of layers that were unfrozen
+    when it began, and the learning rate.
 
     Freeze layers before training, one by one (`for layer in model.layers[:-1]: layer.trainable = False`).
 
@@ -33,17 +34,17 @@ class Unfreeze(ConditionHook):
         monitor: name of the metric.
         threshold: value to reach.
         patience: epochs (or evaluations) without improvement. Exactly one of `threshold` and `patience` is given.
-        learning_rate_factor: what to multiply all learning rates with at each stage, more than 0; fine-tuning wants smaller steps.
+        learning_rate_factor: what to multiply all learning rates with at each stage, more than 0; fine-tuning needs small steps.
         mode: "auto", "min" or "max".
         min_delta: smallest change that counts as an improvement.
         at: "epoch", or "evaluation" to look at every evaluation, at any cadence.
 
     Attributes:
-        stage: how many stages were set free.
+        stage: how many stages were unfrozen.
 
     Raises:
-        ValueError: if an argument is not usable; when training begins, if a layer does not exist or is inside one that is frozen; when a
-            layer is set free that the optimizer was built without.
+        ValueError: if an argument is not valid; when training begins, if a layer does not exist or is inside a frozen one; when a layer is
+            unfrozen, if the optimizer was built without it.
 
     References:
         Howard and Ruder 2018, Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146 (gradual unfreezing).
@@ -89,7 +90,7 @@ class Unfreeze(ConditionHook):
 
     @property
     def freed(self) -> int:
-        """How many layers were free, thanks to this hook, when the epoch began."""
+        """How many layers this hook had unfrozen when the epoch began."""
         return sum(map(len, self.stages[: self._at_epoch_begin]))
 
     def on_train_begin(self, loop: Loop) -> None:
@@ -104,7 +105,7 @@ class Unfreeze(ConditionHook):
         self._at_epoch_begin = self.met
 
     def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
-        # Every hook of this kind logs the sum over all of them, so their order does not show.
+        # Each `Unfreeze` logs the sum over all of them, so that their order does not matter.
         loop.log("unfrozen_layers", sum(hook.freed for hook in loop.hooks if isinstance(hook, Unfreeze)))
         for name, rate in loop.learning_rate.logs().items():
             loop.log(name, rate)

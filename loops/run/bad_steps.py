@@ -1,4 +1,7 @@
-"""What a run does about a step that made loss or state non-finite, or when a hook asks to go back to the last good state."""
+"""Recovery of a run: after a step that made loss or state non-finite, or when a hook asks to go back to the last good state.
+
+`engine/recovery.py` has taken the bad step back before; how a state is kept and restored is in `saved_states.py`.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ class BadSteps:
 
     Args:
         parts: the run.
-        saved: the states that it can go back to.
+        saved: the states that the run can go back to.
     """
 
     def __init__(self, parts: RunParts, saved: SavedStates):
         self._parts, self._saved = parts, saved
 
     def react(self, bad: NonFiniteStep) -> None:
-        """Does what the policy says about a step that was taken back.
+        """Applies the policy to a bad step, which was taken back already.
 
         Raises:
             NonFiniteError: if the policy is "raise", or its budget is used up.
@@ -58,7 +61,7 @@ class BadSteps:
         parts, saved = self._parts, self._saved
         parts.step.set_flags(saved.good.state["trainable"])
         step = saved.roll_back(parts)
-        # The state may be that from before an epoch began: then the epoch begins again, here as after a kill.
+        # If the state was saved before an epoch began, the epoch begins again, with its `on_epoch_begin`, as it does after a kill.
         parts.epoch_begins_again = parts.progress.step_in_epoch == 0
         parts.step.forget_logs()
         if policy.learning_rate_factor != 1.0:
@@ -67,7 +70,7 @@ class BadSteps:
         saved.keep(parts, on_disk=saved.workdir is not None)
 
     def _spend(self, policy: OnNonFinite, message: str) -> None:
-        """Counts a recovery."""
+        """Counts a recovery, and raises `NonFiniteError` if the budget is used up."""
         decisions = self._parts.decisions
         if decisions[policy.action] >= policy.budget:
             raise NonFiniteError(f"{message} The budget of {policy.budget} for {policy.action!r} is used up.")

@@ -1,4 +1,4 @@
-"""The training step of a run as a compiled program: in which mode, what was traced into it, and when it has to be traced again."""
+"""The training step of a run as a compiled program: its mode, what was traced into it, and when it has to be traced again."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class CompiledStep:
         mode: "graph", "xla" or "eager"; None lets `first_program` choose.
         seed: seed of `Task.seed`.
         transforms: gradient transforms, clipping included.
-        observed: gives the names that hooks observe now.
+        observed: returns the names that hooks observe now.
 
     Attributes:
-        mode: how steps are compiled, None while that is open.
-        why_mode: what "auto" found when it chose the mode, JSON-able; else empty.
+        mode: how steps are compiled, None before that is decided.
+        why_mode: why "auto" chose this mode, JSON-able; empty if the mode was given.
         retraces: how often the step was traced again.
     """
 
@@ -55,17 +55,17 @@ class CompiledStep:
         self._task, self._strategy, self._seed, self._transforms, self._observed = task, strategy, seed, transforms, observed
         self._execution: Execution | None = None
         self._changes: TraceChanges | None = None
-        self._read: tuple[int, dict[str, Any]] | None = None
+        self._cached_logs: tuple[int, dict[str, Any]] | None = None
 
     # Programs.
 
     def first_program(self, feed: Feed, *, steps: int | None, guarded: bool) -> Program:
-        """The program that a run begins with; with `mode` open, the one that is faster on this machine.
+        """The program that a run begins with. If `mode` is None, the faster one on this machine is chosen.
 
         Args:
             feed: what the run trains on.
-            steps: how many steps the run will have, None if that is unknown.
-            guarded: whether non-finite steps are to be found.
+            steps: length of the run in steps, None if that is unknown.
+            guarded: whether the program has to find non-finite steps.
         """
         if self.mode is not None:
             program = self._program(self.mode)
@@ -97,18 +97,13 @@ class CompiledStep:
 
     @property
     def execution(self) -> Execution:
-        """What runs the steps, from `open` on."""
+        """The execution; there is one after `open`."""
         assert self._execution is not None
         return self._execution
 
     def open(self, execution: Execution | None) -> None:
-        """Takes the execution of the run; None gives it up, after a first run that could not begin."""
+        """Sets the execution of the run; None removes it, after a first run that could not begin."""
         self._execution = execution
-
-    @property
-    def compilations(self) -> int:
-        """How many programs were compiled up to now."""
-        return self._execution.program.compilations if self._execution is not None else 0
 
     @property
     def graph(self) -> tf.Graph | None:
@@ -118,21 +113,21 @@ class CompiledStep:
     # Tracing.
 
     def trace(self) -> None:
-        """Traces the step if that has not happened, and remembers what the trace took for constant."""
+        """Traces the step unless it is traced already, and calls `remember_constants`."""
         self.execution.build()
-        self.remember()
+        self.remember_constants()
 
     def trace_if_missing(self) -> None:
-        """Traces the step if there is no graph of it: variables that only the traced step leads to belong to the state of a run."""
+        """Traces the step if there is no graph of it: some variables of the run's state are found in the graph only."""
         if self.graph is None and self.mode != "eager":
             self.trace()
 
-    def remember(self) -> None:
-        """Remembers what the trace took for constant, if that has not happened since the last retrace."""
+    def remember_constants(self) -> None:
+        """Remembers the values that the trace took for constants; does nothing if called again before the next retrace."""
         self._changes = self._changes or TraceChanges(self._task)
 
-    def check(self) -> None:
-        """Retraces, or warns, if something changed that the traced step cannot see."""
+    def notice_changes(self) -> None:
+        """Retraces the step if `trainable` flags changed; warns if Python values changed that the traced step took for constants."""
         if self._changes is None or self.mode == "eager":
             return
         for sentence in self._changes.changed_constants():
@@ -141,7 +136,7 @@ class CompiledStep:
             self.retrace(f"`trainable` changed for {names}")
 
     def retrace(self, reason: str) -> None:
-        """Has the step traced again before the next call, and says why."""
+        """Makes a new program, so that the step is traced again before the next call, and says why."""
         say(f"Retracing the training step: {reason}.")
         self.retraces += 1
         if self._execution is not None:
@@ -150,24 +145,24 @@ class CompiledStep:
         self._changes = None
 
     def set_flags(self, flags: Mapping[str, list[bool]]) -> None:
-        """Sets the `trainable` flags of a state that is about to be restored, and retraces if the step was traced with others."""
+        """Sets the `trainable` flags of a state before it is restored, and retraces if the step was traced with other flags."""
         apply_flags(self._task.tracked, flags)
-        self.check()
+        self.notice_changes()
 
     # What the steps reported.
 
     def logs_to_date(self) -> dict[str, Any]:
-        """The logs of the epoch to date, read once at a boundary however many ask."""
+        """The logs of the epoch to date. They are read once at a boundary, however many hooks ask for them."""
         step = self.execution.progress.step
-        if self._read is None or self._read[0] != step:
-            self._read = step, self._task.results("train", self.execution.trace.epoch_logs(), self.execution.metrics)
-        return self._read[1]
+        if self._cached_logs is None or self._cached_logs[0] != step:
+            self._cached_logs = step, self._task.results("train", self.execution.trace.epoch_logs(), self.execution.metrics)
+        return self._cached_logs[1]
 
     def forget_logs(self) -> None:
-        """Has the logs read again: the state went back."""
-        self._read = None
+        """Drops the cached logs, because the state went back."""
+        self._cached_logs = None
 
     def average_replicas(self) -> None:
-        """Brings statistics that drifted apart between replicas together."""
+        """Averages the moving statistics of layers over the replicas, where they have drifted apart."""
         if self._strategy.num_replicas_in_sync > 1:
             replicas.average_moving_statistics(self._task.tracked.model_variables())

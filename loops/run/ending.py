@@ -1,4 +1,4 @@
-"""How a run ends: every hook gets its `on_train_end`, what was being written is waited for, and what could not be written is said."""
+"""The end of a run: calls `on_train_end` of every hook, waits for what is being written, and reports what could not be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["end"]
 
 
 def end(parts: RunParts, saved: SavedStates) -> None:
-    """Ends a run, whatever ended it; to be called while the error that did is being handled, if there is one.
+    """Ends a run. After an error, call it while that error is being handled (in `finally`), so that it is not replaced by another.
 
     Raises:
         Exception: the first error of a hook or of the workdir, if no other error is being handled.
@@ -25,7 +25,7 @@ def end(parts: RunParts, saved: SavedStates) -> None:
         try:
             with parts.accounts.of("hooks", hook.name), saved.failures.tolerated(hook):
                 hook.on_train_end(parts.loop)
-        except Exception as error:  # the other hooks come first
+        except Exception as error:  # the other hooks still get their `on_train_end`
             errors.append(error)
     failing = sys.exc_info()[0] is not None
     try:

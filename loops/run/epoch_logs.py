@@ -1,4 +1,4 @@
-"""The logs of one epoch: what training reported, what evaluations added, what hooks added. Hooks see them as one read-only mapping."""
+"""The logs of one epoch: those of training, of evaluations, and of hooks. Hooks see them as one read-only mapping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["EpochLogs"]
 
 
 class EpochLogs(Mapping[str, Any]):
-    """A live view: names of training and evaluations in alphabetical order (as Keras has them), then what hooks logged.
+    """A live view: the names of training and evaluations in alphabetical order (as in Keras), then those that hooks logged.
 
     Attributes:
         train: logs of the training steps.
@@ -35,14 +35,14 @@ class EpochLogs(Mapping[str, Any]):
         return {**to_floats({**self.train, **self.evaluation}), **self.extra}
 
     def state_dict(self) -> dict[str, Any]:
-        """What was logged besides the training steps, JSON-able."""
+        """The logs of evaluations and hooks, JSON-able."""
         return {
             "evaluation": {name: json_values.encode(value) for name, value in to_floats(self.evaluation).items()},
             "extra": {name: json_values.encode(value) for name, value in self.extra.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.evaluation = {name: json_values.decode(value) for name, value in state["evaluation"].items()}
         self.extra = {name: json_values.decode(value) for name, value in state["extra"].items()}
 

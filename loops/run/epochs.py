@@ -1,12 +1,14 @@
-"""The algorithm of training: asks the hooks when they want to look, makes calls exactly up to there, and lets them look.
+"""The algorithm of training: asks the hooks when they want to look, makes calls exactly up to that step, and calls the hooks.
 
 begin an epoch
 until the epoch has ended:
     n = steps to the nearest look of any hook
     run up to n steps in one call
-    if somebody's look is due, or the epoch ended: boundary
+    if a hook is due, or the epoch ended: boundary
 boundary: settle the calls; for each phase, for each hook: on_window_end if due, then on_epoch_end if the epoch ended;
-          then roll back or save, if somebody asked
+          then roll back or save, if a hook asked for it
+
+It does not know how steps are compiled, or where states are kept.
 """
 
 from __future__ import annotations
@@ -41,11 +43,11 @@ class Epochs:
         self._bad_steps = BadSteps(parts, saved)
 
     def run_until_done(self, interrupts: Interrupts, begun: float) -> None:
-        """Trains until a target is reached, somebody stops the run, or it is interrupted; then gives hooks their last windows.
+        """Trains until a target is reached or the run is stopped or interrupted; then gives hooks with `final_window` their last window.
 
         Args:
-            interrupts: tells whether the run is to end early.
-            begun: when the run began, on the loop's clock, earlier processes included.
+            interrupts: whether the user or the system has asked the run to end.
+            begun: when the run began, on the loop's clock, moved back by the time that it took in earlier processes.
         """
         parts = self._parts
         while not parts.target_reached() and parts.stop_reason is None and not interrupts.requested:
@@ -61,7 +63,7 @@ class Epochs:
         parts.epoch_begins_again = False
         if progress.epoch_ended or progress.step_in_epoch == 0:
             self._begin_epoch()
-        parts.step.check()
+        parts.step.notice_changes()
         while not (
             progress.epoch_ended
             or parts.epoch_begins_again
@@ -71,7 +73,7 @@ class Epochs:
         ):
             target = self._next_look()
             pass_ended = parts.execution.advance(max(1, target - progress.step))
-            parts.step.remember()
+            parts.step.remember_constants()
             progress.seconds = parts.now() - begun
             self._end_epoch_if_complete(pass_ended)
             due = progress.step >= target or progress.epoch_ended or parts.execution.must_settle
@@ -89,7 +91,7 @@ class Epochs:
                 hook.on_epoch_begin(parts.loop)
 
     def _next_look(self) -> int:
-        """The nearest step at which a hook wants to look, the epoch ends, or the run does."""
+        """The nearest step at which a hook wants to look, the epoch ends, or the run ends."""
         parts, step = self._parts, self._parts.progress.step
         targets = [parts.hooks.next_step(step), parts.loop.steps]
         if parts.steps_per_epoch is not None:
@@ -120,10 +122,10 @@ class Epochs:
             self._bad_steps.roll_back(reason)
         elif requests.save or (self._saved.keeps_good and parts.progress.epoch_ended):
             self._saved.keep(parts, on_disk=requests.save)
-        parts.step.check()
+        parts.step.notice_changes()
 
     def _settle(self) -> bool:
-        """Reads how the steps since the last look went; False if one was bad, and the state is that from before it."""
+        """Settles the calls since the last look. Returns False after a bad step; the state is then that from before this step."""
         bad = self._parts.execution.settle()
         if bad is not None:
             self._parts.progress.epoch_ended = False
@@ -131,7 +133,7 @@ class Epochs:
         return bad is None
 
     def _visit_hooks(self) -> None:
-        """One pass over the hooks."""
+        """Passes once over the hooks, in the order of their phases."""
         parts = self._parts
         if parts.progress.epoch_ended:
             parts.step.average_replicas()
@@ -146,11 +148,11 @@ class Epochs:
                     self._look(hook)
                 if parts.progress.epoch_ended:
                     hook.on_epoch_end(parts.loop, parts.logs)
-        parts.execution.trace.forget(parts.hooks.oldest(parts.progress.step))
+        parts.execution.trace.forget(parts.hooks.seen_by_all(parts.progress.step))
 
     def _look(self, hook: Hook) -> None:
         parts, run = self._parts, self._parts.execution
-        opened = parts.hooks.take(hook, parts.progress.step, parts.now())
+        opened = parts.hooks.open_window(hook, parts.progress.step, parts.now())
         if opened is not None:
             first, seconds = opened
             window = Window(run.trace, first, parts.progress.step, seconds, self._logs_to_date, run.observed, run.batch)

@@ -1,4 +1,4 @@
-"""Evaluation and prediction: one pass over a feed in blocks, one fetch at the end, and no trace left in the task."""
+"""Evaluation and prediction: one pass over a feed in blocks, one fetch at the end, and the state of the task as before. Knows no hooks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ OnBatch = Callable[[int, Callable[[], dict[str, Any]], bool], None]
 class EvalLoop:
     """Evaluates a task on a feed.
 
-    Metrics, seed states and all other non-trainable state are put back afterwards, so training goes on as if nothing had happened.
+    Metrics, seed states and all other non-trainable state are restored afterwards, so that evaluating does not change the training.
 
     Args:
         task: what to evaluate.
-        strategy: how batches are spread; None takes the one that the task's variables were made under.
+        strategy: how batches are spread over devices; None: the strategy that the task's variables were made under.
         compile: "auto", "graph", "xla" or "eager".
         seed: seed of `Task.seed` in `eval_step`.
 
@@ -48,16 +48,16 @@ class EvalLoop:
         strategy = strategy_of(task.tracked.model_variables(), strategy)
         self._training_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         step = GlobalStep(task, "eval_step", strategy, seed=seed, training_step=self._training_step)
-        self._program = Program(step, resolve_mode(compile))
+        self.program = Program(step, resolve_mode(compile))
 
     def run(self, feed: Feed, *, steps: int | None = None, on_batch: OnBatch | None = None) -> dict[str, Any]:
         """One pass over `feed`.
 
         Args:
             feed: what to evaluate on.
-            steps: batches to evaluate; None takes the whole pass.
-            on_batch: called before every batch, and after the last, with the number of batches done, a function that reads the logs to
-                date, and whether it was the last. Costs a call for each batch.
+            steps: batches to evaluate; None: all of a pass.
+            on_batch: called before every batch, and once after the last, with the number of batches done, a function that reads the logs to
+                date, and whether this is the call after the last. With it every batch is a call of its own.
 
         Returns:
             name -> float (array for a metric with several values), sorted by name.
@@ -68,8 +68,8 @@ class EvalLoop:
         trace, done = TraceLog(), 0
         collected: list[tuple[Call, int]] = []
         try:
-            meta = self._program.step
-            for call, n in _calls(self._program, feed, steps, 1 if on_batch else _MAX_CALL_STEPS, self._before(on_batch, trace)):
+            meta = self.program.step
+            for call, n in _calls(self.program, feed, steps, 1 if on_batch else _MAX_CALL_STEPS, self._before(on_batch, trace)):
                 assert meta.meta is not None
                 trace.append(call.rows, n, meta.meta.spec)
                 collected.append((call, n))
@@ -85,7 +85,7 @@ class EvalLoop:
                 variable.assign(value)
 
     def _results(self, trace: TraceLog) -> dict[str, Any]:
-        meta = self._program.step.meta
+        meta = self.program.step.meta
         assert meta is not None
         return to_floats(self.task.results("eval", trace.epoch_logs(), meta.metrics))
 
@@ -102,18 +102,18 @@ class PredictLoop:
     """Predicts for every example of a feed.
 
     Args:
-        task: whose `predict_step` is run.
-        strategy: how batches are spread; None takes the one that the task's variables were made under.
+        task: the task, with a `predict_step`.
+        strategy: how batches are spread over devices; None: the strategy that the task's variables were made under.
         compile: "auto", "graph", "xla" or "eager".
     """
 
     def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: str = "auto"):
         strategy = strategy_of(task.tracked.model_variables(), strategy)
-        self._program = Program(GlobalStep(task, "predict_step", strategy), resolve_mode(compile))
+        self.program = Program(GlobalStep(task, "predict_step", strategy), resolve_mode(compile))
 
     def run(self, feed: Feed, *, steps: int | None = None) -> Any:
-        """Outputs `[N, ...]` as arrays, in the structure that `predict_step` returns."""
-        calls = list(_calls(self._program, feed, steps, _MAX_CALL_STEPS, None))
+        """Returns the outputs, arrays `[N, ...]`, in the structure that `predict_step` returns."""
+        calls = list(_calls(self.program, feed, steps, _MAX_CALL_STEPS, None))
         if not calls:
             raise ValueError("There was nothing to predict: the feed gave no batch.")
         return _joined(calls)["output"]
@@ -123,7 +123,7 @@ def resolve_mode(compile: str) -> str:
     """The program mode for a `compile` argument; "auto" is graph mode.
 
     Raises:
-        ValueError: if it is none of `MODES`.
+        ValueError: if `compile` is not in `MODES`.
     """
     if compile not in MODES:
         raise ValueError(f"`compile` must be one of {', '.join(map(repr, MODES))}; got {compile!r}.")
@@ -163,12 +163,12 @@ def _joined(calls: list[tuple[Call, int]]) -> dict[str, Any]:
 
 
 def _concatenated(*arrays: np.ndarray) -> Any:
-    """One array; a ragged tensor where outputs differ in more than their number, as Keras has it."""
+    """One array, or a ragged tensor, as in Keras, if the outputs of two calls differ in more than their number."""
     if len({a.shape[1:] for a in arrays}) == 1:
         return np.concatenate(arrays)
     return tf.concat([tf.RaggedTensor.from_tensor(a) for a in arrays], 0)
 
 
 def _unpadded(outputs: np.ndarray, call: Call, n: int) -> np.ndarray:
-    """Outputs of the `n` steps that were done, of the capacity that an XLA program fills."""
+    """The outputs of the first `n` steps; an XLA program returns outputs for as many steps as its capacity."""
     return outputs if call.capacity is None else outputs[: len(outputs) // call.capacity * n]

@@ -1,4 +1,4 @@
-"""Evaluations within a training run: hooks are told, the results join the logs of the epoch in progress."""
+"""Evaluations within a training run: tells the hooks, and adds the results to the logs of the epoch in progress."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Evaluations:
         Args:
             feed: what to evaluate on.
             name: prefix of the logs.
-            steps: batches to evaluate; None takes the whole pass.
+            steps: batches to evaluate; None: all of a pass.
 
         Returns:
             "<name>_<metric>" -> float.
@@ -62,7 +62,7 @@ class Evaluations:
         return logs
 
     def _evaluator(self) -> EvalLoop:
-        """The evaluation program; a new one after a retrace of the training step, as the same change may concern it."""
+        """The evaluation program. After a retrace of the training step it is made again, because it may depend on what has changed."""
         if self._loop is None or self._retraces != self._parts.step.retraces:
             self._loop = EvalLoop(self._parts.task, strategy=self._strategy, compile=self._compile, seed=self._seed)
             self._retraces = self._parts.step.retraces

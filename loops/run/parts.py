@@ -1,4 +1,4 @@
-"""What a training run consists of. The modules beside this one act on it: `restart` begins it, `epochs` runs it, `ending` ends it."""
+"""The parts of a training run. The modules beside this one act on them: `restart` begins the run, `epochs` does it, `ending` ends it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Requests", "RunParts"]
 
 @dataclasses.dataclass
 class Requests:
-    """What hooks asked for; it is done when all hooks have acted at a boundary.
+    """What hooks asked for. The loop does it when all hooks have acted at a boundary.
 
     Attributes:
         end_epoch: whether an epoch in progress counts as complete.
@@ -40,19 +40,19 @@ class RunParts:
     """The state of one training run.
 
     Attributes:
-        loop: what hooks are given; its clock, targets and outcome are read here.
+        loop: the loop as hooks see it; its clock, targets and outcome are read here.
         task: what is trained.
         feed: where batches come from.
         hooks: the hooks, and when they look.
         step: the compiled step, with its execution.
         steps_per_epoch: steps of an epoch, None if an epoch is a pass over the feed.
         on_nonfinite: what to do about a non-finite step.
+        accounts: where the time goes, by the loop's clock.
         progress: the counters.
         logs: logs of the epoch in progress.
-        accounts: where the time goes.
-        decisions: what the run decided for good, JSON-able, saved with it: why it stops, and how often it recovered.
+        decisions: why the run stops, and how often it recovered; JSON-able, part of the saved state.
         requests: what hooks asked for.
-        epoch_begins_again: True after a rollback to the state from before an epoch.
+        epoch_begins_again: True after a rollback to a state in which the epoch had not begun.
     """
 
     loop: Loop
@@ -62,9 +62,9 @@ class RunParts:
     step: CompiledStep
     steps_per_epoch: int | None
     on_nonfinite: OnNonFinite
+    accounts: Accounts
     progress: Progress = dataclasses.field(default_factory=Progress)
     logs: EpochLogs = dataclasses.field(default_factory=EpochLogs)
-    accounts: Accounts = dataclasses.field(default_factory=Accounts)
     decisions: dict[str, Any] = dataclasses.field(default_factory=lambda: {"stop_reason": None, "skip": 0, "rollback": 0})
     requests: Requests = dataclasses.field(default_factory=Requests)
     epoch_begins_again: bool = False
@@ -90,7 +90,7 @@ class RunParts:
         return reason
 
     def stop(self, reason: str) -> None:
-        """Ends training; the first reason stands."""
+        """Ends training. If it is called several times, the first reason counts."""
         if self.stop_reason is None:
             self.decisions["stop_reason"] = reason
 

@@ -1,7 +1,7 @@
-"""How a run begins: from nothing, or where an earlier run in the same workdir stood; what would make the two differ is refused or said.
+"""The beginning of a run: from nothing, or from the last snapshot in its workdir. Settings that would change the results are refused.
 
 find the last snapshot, compare the settings            SavedStates.open
-give the hooks their `on_train_begin`
+call `on_train_begin` of every hook
 choose the first program, open the execution            only once
 trace, restore variables, hooks, logs, position         if there was a snapshot
 """
@@ -30,7 +30,7 @@ __all__ = ["Restart", "Settings"]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a loop was given that decides the bits of its run and is no part of it.
+    """Arguments of a loop that decide the bits of its run and are not kept in `RunParts`.
 
     Attributes:
         compile, seed, clip, strategy: as given to `loops.TrainLoop`.
@@ -57,7 +57,7 @@ class Restart:
         self._parts, self._saved, self._settings = parts, saved, settings
 
     def prepare(self) -> None:
-        """Everything before the first step. If it fails the first time, the next run finds nothing half done.
+        """Does everything that comes before the first step. If the first run fails here, all is undone, so that `run` can be called again.
 
         Raises:
             ValueError: if the run in the workdir cannot be carried on, or would not be exactly resumable.
@@ -72,10 +72,10 @@ class Restart:
             raise
 
     def check_targets(self, epochs: int | None, steps: int | None) -> None:
-        """Whether `loop.run` was told how far to train.
+        """Checks the targets given to `loop.run`.
 
         Raises:
-            ValueError: if not.
+            ValueError: if there is none, or one is not a whole number.
         """
         for name, value in (("epochs", epochs), ("steps", steps)):
             if value is not None and (isinstance(value, bool) or int(value) != value or value < 0):
@@ -85,16 +85,16 @@ class Restart:
         self.check_that_epochs_end(steps)
 
     def check_that_epochs_end(self, steps: int | None) -> None:
-        """Whether a run of at most `steps` steps comes to an end.
+        """Checks that a run of at most `steps` steps comes to an end.
 
         Raises:
-            ValueError: if not.
+            ValueError: if an epoch would never end.
         """
         if self._parts.feed.endless and self._parts.steps_per_epoch is None and steps is None:
             raise ValueError("The feed never ends, so an epoch would not either: give TrainLoop `steps_per_epoch`, or run(steps=...).")
 
     def save_between_runs(self) -> None:
-        """Saves the run while it does not run.
+        """Saves the state between two calls of `run`.
 
         Raises:
             RuntimeError: before the first run.
@@ -111,7 +111,7 @@ class Restart:
             raise SaveError(failure)
 
     def _open_workdir(self) -> tuple[RunState, pathlib.Path | None] | None:
-        """Takes the workdir; see `SavedStates.open`."""
+        """Locks the workdir and finds the state to go on from; see `SavedStates.open`."""
         return self._saved.open(self._parts.task, self._settings_at_start)
 
     def _begin(self) -> None:
@@ -137,8 +137,8 @@ class Restart:
             self._open_execution(found)
         if saved is not None:
             self._restore(saved)
-        if parts.step.graph is not None:  # traced already: what hooks change from here on has to be noticed
-            parts.step.remember()
+        if parts.step.graph is not None:  # already traced, so changes by hooks from here on have to be noticed
+            parts.step.remember_constants()
         parts.hooks.start(parts.progress.step, parts.now())
         if parts.steps_per_epoch is not None or parts.feed.steps_per_epoch is not None:
             parts.progress.steps_per_epoch = parts.steps_per_epoch or parts.feed.steps_per_epoch
@@ -164,17 +164,17 @@ class Restart:
         if found is None:
             assert parts.step.mode is not None
             self._saved.begin(parts.step.mode, self._config)
-        self._examine()
+        self._check_resumable()
 
     def _length(self) -> int | None:
-        """How many steps the run has from its beginning, None if that is unknown."""
+        """The length of the run in steps, earlier steps included; None if that is unknown."""
         loop, parts = self._parts.loop, self._parts
         length = parts.steps_per_epoch or parts.feed.steps_per_epoch
         by_epochs = None if loop.epochs is None or length is None else loop.epochs * length
         return min((n for n in (loop.steps, by_epochs) if n is not None), default=None)
 
-    def _examine(self) -> None:
-        """Looks, before training, for what would make a resumed run differ."""
+    def _check_resumable(self) -> None:
+        """Refuses or names, before training, what would make a resumed run differ from an undisturbed one."""
         parts = self._parts
         if self._saved.workdir is None:
             return
@@ -195,7 +195,7 @@ class Restart:
             say(f"The run is complete ({reason}); there is nothing to do.")
 
     def _settings_at_start(self) -> dict[str, Any]:
-        """What decides the bits of the run, besides the model's variables."""
+        """The settings that decide the bits of the run, besides the model's variables."""
         parts, settings = self._parts, self._settings
         described = {
             "seed": settings.seed,
@@ -210,7 +210,7 @@ class Restart:
         return resume_rules.description(described, parts.feed.describe(), resume_rules.optimizers_of(parts.task.optimizers))
 
     def _config(self, at_start: dict[str, Any]) -> dict[str, Any]:
-        """What `config.json` says."""
+        """The content of `config.json`."""
         loop = {name: value for name, value in at_start.items() if name not in ("config", "versions")}
         why = {"why_mode": self._parts.step.why_mode} if self._parts.step.why_mode else {}
         return {"loop": {"compile": self._settings.compile, **why, **loop}, "config": self._settings.config}

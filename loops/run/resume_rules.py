@@ -1,7 +1,7 @@
-"""What may differ between a run and the run that carries it on, and what may not.
+"""Rules for resuming: which settings may differ between a run and the one that continues it.
 
-A resumed run gives the bits of the undisturbed one, so what decides them has to be the same. Targets, cadences, verbosity and hooks may
-change.
+A resumed run ends with the bits of the undisturbed one, so every setting that decides them has to be the same. Targets, cadences, verbosity
+and hooks may change. This module compares descriptions; it knows neither snapshots nor the loop.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ import tensorflow as tf
 
 from loops.errors import MismatchError
 
-__all__ = ["changes_of_hooks", "check", "description", "optimizers_of", "versions"]
+__all__ = ["allowed_differences", "changes_of_hooks", "description", "optimizers_of", "versions"]
 
 _ANNOUNCED = ("versions", "clip", "on_nonfinite", "task", "config")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of Python and of the libraries that compute."""
     return {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
 
 
 def description(settings: Mapping[str, Any], feed: Mapping[str, Any], optimizers: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was made with, JSON-able; saved with every snapshot."""
+    """The settings of a run, its data, optimizers and versions, JSON-able; saved with every snapshot."""
     described = {**settings, "data": dict(feed), "optimizer": dict(optimizers), "versions": versions()}
     return dict(json.loads(json.dumps(described, default=str)))
 
 
 def optimizers_of(optimizers: Mapping[str, Any]) -> dict[str, Any]:
-    """Class and settings of every optimizer, as they are before training; numbers as text, so that nothing is lost in JSON."""
+    """Class and settings of every optimizer before training; values as text, so that JSON loses no digit."""
     found: dict[str, Any] = {}
     for name, optimizer in optimizers.items():
         config = {key: value for key, value in optimizer.get_config().items() if key != "name"}
         if isinstance(config.get("learning_rate"), dict):
-            config["schedule"] = config.pop("learning_rate")  # code, so that the new one holds; a number is a variable of the optimizer
+            config["schedule"] = config.pop("learning_rate")  # a schedule is code, so the new one is used; a number is restored
         found[name] = {"class": type(optimizer).__name__, **{key: _text(value) for key, value in config.items()}}
     return found
 
 
-def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Compares two descriptions.
+def allowed_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Compares the description in a snapshot with that of the run now.
 
     Returns:
         A sentence for each difference that is allowed.
 
     Raises:
-        MismatchError: for one that is not.
+        MismatchError: for a difference that is not allowed.
     """
     notes: list[str] = []
     before, after = dict(_flat(saved)), dict(_flat(now))
@@ -70,7 +70,7 @@ def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def changes_of_hooks(saved: Iterable[str], now: Iterable[str]) -> list[str]:
-    """A sentence for hooks that were added or taken away."""
+    """A sentence for added hooks, and one for removed hooks."""
     saved, now = set(saved), set(now)
     told = []
     if added := sorted(now - saved):

@@ -1,9 +1,9 @@
-"""Everything that decides the future of a run, gathered into arrays and JSON, and put back.
+"""The state of a run: gathers everything that decides its future into arrays and JSON, and restores it.
 
     arrays   model/3, optimizer/0, metric/1, captured/0   variables, one entry for each replica where values may differ
-             trace/rows/0, trace/totals                   what hooks have not seen yet, and the epoch to date
+             trace/rows/0, trace/totals                   rows that hooks have not seen yet, and sums of the epoch to date
              hooks/<name>/<key>                           arrays that hooks keep
-    state    progress, feed, learning rates, hooks, logs of the epoch, looks, stop decision, non-finite counts, task
+    state    progress, feed, learning rates, hooks, logs of the epoch, last looks, stop decision, non-finite counts, task
 
 It knows neither files (`snapshots/`) nor what may differ between two runs (`resume_rules.py`).
 """
@@ -42,7 +42,7 @@ class RunState:
 
 
 def gather(parts: RunParts) -> RunState:
-    """Copies everything to the host. Call it at a boundary, after all hooks acted."""
+    """Copies the state to the host. Call it at a boundary, after all hooks have acted."""
     parts.step.trace_if_missing()
     arrays, names = gather_variables(variables_of(parts.task, parts.step.graph))
     trace, described = parts.execution.trace.state()
@@ -67,10 +67,10 @@ def gather(parts: RunParts) -> RunState:
 
 
 def restore(parts: RunParts, saved: RunState) -> None:
-    """Puts everything back; models, optimizers and metrics have to be built.
+    """Restores a state; models, optimizers and metrics have to be built.
 
     Raises:
-        MismatchError: if the variables do not fit; nothing was changed then.
+        MismatchError: if the variables do not fit; then nothing was changed.
     """
     arrays, state = saved.arrays, saved.state
     parts.step.trace_if_missing()
@@ -108,7 +108,7 @@ def variables_of(task: Task, graph: tf.Graph | None) -> dict[str, list[Any]]:
         known |= {id(v) for v in variables}
     local = {id(v) for variables in groups.values() for v in local_variables(variables)}
     used = list(getattr(graph, "variables", ())) if graph is not None else []
-    # A variable of the user's that no attribute of the task leads to, such as Keras's global seed generator.
+    # Variables that the step uses and that no attribute of the task leads to, such as Keras's global seed generator.
     groups["captured"] = [v for v in local_variables(used) if id(v) not in local]
     return groups
 
@@ -125,10 +125,10 @@ def gather_variables(groups: Mapping[str, Sequence[Any]]) -> tuple[dict[str, np.
 
 
 def restore_variables(groups: Mapping[str, Sequence[Any]], arrays: Mapping[str, np.ndarray], names: Mapping[str, list[str]]) -> None:
-    """Assigns what `gather_variables` copied, after it has been checked that everything fits.
+    """Checks that everything fits, then assigns what `gather_variables` copied.
 
     Raises:
-        MismatchError: if number, shape or type of the variables differ; nothing was assigned then.
+        MismatchError: if number, shape or type of the variables differ; then nothing was assigned.
     """
     flat = {group: local_variables(variables) for group, variables in groups.items()}
     for group, variables in flat.items():
@@ -139,10 +139,10 @@ def restore_variables(groups: Mapping[str, Sequence[Any]], arrays: Mapping[str, 
 
 
 def check_model(task: Task, saved: RunState) -> None:
-    """Whether a model that is built already fits a state; what is built later is checked when it is restored.
+    """Checks that a built model fits a state. A model that is built later is checked when the state is restored.
 
     Raises:
-        MismatchError: if not.
+        MismatchError: if it does not fit.
     """
     if all(getattr(layer, "built", True) for layer in task.models):
         _check_group("model", local_variables(task.tracked.model_variables()), saved.arrays, saved.state["variables"]["model"])
@@ -164,7 +164,7 @@ def _check_group(group: str, variables: Sequence[Any], arrays: Mapping[str, np.n
 
 
 def select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The entries below `prefix`, without it."""
+    """The entries whose names begin with `prefix`, without the prefix."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 

@@ -1,4 +1,4 @@
-"""Keeps the states that a run can go back to: snapshots in its workdir, and the last good one in memory where a rollback may want it.
+"""Keeps the states that a run can go back to: snapshots in its workdir and, if rollbacks are possible, the last good state in memory.
 
 It decides nothing about training: the loop says when to keep a state and when to go back.
 """
@@ -35,8 +35,8 @@ class SavedStates:
 
     Attributes:
         keeps_good: whether a good state is kept in memory.
-        keep_last, keep_best: which snapshots stay in the workdir.
-        grace: seconds that an interrupted run has to come to its end and to save; None for a run that saves nothing.
+        keep_last, keep_best: which snapshots stay in the workdir; see `hooks.Snapshot`.
+        grace: seconds that an interrupted run has to end and to save; None for a run without snapshots.
         failures: what could not be written.
     """
 
@@ -49,7 +49,7 @@ class SavedStates:
         self.grace: float | None = None
         self._good: RunState | None = None
         self._at_start: dict[str, Any] = {}
-        self._kept: Any = None
+        self._saved_moment: Any = None
 
     @property
     def workdir(self) -> pathlib.Path | None:
@@ -57,30 +57,30 @@ class SavedStates:
         return self._folder.path if self._folder is not None else None
 
     def open(self, task: Task, at_start: Callable[[], dict[str, Any]]) -> tuple[RunState, pathlib.Path | None] | None:
-        """Takes the folder; the first time, finds the state to go on from.
+        """Locks the folder; the first time, also finds the state to go on from.
 
         Args:
             task: what is trained.
-            at_start: gives the settings at the start, from `resume_rules.description`; asked once. A mode that is None is taken from the
-                run that is found.
+            at_start: returns the settings at the start, from `resume_rules.description`; called once. A mode that is None is replaced by
+                that of the saved run.
 
         Returns:
-            The state and the folder in which its feed wrote its position, if it did; None if the run begins here.
+            The state, and the folder with the feed's own position files or None; None if the run begins from nothing.
 
         Raises:
             ValueError: if the folder cannot be used.
-            MismatchError: if its run cannot be carried on with these settings.
+            MismatchError: if the run in it cannot go on with these settings.
         """
         if self._folder is None:
             return None
-        self._at_start = self._at_start or at_start()  # what was given at first: by the second run, learning rates may have moved
+        self._at_start = self._at_start or at_start()  # of the first `run`: later, learning rates may have changed
         found = self._folder.open(keep_last=self.keep_last, keep_best=self.keep_best)
         if found is None:
             return None
         saved = RunState(found.step, found.arrays, found.state)
         self._at_start["mode"] = self._at_start["mode"] or saved.state["made"]["mode"]
         try:
-            notes = resume_rules.check(found.state["made"], self._at_start)
+            notes = resume_rules.allowed_differences(found.state["made"], self._at_start)
             run_state.check_model(task, saved)
         except MismatchError as error:
             raise self._refusal(error) from None
@@ -90,24 +90,24 @@ class SavedStates:
         return saved, feed
 
     def begin(self, mode: str, config: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        """Writes down how a run that begins here is made.
+        """Writes `config.json` for a run that begins from nothing.
 
         Args:
             mode: how its steps are compiled.
-            config: gives the contents of `config.json` for the settings at the start.
+            config: returns the content of `config.json` for the settings at the start.
         """
         if self._folder is not None:
             self._at_start["mode"] = mode
             self._folder.write_config(config(self._at_start))
 
     def forget(self) -> None:
-        """Has the next `open` look for a state again."""
+        """Makes the next `open` look for a state again."""
         self._at_start = {}
         if self._folder is not None:
             self._folder.forget()
 
     def restore(self, parts: RunParts, saved: RunState) -> None:
-        """Puts a state that was found back.
+        """Restores a state that `open` found.
 
         Raises:
             MismatchError: if the variables differ.
@@ -119,16 +119,16 @@ class SavedStates:
         except MismatchError as error:
             raise self._refusal(error) from None
         self._good = saved if self.keeps_good else None
-        self._kept = self._key(parts)
+        self._saved_moment = self._moment(parts)
 
     def position(self, saved: RunState, feed: Feed) -> Position:
-        """The position in `feed` that was saved.
+        """The saved position in `feed`.
 
         Raises:
-            MismatchError: if it was saved of another feed.
+            MismatchError: if the state was saved with another feed.
         """
         try:
-            resume_rules.check({"data": saved.state["feed"]["data"]}, {"data": feed.describe()})
+            resume_rules.allowed_differences({"data": saved.state["feed"]["data"]}, {"data": feed.describe()})
         except MismatchError as error:
             raise self._refusal(
                 MismatchError(f"{error}; a hook that assigns loop.feed has to do so in on_train_begin when the run goes on")
@@ -136,18 +136,18 @@ class SavedStates:
         return feed.load_state_dict(saved.state["feed"]["position"])
 
     def keep(self, parts: RunParts, *, on_disk: bool) -> None:
-        """Takes the state as it is now. That it cannot be written does not end the run."""
+        """Keeps the state as it is now. If it cannot be written, the run goes on; see `WriteFailures`."""
         parts.requests.save = False
         with parts.accounts.of("saving"), self.failures.tolerated():
             self.write(parts, on_disk=on_disk)
 
     def keep_final(self, parts: RunParts) -> None:
-        """Saves the state that the run ends with, unless that is what was saved last."""
-        if self._folder is not None and self._kept != self._key(parts):
+        """Saves the state that the run ends with, unless it was saved already."""
+        if self._folder is not None and self._saved_moment != self._moment(parts):
             self.keep(parts, on_disk=True)
 
     def write(self, parts: RunParts, *, on_disk: bool) -> None:
-        """Takes the state as it is now.
+        """Keeps the state as it is now, in memory and on disk as wanted.
 
         Raises:
             OSError: if it cannot be written.
@@ -161,7 +161,7 @@ class SavedStates:
             saved = RunState(state.step, state.arrays, {**state.state, "feed": position, "made": self._at_start})
             info = {"epoch": progress.epoch, "epoch_ended": progress.epoch_ended, "seconds": progress.seconds, "logs": _scalars(parts.logs)}
             self._folder.save(saved, info, parts.execution.save_feed)
-            self._kept = self._key(parts)
+            self._saved_moment = self._moment(parts)
 
     @property
     def good(self) -> RunState:
@@ -170,7 +170,7 @@ class SavedStates:
         return self._good
 
     def roll_back(self, parts: RunParts) -> int:
-        """Goes back to the last good state, whose `trainable` flags are set already; the feed stays where it is.
+        """Restores the last good state, whose `trainable` flags have to be set already; the feed stays where it is.
 
         Returns:
             The step that the run went back to.
@@ -184,12 +184,12 @@ class SavedStates:
         return self.good.step
 
     def close(self) -> str | None:
-        """Waits for what is being written and lets go of the folder; why the last state could not be saved, or None."""
+        """Waits for what is being written and unlocks the folder. Returns why the last state could not be saved, or None."""
         return self._folder.close() if self._folder is not None else None
 
     def where(self) -> str:
-        """A sentence on what is on disk, or nothing."""
-        if self._folder is None or self._kept is None or self._folder.last_step is None:
+        """A sentence that says which state is on disk; empty if there is none."""
+        if self._folder is None or self._saved_moment is None or self._folder.last_step is None:
             return ""
         return f"The state of step {self._folder.last_step:,} is in {self._folder.path}; the same command goes on from there."
 
@@ -197,7 +197,7 @@ class SavedStates:
         run = f"The run in {str(self.workdir)!r} cannot go on with these settings"
         return MismatchError(f"{run}: {error}. Give what it was, or a new workdir.")
 
-    def _key(self, parts: RunParts) -> Any:
+    def _moment(self, parts: RunParts) -> Any:
         return (parts.progress.step, parts.progress.epoch_ended, tuple(parts.decisions.values()))
 
 

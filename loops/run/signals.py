@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests: noted, so that the loop can end between two calls and save; a second Ctrl-C interrupts at once."""
+"""Turns Ctrl-C and SIGTERM into requests, so that the loop can end between two calls and save. A second Ctrl-C interrupts at once."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["Interrupts"]
 
 
 class Interrupts:
-    """Context in which SIGINT, and SIGTERM if there is something to save, set `requested`. Outside of the main thread it does nothing.
+    """A context in which SIGINT, and with `grace` also SIGTERM, only set `requested`. Outside of the main thread it does nothing.
 
     Args:
-        grace: seconds in which a requested end has to come about; then the process is ended. None waits for ever and leaves SIGTERM as
-            it is.
+        grace: seconds that the run has to end after the first signal; then the process is ended. None: no limit, and SIGTERM keeps its
+            handler.
 
     Attributes:
         requested: True after the first signal.
-        preempted: True if that was SIGTERM.
+        preempted: True after a SIGTERM.
     """
 
     def __init__(self, grace: float | None = None) -> None:
@@ -33,12 +33,12 @@ class Interrupts:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        # A handler of the user's own stays in place.
+        # Only the default handlers are replaced: a user's own handler stays.
         if threading.current_thread() is threading.main_thread():
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
+                self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
             if self._grace is not None and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-                self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
+                self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -48,7 +48,7 @@ class Interrupts:
             signal.signal(number, handler)
         self._previous.clear()
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGTERM:
             self.preempted = True
         elif self.requested:
@@ -59,11 +59,11 @@ class Interrupts:
         again = "" if self.preempted else " (press Ctrl-C again to end at once)"
         say(f"\nInterrupted: ending after the steps in progress{again}.")
         if self._grace is not None:
-            self._timer = threading.Timer(self._grace, _give_up, [self._grace, self.preempted])
+            self._timer = threading.Timer(self._grace, _end_process, [self._grace, self.preempted])
             self._timer.daemon = True
             self._timer.start()
 
 
-def _give_up(grace: float, preempted: bool) -> None:
+def _end_process(grace: float, preempted: bool) -> None:
     alert(f"The run did not come to an end within {grace:g} seconds; the last snapshot stands.")
     os._exit(EXIT_PREEMPTED if preempted else 128 + signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Notices changes that a traced step cannot see: `trainable` flags, and plain Python values among a task's attributes."""
+"""Finds changes that a traced step cannot see: `trainable` flags, and Python numbers and strings among a task's attributes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["TraceChanges"]
 
 
 class TraceChanges:
-    """Remembers what was baked into a trace.
+    """Remembers the values that a trace took for constants, and compares them with the current ones.
 
     Args:
         task: the task, right after it was traced.
@@ -26,14 +26,14 @@ class TraceChanges:
         self._constants = _constants(task)
 
     def changed_flags(self) -> str | None:
-        """Names what changed its `trainable`: variables, else layers (which may read their flag when they are called); or None."""
+        """The variables whose `trainable` changed, else the layers (whose `call` may read it); None if nothing changed."""
         changed = [item for item, old, new in zip(self._watched, self._flags, self._current_flags(), strict=True) if old != new]
         changed = [item for item in changed if not isinstance(item, keras.layers.Layer)] or changed
         names = ", ".join(getattr(item, "path", None) or item.name for item in changed[:3])
         return (names + (" and others" if len(changed) > 3 else "")) or None
 
     def changed_constants(self) -> list[str]:
-        """A sentence for each attribute that has another value than in the trace; each is told once."""
+        """A sentence for each attribute whose value differs from that in the trace; each change is reported once."""
         told = []
         for name, value in _constants(self._task).items():
             if name in self._constants and self._constants[name] != value:

@@ -1,6 +1,6 @@
-"""The workdir of a run: who may use it, its `config.json`, and its snapshots, which are written in the background.
+"""The workdir of a run: checks and locks it, writes its `config.json`, and hands its snapshots to a background thread.
 
-Knows files, not training: `run_state.py` says what a state consists of.
+It knows files, not training: `run_state.py` knows what a state consists of.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from loops.run.workdir_lock import LOCK, WorkdirLock
 from loops.snapshots.store import Best, SnapshotContents, SnapshotStore
 from loops.snapshots.writer import SnapshotWriter
 
-__all__ = ["SNAPSHOTS", "RunFolder", "check", "write_config"]
+__all__ = ["SNAPSHOTS", "RunFolder", "check_usable", "write_config"]
 
 CONFIG = "config.json"
 SNAPSHOTS = "snapshots"
@@ -31,30 +31,30 @@ FEED = "feed"
 
 
 class RunFolder:
-    """Where a run leaves its snapshots.
+    """The workdir of one run, with its lock, `config.json` and snapshots.
 
     Args:
         workdir: the folder.
-        resume: "auto", "never" or "must"; see `check`.
+        resume: "auto", "never" or "must"; see `check_usable`.
 
     Raises:
-        ValueError: if the folder cannot be used in this way; nothing was made then.
+        ValueError: if the folder cannot be used in this way; then nothing was created.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], resume: str):
-        self.path, self._resume = check(workdir, resume), resume
+        self.path, self._resume = check_usable(workdir, resume), resume
         self._lock = WorkdirLock(self.path, report=say)
         self._writer: SnapshotWriter | None = None
         self._opened = False
 
     def open(self, *, keep_last: int, keep_best: Best | None) -> SnapshotContents | None:
-        """Takes the folder for this process.
+        """Locks the folder for this process; the first time, also finds the newest snapshot.
 
         Args:
             keep_last, keep_best: which snapshots stay.
 
         Returns:
-            The snapshot to go on from, the first time; None if there is none, or later.
+            The snapshot to go on from; None if there is none, and at every later call.
 
         Raises:
             WorkdirInUse: if another process uses the folder.
@@ -69,7 +69,7 @@ class RunFolder:
         self._writer = SnapshotWriter(store, report=say)
         if self._opened:
             return None
-        check(self.path, self._resume)
+        check_usable(self.path, self._resume)
         found = store.latest(say)
         if found is None:
             if self._resume == "must":
@@ -80,11 +80,11 @@ class RunFolder:
         return found
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Writes `config.json`, of a run that begins here."""
+        """Writes `config.json` for a run that begins from nothing."""
         write_config(self.path, config)
 
     def save(self, state: RunState, info: Mapping[str, Any], save_feed: Callable[[pathlib.Path], bool]) -> None:
-        """Hands a state over to be written; returns when what has to be done in this thread is done.
+        """Hands a state to the writing thread; returns when the part that this thread has to do is done.
 
         Args:
             state: what to save.
@@ -100,7 +100,7 @@ class RunFolder:
         with writer.failing(state.step):
             try:
                 saved = save_feed(draft.files / FEED)
-            except tf.errors.OpError as error:  # TensorFlow's own of a full disk and its like
+            except tf.errors.OpError as error:  # TensorFlow reports a full disk, for example, by its own error
                 raise OSError(error.message) from error
         if saved is None:
             draft.discard()
@@ -114,11 +114,11 @@ class RunFolder:
         return steps[-1] if steps else None
 
     def forget(self) -> None:
-        """Has the next `open` look for a snapshot again."""
+        """Makes the next `open` look for a snapshot again."""
         self._opened = False
 
     def close(self) -> str | None:
-        """Waits for what is being written and lets go of the folder.
+        """Waits for what is being written and unlocks the folder.
 
         Returns:
             Why the last state could not be saved, or None.
@@ -133,15 +133,15 @@ class RunFolder:
             self._lock.release()
 
 
-def check(path: str | os.PathLike[str], resume: str = "auto") -> pathlib.Path:
-    """Whether a run may use the folder; makes nothing.
+def check_usable(path: str | os.PathLike[str], resume: str = "auto") -> pathlib.Path:
+    """Checks that a run may use the folder; creates nothing.
 
     Args:
         path: a folder that does not exist or is empty, or that an earlier run made.
-        resume: "auto" carries an earlier run on, "never" takes a new folder only, "must" an earlier run only.
+        resume: "auto" continues a run in the folder if there is one, "never" accepts a new folder only, "must" one with a run only.
 
     Raises:
-        ValueError: if it does not fit `resume`, holds something else, is no folder, or cannot be written.
+        ValueError: if the folder does not fit `resume`, holds something else, is a file, or cannot be written.
     """
     if resume not in RESUME:
         raise ValueError(f"`resume` must be one of {', '.join(map(repr, RESUME))}; got {resume!r}.")
@@ -162,10 +162,10 @@ def check(path: str | os.PathLike[str], resume: str = "auto") -> pathlib.Path:
 
 
 def write_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-    """Writes `config.json`: the settings of the run, and the versions it was made with.
+    """Writes `config.json`: the settings of the run, and the versions of Python and the libraries.
 
     Raises:
-        ValueError: if that is not possible.
+        ValueError: if the file cannot be written.
     """
     text = json.dumps({**config, "versions": versions()}, indent=2, default=str)
     try:

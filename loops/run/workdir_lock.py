@@ -1,4 +1,4 @@
-"""One process at a time in a workdir: a lock that the system releases however the process ends, and a sentence for the second one."""
+"""Lets one process at a time use a workdir, by a lock that the system releases however the process ends. It knows no runs."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ LOCK = ".lock"
 class WorkdirLock:
     """Holds a workdir for this process, from `acquire` to `release` or the end of the process, a kill included.
 
-    The lock is a `flock` on `<workdir>/.lock`; what stands in that file only says who holds it. Processes that are forked meanwhile do not
-    hold it. Where there is no `flock` (Windows, some network drives), two runs in this process are still kept apart, two processes are not;
-    that is said once.
+    The lock is a `flock` on `<workdir>/.lock`; the content of that file only names the holder. A forked child does not hold the lock. Where
+    there is no `flock` (Windows, some network drives), two runs of one process still exclude each other, two processes do not; `report` is
+    then called with a warning.
 
     Args:
-        workdir: the folder. `acquire` makes it.
-        report: is given a sentence if there can be no lock.
+        workdir: the folder; `acquire` creates it if it is missing.
+        report: called with a sentence if there is no `flock`.
 
     Example:
         >>> import tempfile
@@ -44,7 +44,7 @@ class WorkdirLock:
         >>> with WorkdirLock(workdir):
         ...     WorkdirLock(workdir).acquire()
         Traceback (most recent call last):
-        loops.run.workdir_lock.WorkdirInUse: The workdir ... is in use by this very process since ...
+        loops.errors.WorkdirInUse: The workdir ... is in use by this very process since ...
     """
 
     def __init__(self, workdir: str | os.PathLike[str], report: Callable[[str], Any] = print):
@@ -55,7 +55,7 @@ class WorkdirLock:
         self._since = ""
 
     def acquire(self) -> WorkdirLock:
-        """Takes the lock, at once or not at all.
+        """Takes the lock; does not wait for it.
 
         Raises:
             WorkdirInUse: if it is taken; the message says by whom.
@@ -65,23 +65,23 @@ class WorkdirLock:
             raise RuntimeError(f"This lock of {str(self.workdir)!r} is held already; release it first.")
         self.workdir.mkdir(parents=True, exist_ok=True)
         path = self.workdir.resolve()
-        # Asked first: on drives where a flock is a lock of the whole process, it would be granted twice, and lost with either.
-        for other in list(_held_here):
+        # Checked first: on some network drives a flock belongs to the process. It would be granted twice, and one release would end both.
+        for other in list(_held_by_this_process):
             if other._held == path:
                 raise WorkdirInUse(f"The workdir {str(self.workdir)!r} is in use by this very process since {other._since}; {_WAYS_OUT}.")
         self._since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
         self._file = self._lock(path)
         self._held = path
-        _held_here.add(self)
+        _held_by_this_process.add(self)
         return self
 
     def release(self) -> None:
         """Gives the lock back; does nothing if it is not held."""
         self._held = None
-        _held_here.discard(self)
+        _held_by_this_process.discard(self)
         file, self._file = self._file, None
         if file is not None:
-            # The file stays: whoever deleted it could delete one that somebody else has locked meanwhile.
+            # The file stays: deleting it could delete the file that another process has locked meanwhile.
             with file, contextlib.suppress(OSError):
                 file.truncate(0)
 
@@ -107,7 +107,7 @@ class WorkdirLock:
                 self._say_unprotected(str(error.strerror))
                 return None
             raise
-        # A full disk does not make the lock any weaker.
+        # The lock holds even if the disk is full and nothing can be written into the file.
         with contextlib.suppress(OSError):
             file.truncate(0)
             os.pwrite(file.fileno(), json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": self._since}).encode(), 0)
@@ -119,7 +119,7 @@ class WorkdirLock:
 
 _WAYS_OUT = "wait for it, stop it, or give another workdir"
 
-_held_here: weakref.WeakSet[WorkdirLock] = weakref.WeakSet()
+_held_by_this_process: weakref.WeakSet[WorkdirLock] = weakref.WeakSet()
 
 
 def _owner(text: bytes) -> str:
@@ -127,19 +127,19 @@ def _owner(text: bytes) -> str:
         owner = json.loads(text)
         return f"process {owner['pid']} on host {owner['host']} since {owner['since']}"
     except (ValueError, KeyError, TypeError):
-        # It has just begun, and not yet written who it is.
+        # The holder has taken the lock, but not yet written its name.
         return "another process"
 
 
-def _let_go_in_child() -> None:
-    # A worker that outlives its killed parent would keep the lock. Closing does not take it from the parent.
-    for lock in list(_held_here):
+def _release_in_child() -> None:
+    # A child that outlives its killed parent would keep the lock. Closing the child's descriptor leaves the parent's lock in place.
+    for lock in list(_held_by_this_process):
         lock._held = None
         file, lock._file = lock._file, None
         if file is not None:
             file.close()
-    _held_here.clear()
+    _held_by_this_process.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_in_child)
+    os.register_at_fork(after_in_child=_release_in_child)

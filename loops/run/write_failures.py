@@ -1,4 +1,4 @@
-"""A full disk does not end a run: what could not be written is said once while the run goes on, and again by an error at its end."""
+"""Collects write errors, because a full disk must not end a run: each is reported once while the run goes on, and raised at its end."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SNAPSHOT = "The snapshot"
 
 
 class WriteFailures:
-    """Collects what a run could not write.
+    """The write errors of a run.
 
     Args:
-        tolerant: whether the run goes on when a record cannot be written; only a run with a workdir does.
+        tolerant: whether the run goes on when something cannot be written; true for runs with a workdir.
     """
 
     def __init__(self, *, tolerant: bool):
@@ -26,12 +26,12 @@ class WriteFailures:
         self._sentences: dict[str, str] = {}
 
     def clear(self) -> None:
-        """A run begins."""
+        """Forgets all errors, when a run begins."""
         self._sentences.clear()
 
     @contextlib.contextmanager
     def tolerated(self, hook: Hook | None = None) -> Iterator[None]:
-        """Within this context an `OSError` of a hook that records or saves, or of a snapshot (None), is noted and said once."""
+        """A context that catches an `OSError` of a RECORD or SAVE hook, or of a snapshot (None), and reports it once."""
         try:
             yield
         except OSError as error:
@@ -43,9 +43,9 @@ class WriteFailures:
                 say(f"{self._sentences[name]} Training goes on.")
 
     def add_snapshot(self, sentence: str) -> None:
-        """Notes why the last state could not be saved."""
+        """Adds the reason why the last state could not be saved."""
         self._sentences[SNAPSHOT] = sentence
 
     def error(self) -> SaveError | None:
-        """The error that the run ends with, or None if everything was written."""
+        """The error to raise at the end of the run; None if everything was written."""
         return SaveError(" ".join(self._sentences.values())) if self._sentences else None

@@ -1,6 +1,6 @@
-"""Arrays as plain bytes, state as the bytes of JSON, and back, bit for bit.
+"""Converts arrays to plain bytes and state to JSON, and back, bit for bit. It knows no files.
 
-Arrays may be of whatever TensorFlow keeps in variables, `bfloat16`, `float8` and strings included.
+Arrays may have every dtype that TensorFlow keeps in variables, `bfloat16`, `float8` and strings included.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-__all__ = ["array_bytes", "dtype_name", "receive", "state_from_bytes", "state_to_bytes"]
+__all__ = ["allocate", "array_bytes", "dtype_name", "state_from_bytes", "state_to_bytes"]
 
 _STRINGS = {"object:bytes": bytes, "object:str": str}
 
 
 def dtype_name(name: str, array: np.ndarray[Any, Any]) -> str:
-    """The type of an array's items, as a name that `receive` understands: "<f4", "bfloat16", "object:bytes".
+    """The dtype of an array as a name that `allocate` understands: "<f4", "bfloat16", "object:bytes".
 
     Args:
-        name: what messages call the array.
-        array: of numbers, booleans, times, or strings; an array of Python objects may hold `bytes` only or `str` only.
+        name: name of the array in error messages.
+        array: numbers, booleans, times, or strings; an array of Python objects may hold only `bytes`, or only `str`.
 
     Raises:
         TypeError: if it holds anything else.
@@ -55,20 +55,20 @@ def array_bytes(array: np.ndarray[Any, Any]) -> memoryview:
         return memoryview(np.array([len(item) for item in strings], "<i8").tobytes() + b"".join(strings))
     if not array.nbytes:
         return memoryview(b"")
-    # Buffers do not know bfloat16 and its like.
+    # The buffer protocol does not know types such as bfloat16.
     return array.reshape(-1).view(np.uint8).data
 
 
-def receive(dtype: str, shape: tuple[int, ...], nbytes: int) -> tuple[memoryview, Callable[[], np.ndarray[Any, Any]]]:
-    """The other way: memory to put the bytes into, and what to call then for the array, which owns its memory.
+def allocate(dtype: str, shape: tuple[int, ...], nbytes: int) -> tuple[memoryview, Callable[[], np.ndarray[Any, Any]]]:
+    """The inverse of `array_bytes`: memory to read the bytes into, and a function that then returns the array, which owns its memory.
 
     Args:
         dtype: from `dtype_name`.
-        shape: of the array.
-        nbytes: length of what `array_bytes` gave.
+        shape: shape of the array.
+        nbytes: length of what `array_bytes` returned.
 
     Example:
-        >>> memory, finish = receive("<i2", (2,), 4)
+        >>> memory, finish = allocate("<i2", (2,), 4)
         >>> memory[:] = b"\\x01\\x00\\x02\\x00"
         >>> finish()
         array([1, 2], dtype=int16)
@@ -77,26 +77,26 @@ def receive(dtype: str, shape: tuple[int, ...], nbytes: int) -> tuple[memoryview
         content = bytearray(nbytes)
         return memoryview(content), lambda: _strings(dtype, shape, content)
     array = np.empty(shape, np.dtype(getattr(ml_dtypes, dtype, dtype)))
-    # The empty array of strings of no length cannot be seen as bytes.
+    # NumPy cannot view an array without bytes, such as one of empty strings, as bytes.
     return array.reshape(-1).view(np.uint8).data if array.nbytes else memoryview(b""), lambda: array
 
 
 def state_to_bytes(value: Mapping[str, Any], what: str) -> bytes:
-    """`value` as JSON that comes back as it was, tuples as lists.
+    """`value` as JSON, from which `state_from_bytes` makes the same value, with lists for tuples.
 
     Args:
         value: numbers, strings, booleans, None, and lists and dicts with string keys of these. NaN and infinities are allowed.
-        what: how messages call it.
+        what: name of the value in error messages.
 
     Raises:
-        TypeError: if there is something else in it; the message says where.
+        TypeError: if it contains something else; the message says where.
     """
     _check_json(value, what)
     return json.dumps(value).encode()
 
 
 def state_from_bytes(text: bytes) -> dict[str, Any]:
-    """What `state_to_bytes` made."""
+    """The inverse of `state_to_bytes`."""
     found: dict[str, Any] = json.loads(text)
     return found
 
@@ -105,12 +105,12 @@ _LEAVES = frozenset([float, int, str, bool, type(None)])
 
 
 def _check_json(value: Any, where: str) -> None:
-    # A history is long, and training waits.
+    # Leaves and flat lists first, because a history can be long, and training waits for this check.
     if type(value) in _LEAVES or type(value) is list and _LEAVES.issuperset(map(type, value)):
         return
     if isinstance(value, dict):
         for key, item in value.items():
-            # JSON would turn a key 1 into "1" without a word.
+            # JSON would silently turn the key 1 into "1".
             if not isinstance(key, str):
                 raise TypeError(f"{where} has the key {key!r} of type {type(key).__name__}; keys of a snapshot's state are strings.")
             _check_json(item, f"{where}[{key!r}]")

@@ -1,4 +1,4 @@
-"""What differs between two snapshots: arrays bit for bit, state leaf by leaf, files by their digests. Knows nothing of training."""
+"""Finds the differences of two snapshots: arrays bit for bit, state leaf by leaf, files by their digests. It knows nothing of training."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["Comparison", "compare", "describe_arrays"]
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What two snapshots, A and B, have in common, and what not.
+    """The differences of two snapshots, A and B.
 
     Attributes:
         arrays: a sentence for each array that differs, in A's order.
-        state: the same for leaves of the state.
-        files: the same for the caller's own files.
-        counts: how many "arrays", "values of state" and "files" there are in either.
+        state: a sentence for each leaf of the state that differs.
+        files: a sentence for each of the caller's own files that differs.
+        counts: how many "arrays", "values of state" and "files" are in at least one of the two.
     """
 
     arrays: list[str]
@@ -37,16 +37,16 @@ class Comparison:
 
     @property
     def differences(self) -> list[str]:
-        """All of them."""
+        """All sentences."""
         return [*self.arrays, *self.state, *self.files]
 
     def without(self, pattern: re.Pattern[str]) -> Comparison:
-        """The same, but for differences whose sentence begins with `pattern`."""
+        """The comparison without the sentences whose beginning matches `pattern`."""
         arrays, state, files = ([line for line in lines if not pattern.match(line)] for lines in (self.arrays, self.state, self.files))
         return Comparison(arrays, state, files, self.counts)
 
     def summary(self) -> str:
-        """How many things differ, or that none does."""
+        """One sentence: how many arrays, values and files differ, or that all are equal."""
         if not self.differences:
             return f"Equal, bit for bit ({', '.join(f'{what}: {count:,}' for what, count in self.counts.items())})."
         different = zip(self.counts.items(), (self.arrays, self.state, self.files), strict=True)
@@ -54,14 +54,14 @@ class Comparison:
 
 
 def compare(a: tuple[pathlib.Path, Manifest], b: tuple[pathlib.Path, Manifest]) -> Comparison:
-    """Compares two snapshots that have been verified. What they say about themselves (`info`) may differ.
+    """Compares two snapshots that have been verified, without their `info`.
 
     Args:
-        a: folder of the one, and its manifest from `snapshot_files.verify`.
-        b: the same of the other.
+        a: folder of snapshot A, and its manifest from `files.verify`.
+        b: the same for snapshot B.
 
     Raises:
-        DamagedSnapshot: if one has changed since it was verified.
+        DamagedSnapshot: if a snapshot has changed since it was verified.
     """
     arrays, array_count = _compare_arrays(a, b)
     state, state_count = _compare_state(*(state_from_bytes((directory / STATE).read_bytes()) for directory, _ in (a, b)))
@@ -86,9 +86,9 @@ def _compare_arrays(a: tuple[pathlib.Path, Manifest], b: tuple[pathlib.Path, Man
 
 
 def describe_arrays(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> str:
-    """In how many places, and by how much, two arrays of one shape and dtype differ in their bits.
+    """Says in how many places, and by how much, two arrays of the same shape and dtype differ in their bits.
 
-    ULPs count the numbers of the dtype that lie between two values; 0 for zeros of either sign.
+    A difference in ULPs is the number of steps from one value to the other through the numbers of the dtype; +0 and -0 count as one number.
 
     Example:
         >>> describe_arrays(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0000000000000004]))
@@ -109,7 +109,7 @@ def describe_arrays(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> str:
 def _distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> str:
     kind = a.dtype.kind
     if kind in "iu":
-        # The difference of two signed numbers may need all bits of an unsigned one.
+        # The difference of two signed numbers can need one bit more; it fits into the unsigned type.
         unsigned = np.dtype(f"u{a.dtype.itemsize}")
         return f", by at most {(np.maximum(a, b).astype(unsigned) - np.minimum(a, b).astype(unsigned)).max():,}"
     if kind == "c":
@@ -163,7 +163,7 @@ def _compare_state(a: Any, b: Any) -> tuple[list[str], int]:
 
 
 def _leaves(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Each leaf with its place and its text: 1, 1.0 and true are different, and NaN is NaN."""
+    """Each leaf as its place and its JSON text, in which 1, 1.0 and true differ, and NaN equals NaN."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from _leaves(item, f"{where}[{key!r}]")

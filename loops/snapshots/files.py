@@ -1,11 +1,11 @@
-"""One snapshot as files in a folder: how it is written, and how it is read so that no damaged bit gets by.
+"""One snapshot as files in a folder: writes it, and reads it so that every damaged bit is found.
 
-    manifest.json   names, shapes, dtypes, places and digests of everything else, what the caller wants to be seen (`info`), its own digest
-    tensors.bin     the bytes of the arrays, one after the other, each at a multiple of 64
+    manifest.json   names, shapes, dtypes, places and digests of everything else, the caller's `info`, and its own digest
+    tensors.bin     the bytes of the arrays, one after another, each at a multiple of 64
     state.json      what is not an array
-    files/          files of the caller, such as the checkpoint of a tf.data iterator; only if there are some
+    files/          files of the caller, such as the checkpoint of a tf.data iterator; missing if there are none
 
-It knows files and bytes, nothing of training. Which snapshots there are, and which of them stay, is `loops.snapshots`.
+It knows files and bytes, nothing of training. `store.py` knows which snapshots there are, and which of them stay.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from loops import fault_points
 from loops.files import sync_directory
-from loops.snapshots.content import array_bytes, dtype_name, receive, state_from_bytes
+from loops.snapshots.content import allocate, array_bytes, dtype_name, state_from_bytes
 from loops.snapshots.manifest import FILES, MANIFEST, STATE, TENSORS, Damage, Entry, File, Manifest, damage_found, read_manifest
 
 __all__ = ["SnapshotContents", "read", "read_array", "verify", "write"]
@@ -34,14 +34,14 @@ CHUNK = 4 << 20  # bytes that are hashed, written or read at once
 
 @dataclasses.dataclass(frozen=True)
 class SnapshotContents:
-    """What a snapshot holds, read and found whole.
+    """The content of a snapshot that was read and verified.
 
     Attributes:
         step: completed training steps.
         arrays: name -> array, which owns its memory.
-        state: what `state.json` holds.
+        state: content of `state.json`.
         info: see `Manifest`.
-        files: folder with the caller's own files; it may not exist if there are none.
+        files: folder with the caller's own files; it is missing if there are none.
         path: folder of the snapshot.
     """
 
@@ -61,19 +61,19 @@ def write(
     info: bytes,
     retention: Mapping[str, Any],
 ) -> None:
-    """Writes a snapshot into a folder that exists, and returns when the disk has it.
+    """Writes a snapshot into an existing folder, and returns when it is synced to the disk.
 
     Args:
-        directory: the folder. What is in its `files/` belongs to the snapshot.
+        directory: the folder. The files in its `files/` become part of the snapshot.
         step: completed training steps.
-        arrays: name -> array. They are not copied, unless one is not contiguous.
+        arrays: name -> array. Only arrays that are not contiguous are copied.
         state: from `state_to_bytes`.
         info: from `state_to_bytes`.
         retention: JSON-able.
 
     Raises:
         OSError: if it cannot be written.
-        TypeError: for an array that is no plain data.
+        TypeError: for an array of other objects than numbers, booleans, times and strings.
     """
     fault_points.reached(fault_points.BEFORE_WRITE)
     entries = _write_tensors(directory / TENSORS, arrays)
@@ -85,16 +85,16 @@ def write(
 
 
 def verify(directory: pathlib.Path, step: int | None) -> Manifest:
-    """Reads everything, and says what the snapshot holds.
+    """Reads all files, checks their digests, and returns the manifest.
 
     Args:
         directory: folder of the snapshot.
-        step: whose snapshot it has to be; None: any.
+        step: the step that the snapshot has to be of; None: any.
 
     Raises:
-        DamagedSnapshot: if anything is not as it was written.
-        ValueError: if a later version wrote it.
-        PermissionError: if it may not be read.
+        DamagedSnapshot: if a file is missing or has other bytes than were written.
+        ValueError: if a later version of this library wrote it.
+        PermissionError: if the files may not be read.
     """
     manifest = read_manifest(directory, step)
     buffer = memoryview(bytearray(CHUNK))
@@ -110,7 +110,7 @@ def verify(directory: pathlib.Path, step: int | None) -> Manifest:
 
 
 def read(directory: pathlib.Path, step: int | None) -> SnapshotContents:
-    """Reads a snapshot; arguments and errors are those of `verify`."""
+    """Reads and verifies a snapshot. Arguments and errors are those of `verify`."""
     manifest = read_manifest(directory, step)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
 
@@ -184,7 +184,7 @@ def _write_all(descriptor: int, view: memoryview) -> None:
 
 
 def _sync_extra_files(directory: pathlib.Path) -> Iterator[File]:
-    """The caller's files, on disk; folders without any file are removed."""
+    """Syncs the caller's files to the disk, and yields them with their digests. Folders without any file are removed."""
     root = directory / FILES
     for folder, folders, names in os.walk(root, topdown=False):
         for name in sorted(names):
@@ -205,7 +205,7 @@ def _sync_extra_files(directory: pathlib.Path) -> Iterator[File]:
 
 
 def _read_tensors(path: pathlib.Path, manifest: Manifest, take: Callable[[io.FileIO, Entry], None]) -> None:
-    """Calls `take` for each array, with the file at its first byte; `take` has to read it."""
+    """Calls `take` for each array, with the file positioned at its first byte; `take` has to read all its bytes."""
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size != manifest.tensor_bytes:
@@ -218,13 +218,13 @@ def _read_tensors(path: pathlib.Path, manifest: Manifest, take: Callable[[io.Fil
 
 
 def _read_entry(file: io.FileIO, entry: Entry) -> np.ndarray[Any, Any]:
-    memory, finish = receive(entry.dtype, entry.shape, entry.nbytes)
+    memory, finish = allocate(entry.dtype, entry.shape, entry.nbytes)
     _read_bytes(file, entry, [memory])
     return finish()
 
 
 def _read_bytes(file: io.FileIO, entry: Entry, views: Iterable[memoryview]) -> None:
-    """Fills one view after the other with the bytes of an array, and checks these."""
+    """Fills one view after another with the bytes of an array, and checks their digest."""
     digest = hashlib.sha256()
     for view in views:
         while len(view):

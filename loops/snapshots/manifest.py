@@ -1,4 +1,4 @@
-"""What a snapshot says about itself: `manifest.json`, with a digest of everything, itself included; and the error for what does not fit."""
+"""`manifest.json`, the list of what a snapshot holds, with digests of everything, itself included; and the error for a damaged snapshot."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Entry:
     """One array in `tensors.bin`.
 
     Attributes:
-        name: what the caller calls it.
-        shape: its shape.
+        name: the caller's name of the array.
+        shape: shape of the array.
         dtype: "<f4" and so on, "bfloat16" and so on, or "object:bytes", "object:str" for strings of any length.
-        offset: of its first byte.
+        offset: place of its first byte in the file.
         nbytes: number of bytes.
-        digest: SHA-256 of them.
+        digest: SHA-256 of the bytes.
     """
 
     name: str
@@ -51,14 +51,14 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a snapshot holds, without the values.
+    """A list of what a snapshot holds, without the values.
 
     Attributes:
         step: completed training steps.
         entries: the arrays, in the order in which they were given.
-        files: `state.json` and the caller's own.
-        info: what the caller wanted to be seen without reading the rest.
-        retention: what was to be kept when it was written, see `loops.snapshots.store.Retention`.
+        files: `state.json` and the caller's own files.
+        info: small values that the caller can read without the rest of the snapshot.
+        retention: which snapshots were to be kept when this one was written; see `retention.Retention`.
     """
 
     step: int
@@ -69,17 +69,18 @@ class Manifest:
 
     @property
     def nbytes(self) -> int:
-        """Size of tensors and files."""
+        """Size of tensors and files in bytes."""
         return self.tensor_bytes + sum(file.nbytes for file in self.files)
 
     @property
     def tensor_bytes(self) -> int:
-        """Size of `tensors.bin`."""
+        """Size of `tensors.bin` in bytes."""
         return self.entries[-1].offset + self.entries[-1].nbytes if self.entries else 0
 
     def to_bytes(self) -> bytes:
-        """What stands in `manifest.json`."""
-        # A line for each thing: with `indent`, Python would use its slow encoder, while training waits for the interpreter.
+        """The content of `manifest.json`."""
+        # One line for each array and file. With `indent`, json.dumps would use Python's slow encoder, which holds the interpreter lock
+        # while training waits for it.
         fields = {"format": FORMAT, "step": self.step, "info": self.info, "retention": self.retention}
         lines = [f'"{name}": {json.dumps(value)}' for name, value in fields.items()]
         for name, rows in (("files", self.files), ("entries", self.entries)):
@@ -90,7 +91,7 @@ class Manifest:
 
 
 def read_manifest(directory: pathlib.Path, step: int | None) -> Manifest:
-    """What a snapshot says it holds; of the files themselves nothing is read. Arguments and errors are those of `verify`."""
+    """Reads and checks the manifest, and none of the other files. Arguments and errors are those of `files.verify`."""
     with damage_found(directory, step):
         text = (directory / MANIFEST).read_bytes()
         body = text[len(_head(b"")) :]
@@ -114,15 +115,16 @@ def read_manifest(directory: pathlib.Path, step: int | None) -> Manifest:
 
 
 class Damage(Exception):
-    """What is wrong, for `damage_found` to say where."""
+    """Says what is wrong with a snapshot; `damage_found` adds which snapshot it is."""
 
 
 @contextlib.contextmanager
 def damage_found(directory: pathlib.Path, step: int | None) -> Iterator[None]:
+    """A context that turns `Damage`, and errors in reading files, into `DamagedSnapshot`."""
     try:
         yield
     except PermissionError:
-        # Nothing is wrong with the snapshot, and to pass over it would lose what it holds.
+        # The snapshot may be whole. A damaged one is passed over, so calling this one damaged could lose the run's progress.
         raise
     except FileNotFoundError as error:
         missing = os.path.relpath(error.filename or directory, directory)

@@ -1,4 +1,4 @@
-"""Which snapshots of a run stay on disk: the newest, and the best by a metric."""
+"""Decides which snapshots of a run stay on disk: the newest, and the best by a metric. It deletes nothing itself."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Best:
     """Keep the best snapshots by a metric.
 
     Attributes:
-        metric: name in the `logs` of the info that a snapshot is written with, such as "val_loss".
-        mode: "min" or "max": which values are good. One that is not finite never is.
-        count: how many to keep; of equal ones, the earlier.
+        metric: name in the `logs` of a snapshot's info, such as "val_loss".
+        mode: whether small ("min") or large ("max") values are good. A value that is not finite is never good.
+        count: how many to keep; of equally good ones, the earlier.
     """
 
     metric: str
@@ -30,7 +30,7 @@ class Best:
         _at_least_one(self.count, "the best snapshots")
 
     def value(self, info: Mapping[str, Any]) -> float | None:
-        """The metric in the info of a snapshot; None if it is not there or not finite."""
+        """The value of the metric in a snapshot's info; None if it is missing or not finite."""
         value = (info.get("logs") or {}).get(self.metric)
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
@@ -40,8 +40,8 @@ class Retention:
     """Which snapshots stay: the newest, and the best by a metric.
 
     Attributes:
-        last: how many of the newest, at least 1.
-        best: which others.
+        last: how many of the newest stay, at least 1.
+        best: which others stay.
 
     Example:
         >>> policy = Retention(2, Best("loss", "min"))
@@ -70,12 +70,12 @@ class Retention:
         return reasons
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, for `from_dict`."""
+        """The policy as JSON-able values, for `from_dict`."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Retention:
-        """The retention that `to_dict` was asked of."""
+        """The inverse of `to_dict`."""
         return cls(found["last"], Best(**found["best"]) if found["best"] else None)
 
 

@@ -1,11 +1,11 @@
-"""The snapshots of a run in one folder: one for each step that was saved, put there whole or not at all, and found whole or set aside.
+"""The snapshots of a run in one folder, one for each saved step: adds only complete ones, returns only verified ones, and deletes old ones.
 
-    <directory>/<step>/           a snapshot (`loops.snapshot_files` says what is in it)
-    <directory>/damaged-<step>/   one that did not verify; never deleted
-    <directory>/.writing-...      one that is being written; `.replaced-...`, `.pruning-...`: one that is on its way out
+    <directory>/<step>/           a snapshot (`files.py` says what is in it)
+    <directory>/damaged-<step>/   a snapshot that could not be verified; never deleted
+    <directory>/.writing-...      a snapshot that is being written; `.replaced-...`, `.pruning-...`: one that will be deleted
 
-Order is all: a new snapshot is written beside the others, synced, renamed, synced again; only then is an older one deleted. It knows files
-and bytes, nothing of training, and does not need TensorFlow.
+A complete snapshot always exists: a new one is written to a temporary folder, synced to the disk, renamed, and the folder above synced;
+only then are old ones deleted. This module knows files and bytes, nothing of training, and does not need TensorFlow.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _STEP = re.compile(r"0|[1-9]\d*")
 
 
 class SnapshotStore:
-    """Writes snapshots so that a kill at any instant leaves the last good one, and reads them so that nothing damaged gets by.
+    """Writes snapshots so that a kill at any instant leaves the last good one, and reads them so that all damage is found.
 
-    One process may write at a time (`loops.workdir_lock` sees to that); any number may read.
+    Only one process may write at a time (`loops.run.workdir_lock` makes sure of it); any number may read.
 
     Args:
-        directory: the folder; it is made with the first snapshot.
-        keep_last: how many of the newest stay, at least 1.
+        directory: the folder; the first snapshot creates it.
+        keep_last: how many of the newest snapshots stay, at least 1.
         keep_best: which others stay.
 
     Example:
@@ -66,14 +66,14 @@ class SnapshotStore:
         self.retention = Retention(keep_last, keep_best)
         self._values: dict[int, float | None] = {}
         self._renaming = threading.Lock()
-        # A draft that its owner dropped, because of an error, say, is cleared away like those of killed processes.
+        # Weak references: the folder of a draft that its owner has dropped, after an error for example, is removed as a leftover.
         self._drafts: weakref.WeakValueDictionary[pathlib.Path, Draft] = weakref.WeakValueDictionary()
 
     def begin(self, step: int) -> Draft:
-        """Makes the temporary folder for a snapshot, and clears away what killed processes left.
+        """Creates the temporary folder for a snapshot, and removes what killed processes have left.
 
         Args:
-            step: completed training steps. If there is a snapshot of that step, the new one takes its place when it is whole.
+            step: completed training steps. If there is a snapshot of that step, the new one replaces it when it is complete.
 
         Raises:
             OSError: if the folder cannot be written.
@@ -82,14 +82,14 @@ class SnapshotStore:
         if step < 0:
             raise ValueError(f"A snapshot belongs to a number of completed steps, 0 or more; got {step}.")
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._clear()
-        path = _free(self.directory / f".writing-{step}-{os.getpid()}")
+        self._remove_leftovers()
+        path = _unused_name(self.directory / f".writing-{step}-{os.getpid()}")
         path.mkdir()
         draft = self._drafts[path] = Draft(self, step, path)
         return draft
 
     def steps(self) -> list[int]:
-        """The steps of which there are snapshots, whole or not, ascending."""
+        """The steps of all snapshots, ascending; they are not verified."""
         found = set()
         for name in self._names():
             replaced = _TEMPORARY.fullmatch(name)
@@ -100,15 +100,15 @@ class SnapshotStore:
         return sorted(found)
 
     def path(self, step: int) -> pathlib.Path:
-        """The folder of the snapshot of a step, whether it is whole or not.
+        """The folder of the snapshot of a step; it is not verified.
 
         Raises:
-            FileNotFoundError: if there is none; the message says which there are.
+            FileNotFoundError: if there is none; the message lists the steps that there are.
         """
         path = self.directory / str(step)
         if os.path.lexists(path):
             return path
-        # A process that was replacing it was killed between two renames.
+        # A process that was replacing the snapshot was killed between its two renames.
         replaced = sorted(name for name in self._names() if name.startswith(f".replaced-{step}-"))
         if not replaced:
             there = ", ".join(map(str, self.steps())) or "none"
@@ -121,19 +121,19 @@ class SnapshotStore:
         """Reads a snapshot and verifies every bit of it.
 
         Raises:
-            DamagedSnapshot: if anything is not as it was written.
-            FileNotFoundError: if there is none of that step.
-            PermissionError: if it may not be read.
-            ValueError: if a later version wrote it.
+            DamagedSnapshot: if a file is missing or has other bytes than were written.
+            FileNotFoundError: if there is no snapshot of that step.
+            PermissionError: if its files may not be read.
+            ValueError: if a later version of this library wrote it.
         """
         return files.read(self.path(step), step)
 
     def verify(self, step: int) -> Manifest:
-        """As `load`, but keeps nothing: says what the snapshot holds, and needs a few MB of memory."""
+        """As `load`, but returns the manifest only, and needs only a few MB of memory."""
         return files.verify(self.path(step), step)
 
     def newest(self) -> tuple[SnapshotContents | None, list[DamagedSnapshot]]:
-        """The newest snapshot that verifies, or None, and what is wrong with those that are newer; changes nothing."""
+        """The newest snapshot that can be verified, or None; and the errors of the newer, damaged ones. Changes nothing."""
         damaged: list[DamagedSnapshot] = []
         for step in reversed(self.steps()):
             try:
@@ -143,22 +143,22 @@ class SnapshotStore:
         return None, damaged
 
     def latest(self, report: Callable[[str], Any]) -> SnapshotContents | None:
-        """The newest snapshot that verifies. Newer ones that do not are renamed to `damaged-<step>`; nothing is deleted.
+        """The newest snapshot that can be verified. Newer, damaged ones are renamed to `damaged-<step>`; nothing is deleted.
 
         Args:
-            report: is given a sentence for each damaged one: what is wrong, where it is kept, what is used instead.
+            report: called with a sentence for each damaged one: what is wrong, where it is kept, what is used instead.
 
         Returns:
-            The snapshot; None if there is none that verifies.
+            The snapshot; None if there is none that can be verified.
 
         Raises:
-            PermissionError: if one may not be read: then nothing is wrong with it, and to pass over it would lose what it holds.
-            ValueError: if a later version wrote one.
+            PermissionError: if one may not be read: it may be whole, and passing over it would lose the run's progress.
+            ValueError: if a later version of this library wrote one.
         """
         snapshot, damaged = self.newest()
         instead = "there is no other one" if snapshot is None else f"the snapshot of step {snapshot.step:,} is used instead"
         for error in damaged:
-            kept = _free(self.directory / f"damaged-{error.step}")
+            kept = _unused_name(self.directory / f"damaged-{error.step}")
             try:
                 os.rename(error.directory, kept)
             except OSError:
@@ -170,8 +170,8 @@ class SnapshotStore:
         target, replaced = self.directory / str(step), None
         with self._renaming:
             if os.path.lexists(target):
-                # A folder cannot be renamed onto another. If the second rename fails, the old one is found under its other name.
-                replaced = _free(self.directory / f".replaced-{step}-{os.getpid()}")
+                # A folder cannot be renamed to the name of another one. If the second rename fails, `path` finds the old folder.
+                replaced = _unused_name(self.directory / f".replaced-{step}-{os.getpid()}")
                 os.rename(target, replaced)
             fault_points.reached(fault_points.BEFORE_RENAME)
             os.rename(path, target)
@@ -186,12 +186,12 @@ class SnapshotStore:
         steps = self.steps()
         kept = self.retention.kept({step: self._value_of(step) for step in steps})
         for step in (step for step in steps if step not in kept and step != written):
-            # Under another name first: a kill while it is being deleted would leave what looks like a damaged snapshot.
-            doomed = _free(self.directory / f".pruning-{step}-{os.getpid()}")
-            # The new snapshot is safe. What cannot be deleted now is tried again with the next one.
+            # Renamed first: a half-deleted folder, after a kill, must not look like a damaged snapshot.
+            renamed = _unused_name(self.directory / f".pruning-{step}-{os.getpid()}")
+            # An error here does no harm: the new snapshot is complete, and the next one tries again to delete the old ones.
             with contextlib.suppress(OSError):
-                os.rename(self.directory / str(step), doomed)
-                _remove(doomed)
+                os.rename(self.directory / str(step), renamed)
+                _remove(renamed)
 
     def _value(self, info: Mapping[str, Any]) -> float | None:
         return None if self.retention.best is None else self.retention.best.value(info)
@@ -206,7 +206,7 @@ class SnapshotStore:
                 return None
         return self._values[step]
 
-    def _clear(self) -> None:
+    def _remove_leftovers(self) -> None:
         with self._renaming:
             for name in self._names():
                 match = _TEMPORARY.fullmatch(name)
@@ -214,7 +214,7 @@ class SnapshotStore:
                 if match is None or path in self._drafts:
                     continue
                 kind, step, pid = match[1], match[2], int(match[3])
-                # After a restart in a container, the process often has the number of the one before.
+                # A folder with our own process id is a leftover too: in a container, a restarted process often gets the same id.
                 if kind == "writing" and pid != os.getpid() and _is_alive(pid):
                     continue
                 if kind == "replaced" and not os.path.lexists(self.directory / step):
@@ -230,7 +230,7 @@ class SnapshotStore:
 
 
 class Draft:
-    """A snapshot in the making, from `SnapshotStore.begin`; ends with `commit` or `discard`."""
+    """A snapshot that is being made, from `SnapshotStore.begin`; ends with `commit` or `discard`."""
 
     def __init__(self, store: SnapshotStore, step: int, path: pathlib.Path):
         self.step = step
@@ -239,34 +239,34 @@ class Draft:
 
     @property
     def files(self) -> pathlib.Path:
-        """A folder for files that belong to the snapshot: write them before `commit`. They come back as `SnapshotContents.files`."""
+        """A folder for further files of the snapshot. Write them before `commit`; `SnapshotContents.files` finds them again."""
         path = self._path / FILES
         path.mkdir(exist_ok=True)
         return path
 
     def prepare(self, arrays: Mapping[str, np.ndarray[Any, Any]], state: Mapping[str, Any], info: Mapping[str, Any]) -> Callable[[], Any]:
-        """Takes `state` and `info` as they are now, and returns what `commit` does with them, to be called once, from any thread.
+        """Serializes `state` and `info` now, and returns a function that does the rest of `commit`. Call it once, from any thread.
 
-        The arrays are not copied; they must not change until then. For arguments and errors see `commit`.
+        The arrays are not copied and must not change before that call has ended. For arguments and errors see `commit`.
         """
         state_bytes = state_to_bytes(state, "state")
         info_bytes = state_to_bytes(info, "info")
         return functools.partial(self._commit, dict(arrays), state_bytes, info_bytes)
 
     def commit(self, arrays: Mapping[str, np.ndarray[Any, Any]], state: Mapping[str, Any], info: Mapping[str, Any]) -> pathlib.Path:
-        """Writes the snapshot, puts it in its place, and then prunes. If that fails, nothing of it is left.
+        """Writes the snapshot, renames it to its place, and then deletes old ones. If it fails, it leaves no files.
 
         Args:
             arrays: name -> array of numbers, booleans or strings.
-            state: JSON-able; comes back as it was, tuples as lists.
-            info: JSON-able and small: what is to be seen without reading the rest. `logs` in it holds the metrics for `Best`.
+            state: JSON-able; tuples are read as lists later.
+            info: JSON-able and small: values that can be read without the rest. `logs` in it holds the metrics for `Best`.
 
         Returns:
             The folder of the snapshot.
 
         Raises:
-            OSError: if it cannot be written; the snapshots that there were are as they were.
-            TypeError: for an array or a state that cannot be held.
+            OSError: if it cannot be written; the other snapshots stay as they are.
+            TypeError: for an array or a state of other types.
         """
         path: pathlib.Path = self.prepare(arrays, state, info)()
         return path
@@ -286,14 +286,14 @@ class Draft:
         return target
 
 
-def _free(path: pathlib.Path) -> pathlib.Path:
-    """`path`, or with -2, -3, ... behind it if that is taken."""
+def _unused_name(path: pathlib.Path) -> pathlib.Path:
+    """`path` if it does not exist, else `path` with -2, -3, ... appended."""
     candidates: Iterable[pathlib.Path] = (path if n == 1 else path.with_name(f"{path.name}-{n}") for n in range(1, 1 << 30))
     return next(candidate for candidate in candidates if not os.path.lexists(candidate))
 
 
 def _remove(path: pathlib.Path) -> None:
-    """Deletes a folder or file, as far as that is possible."""
+    """Deletes a folder or file, and ignores errors."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -302,7 +302,7 @@ def _remove(path: pathlib.Path) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # no harmless signal there
+    if os.name == "nt":  # Windows has no signal 0, which only asks whether the process exists
         return True
     try:
         os.kill(pid, 0)

@@ -1,4 +1,4 @@
-"""Writes snapshots while training goes on: one thread, one snapshot at a time, and errors that come back to the training thread."""
+"""Writes snapshots in a thread while training goes on, one at a time, and reports errors in the training thread."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from loops.snapshots.store import Draft, SnapshotStore
 
 __all__ = ["SnapshotWriter"]
 
-# A normal exit waits so long for a write in flight; a drive that does not answer must not keep a dying process.
+# How long the exit of the process waits for a snapshot that is being written: a drive that does not answer must not block it for ever.
 EXIT_SECONDS = 300.0
 
 
 class SnapshotWriter:
     """Writes the snapshots of one store in the background.
 
-    A snapshot that cannot be written because of the disk (full, read-only, gone) does not end the run: `failure` says what is wrong until
-    one is written again. Any other error is raised in the training thread, by the next method that is called.
+    A snapshot that cannot be written because of the disk (full, read-only, gone) does not end the run: `failure` says what is wrong, until
+    a later snapshot is written. The next method that the training thread calls raises any other error.
 
     Args:
         store: where snapshots go.
-        report: is given a sentence when writing begins to fail, and one when it works again. It is called in the training thread.
+        report: called, in the training thread, with a sentence when writing begins to fail, and when it works again.
 
     Attributes:
         failure: why the newest snapshot could not be saved, as a sentence; None if it could.
@@ -56,10 +56,10 @@ class SnapshotWriter:
         self._writing: _Write | None = None
 
     def begin(self, step: int) -> Draft | None:
-        """`store.begin(step)`; None if the disk does not allow it, which counts as a failure to save.
+        """As `store.begin(step)`. Returns None, and counts as a failure to save, if the disk does not allow it.
 
         Raises:
-            Exception: what the snapshot before ended with, unless that was the disk.
+            Exception: the error of the snapshot before, if it was not an `OSError`.
         """
         self.poll()
         with self.failing(step):
@@ -67,17 +67,17 @@ class SnapshotWriter:
         return None
 
     def submit(self, draft: Draft, arrays: Mapping[str, np.ndarray[Any, Any]], state: Mapping[str, Any], info: Mapping[str, Any]) -> None:
-        """Waits until the snapshot before is written, and returns while this one is being written.
+        """Waits until the snapshot before is written, begins to write this one, and returns.
 
         Args:
-            draft: from `begin`; it is the writer's from now on.
-            arrays: name -> array. They must not be changed any more: copies, not views of what is trained.
-            state: JSON-able; taken as it is now.
-            info: JSON-able; taken as it is now.
+            draft: from `begin`; the caller must not use it any more.
+            arrays: name -> array. They must not change any more: pass copies, not views of variables.
+            state: JSON-able; serialized before this method returns.
+            info: JSON-able; serialized before this method returns.
 
         Raises:
-            TypeError: if `state` or `info` cannot be held.
-            Exception: what the snapshot before ended with, unless that was the disk.
+            TypeError: if `state` or `info` is not JSON-able.
+            Exception: the error of the snapshot before, if it was not an `OSError`.
         """
         try:
             write = draft.prepare(arrays, state, info)
@@ -91,13 +91,13 @@ class SnapshotWriter:
         """Waits until nothing is being written.
 
         Args:
-            seconds: for how long at most; None: as long as it takes.
+            seconds: longest time to wait; None: no limit.
 
         Returns:
             Whether nothing is being written now.
 
         Raises:
-            Exception: what the snapshot ended with, unless that was the disk.
+            Exception: the error of the snapshot, if it was not an `OSError`.
         """
         writing = self._writing
         if writing is None:
@@ -114,7 +114,7 @@ class SnapshotWriter:
         return True
 
     def poll(self) -> None:
-        """Takes note of a snapshot that has been written meanwhile: reports and errors arrive here. Costs nothing; waits for nothing."""
+        """Notices a snapshot that has been written meanwhile, and reports or raises its error. Does not wait."""
         self.wait(0)
 
     def close(self) -> None:
@@ -123,9 +123,9 @@ class SnapshotWriter:
 
     @contextlib.contextmanager
     def failing(self, step: int) -> Iterator[None]:
-        """In this context an `OSError` counts as a failure to save the snapshot of `step`, and does not leave it.
+        """A context that catches an `OSError` and counts it as a failure to save the snapshot of `step`.
 
-        For what the caller writes into `draft.files`.
+        Use it around the caller's own writing into `draft.files`.
         """
         try:
             yield
@@ -150,13 +150,13 @@ class SnapshotWriter:
 
 
 class _Write:
-    """One snapshot on its way to the disk."""
+    """A thread that writes one snapshot."""
 
     def __init__(self, step: int, write: Callable[[], pathlib.Path]):
         self.step = step
         self.error: BaseException | None = None
-        self.done = False  # stays so in a forked process, which has no such thread
-        # Not a thread that an exit waits for without end, see `_finish_writing`.
+        self.done = False  # stays False in a forked process, where the thread does not exist
+        # A daemon thread: Python's exit would wait for another kind without a limit, `_finish_writing` waits with one.
         self._thread = threading.Thread(target=self._run, args=(write,), name=f"snapshot-{step}", daemon=True)
         _in_flight.add(self)
         self._thread.start()

@@ -1,6 +1,6 @@
-"""Event files of TensorBoard on disk: written, and cut back to where they were.
+"""Event files of TensorBoard on disk: writes them, and cuts them back to an earlier length.
 
-`event_records.py` and `event_rows.py` make what is in them, and `writer.py` decides when it is written.
+`event_records.py` and `event_rows.py` make their content, and `writer.py` decides when it is written.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ _PREFIX = "events.out.tfevents."
 
 
 class EventFile:
-    """An event file that is made when the first event is written.
-
-    Args: as of `writer.SummaryWriter`.
+    """An event file that is created when the first event is written. Its arguments are those of `writer.SummaryWriter`.
 
     Attributes:
-        name: of the file, empty before it is made.
-        length: bytes written to it so far.
+        name: name of the file, empty before it is created.
+        length: bytes written so far.
     """
 
     def __init__(self, logdir: str, *, mark: str, not_before: int, restarts_at: int | None):
@@ -44,7 +42,7 @@ class EventFile:
         if self._file is None:
             tf.io.gfile.makedirs(self._logdir)
             now = time.time()
-            # The name that TensorFlow gives; but TensorBoard puts files in the order of their names, so the number has leading zeros.
+            # TensorFlow's form of the name, but with leading zeros, because TensorBoard reads files in the order of their names.
             number = f"{socket.gethostname()}.{os.getpid()}.{next(_file_numbers):04d}"
             self.name = f"{_PREFIX}{max(int(now), self._not_before):010d}.{number}{'.' * bool(self._mark)}{self._mark}.v2"
             self._file = tf.io.gfile.GFile(os.path.join(self._logdir, self.name), "wb")
@@ -68,15 +66,15 @@ class EventFile:
 
 
 def cut_back(directory: str | os.PathLike[str], files: Mapping[str, int], mark: str) -> tuple[dict[str, int], list[str]]:
-    """Takes the event files below a directory back to where they were: cuts those of `files`, and deletes the others that bear `mark`.
+    """Cuts the event files of `files` back to their earlier lengths, and deletes all other event files with `mark` in their names.
 
     Args:
         directory: directory above the runs.
         files: path below `directory` -> length in bytes.
-        mark: what `SummaryWriter` was given, not empty.
+        mark: the `mark` of their `SummaryWriter`, not empty.
 
     Returns:
-        The files that are there and their lengths now, and the paths of those that are missing or shorter than they were.
+        The files of `files` that exist, with their lengths now; and the paths of those that are missing or shorter than they were.
 
     Example:
         >>> import tempfile
@@ -107,7 +105,7 @@ def cut_back(directory: str | os.PathLike[str], files: Mapping[str, int], mark: 
             lost.append(name)
         if size >= 0:
             kept[name] = min(size, length)
-    # Paths are joined with "/" by gfile on some systems and with the system's own separator by others.
+    # gfile joins paths with "/" on some systems, and with the system's separator on others.
     known = {os.path.normpath(os.path.join(root, name)) for name in files}
     for folder, _, names in list(tf.io.gfile.walk(root)):
         for name in names:
@@ -121,7 +119,7 @@ def _cut(path: str, length: int) -> None:
     if os.path.exists(path):
         os.truncate(path, length)
         return
-    # Remote file systems write whole files only.
+    # A remote file system cannot cut a file: write its beginning again.
     with tf.io.gfile.GFile(path, "rb") as file:
         content = file.read(length)
     write_anywhere(path, content)

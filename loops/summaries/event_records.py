@@ -17,21 +17,21 @@ def file_version(wall_time: float) -> bytes:
 
 
 def session_start(step: int, wall_time: float) -> bytes:
-    """Says that the run has been taken back: a TensorBoard that is looking drops what it read at `step` and later."""
+    """An event that makes a TensorBoard that is running drop what it has read of this run at `step` and later."""
     log = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
     return bytes(tf.compat.v1.Event(wall_time=wall_time, step=int(step), session_log=log).SerializeToString())
 
 
 def histogram(tag: str, values: npt.ArrayLike, step: int, wall_time: float) -> list[bytes]:
-    """The distribution of an array of any shape, see `histogram_buckets`."""
+    """The distribution of an array of any shape; see `histogram_buckets`."""
     return [_event(tag, histogram_buckets(values), step, wall_time, "histograms")]
 
 
 def histogram_buckets(values: npt.ArrayLike, buckets: int = 30) -> npt.NDArray[np.float64]:
     """The histogram that TensorBoard expects: rows of (left edge, right edge, count), shape [buckets, 3].
 
-    As in `tf.summary.histogram`: without data all zeros, and data that are all equal are counted in the last of rows without width.
-    Non-finite values are not counted.
+    As in `tf.summary.histogram`: without data all rows are zero; if all values are equal, the buckets have no width and the last one counts
+    the values. Non-finite values are not counted.
 
     Args:
         values: any shape and real dtype.
@@ -93,5 +93,5 @@ def _value(tag: str, tensor: Any, plugin: str) -> Any:
     metadata = tf.compat.v1.SummaryMetadata()
     metadata.plugin_data.plugin_name = plugin
     if plugin == "graph_keras_model":
-        metadata.plugin_data.content = b"1"  # the version of that plugin's format, which it asks for
+        metadata.plugin_data.content = b"1"  # version of the format, which this plugin requires
     return tf.compat.v1.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)

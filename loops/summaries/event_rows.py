@@ -1,11 +1,11 @@
-"""Scalars of many steps as the bytes that a TensorBoard event file has of them, all steps at once.
+"""Serializes scalars of many steps for a TensorBoard event file, all steps at once.
 
-The events of two steps differ in few bytes: wall time, step and values. So their records (see `records.py`) are the rows of one byte
-matrix, filled by NumPy. The checksum is linear:
+The events of two steps differ in few bytes: wall time, step and values. So NumPy fills a byte matrix whose rows are the records (see
+`records.py`). The checksum is linear, so it can be computed for all rows together:
 
     crc(event) = crc(event with zeros at these places)  xor  over these places p: what the byte at p adds to it
 
-That takes a twentieth of the time of a message and a write for each step, time that the training step does not have to share.
+This takes a twentieth of the time that one protobuf message and one write for each step take, on cores that the training step needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from loops.summaries.records import HEADER, Words, added_by_bytes, checksum, hea
 
 __all__ = ["records"]
 
-_SLOT = b"\xf1\xf2\xf3\xf4"  # marks where a float32 goes; never part of UTF-8 text, so no tag can contain it
+_SLOT = b"\xf1\xf2\xf3\xf4"  # marks the place of a float32; not valid UTF-8, so no tag can contain it
 
 
 def records(steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], wall_times: npt.ArrayLike) -> bytes:
@@ -38,9 +38,9 @@ def records(steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], wall_time
         The records in the order of `steps`; none for a step without values.
 
     Raises:
-        ValueError: if a tag has not one value for each step.
+        ValueError: if a tag does not have one value for each step.
     """
-    numbers = np.asarray(steps, np.int64).reshape(-1).view(np.uint64)  # as they are written: a negative one as a very large one
+    numbers = np.asarray(steps, np.int64).reshape(-1).view(np.uint64)  # protobuf writes a negative number as an unsigned one
     columns: dict[str, Any] = {tag: np.ma.asanyarray(column).reshape(-1) for tag, column in values.items()}
     for tag, column in columns.items():
         if column.shape != numbers.shape:
@@ -64,7 +64,7 @@ def records(steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], wall_time
 
 
 def _matrix(numbers: npt.NDArray[np.uint64], digits: int, times: npt.NDArray[Any], columns: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
-    """Records of steps whose numbers have so many digits to the base 128, and that have a value for all tags."""
+    """Records of steps that have a value for all tags, and whose numbers have `digits` digits to the base 128 (protobuf's varint)."""
     template = _template(tuple(columns), digits)
     matrix = np.tile(template.record, (len(numbers), 1))
     event = matrix[:, HEADER:-4]
@@ -82,12 +82,12 @@ def _matrix(numbers: npt.NDArray[np.uint64], digits: int, times: npt.NDArray[Any
 
 @dataclasses.dataclass(frozen=True)
 class _Template:
-    """A record with zeros at the places that vary.
+    """A record with zeros at the places that vary from step to step.
 
     Attributes:
-        record: its bytes.
-        slots: where in the event the values begin.
-        varying: all places in the event that vary -> for each byte, what it adds there to the checksum; uint32 `[256]`.
+        record: the bytes of the record.
+        slots: places in the event at which the values begin.
+        varying: place in the event that varies -> what each byte value adds there to the checksum, uint32 `[256]`.
         crc: checksum of the event with the zeros.
     """
 
@@ -99,7 +99,7 @@ class _Template:
 
 @functools.lru_cache(maxsize=256)
 def _template(tags: tuple[str, ...], digits: int) -> _Template:
-    number = b"\x10" + bytes(digits) if digits else b""  # a step of 0 is not written
+    number = b"\x10" + bytes(digits) if digits else b""  # protobuf does not write a step of 0
     event = b"\x09" + bytes(8) + number + _summary(tags)
     slots = []
     for _ in tags:

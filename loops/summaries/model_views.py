@@ -1,4 +1,4 @@
-"""Views of a model for people: its weights by name, a weight as a picture, its layers as text."""
+"""What TensorBoard shows of a model: its weights by name, a weight as a picture, its layers as JSON."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy.typing as npt
 
 __all__ = ["layers_as_json", "named_weights", "picture"]
 
-_LARGEST_PICTURE = 4_000_000  # pixels; nobody looks at the weights of a large embedding one by one
+_LARGEST_PICTURE = 4_000_000  # pixels; a picture of a larger matrix, such as an embedding, shows nothing useful
 
 
 def named_weights(task: Any) -> dict[str, npt.NDArray[Any]]:
-    """Copies all weights of a task, those included that a model owns itself and not through a layer.
+    """Copies all weights of a task, those included that a model owns directly and not through a layer.
 
     Args:
         task: a `loops.Task`.
 
     Returns:
-        Path -> array, each weight once, in the order of the models; weights of the same path are numbered.
+        Path -> array, each weight once, in the order of the models; a number distinguishes weights with the same path.
     """
     owned = [w for model in task.models for w in (model.weights if isinstance(model, keras.layers.Layer) else model.variables)]
     arrays: dict[str, npt.NDArray[Any]] = {}
@@ -36,11 +36,11 @@ def picture(weight: npt.ArrayLike) -> npt.NDArray[np.float32] | None:
     """A weight as a grey image, scaled from its smallest value to its largest.
 
     Args:
-        weight: any shape. Vectors lie flat, matrices too; kernels [height, width, inputs, outputs] are tiled, inputs down and outputs
-            across.
+        weight: any shape. A vector becomes one row; a matrix is turned so that it is wide; kernels [height, width, inputs, outputs] are
+            tiled, with inputs from top to bottom and outputs from left to right.
 
     Returns:
-        Values from 0 to 1, shape [height, width], or None if the weight has more dimensions or millions of values.
+        Values from 0 to 1, shape [height, width], or None if the weight has more than four dimensions or millions of values.
 
     Example:
         >>> picture([[1.0], [2.0], [3.0]]).tolist()
@@ -63,9 +63,9 @@ def picture(weight: npt.ArrayLike) -> npt.NDArray[np.float32] | None:
 
 
 def layers_as_json(model: Any) -> str | None:
-    """The configuration of a model if Keras knows how to list its layers, else None."""
+    """The configuration of a model as JSON; None if Keras cannot list its layers."""
     try:
         text = str(model.to_json())
-    except Exception:  # to_json calls what users wrote, and a drawing is no reason to end the training
+    except Exception:  # to_json calls users' code, whose errors must not end the training here
         return None
     return text if "layers" in json.loads(text).get("config", {}) else None

@@ -14,8 +14,8 @@ class ProfiledRange:
     """Profiles the training steps `first` to `last`, both included and counted from 1 over the whole run.
 
     Args:
-        spec: a step, a pair (first, last) of steps, such a pair as "first,last", or 0 for none.
-        name: what the user calls it, for errors.
+        spec: a step, a pair (first, last) of steps, the same pair as a string "first,last", or 0 for no profile.
+        name: name of the argument in error messages.
 
     Raises:
         ValueError: if `spec` is none of these.
@@ -32,15 +32,15 @@ class ProfiledRange:
         self._running = False
 
     def looks(self) -> list[int]:
-        """The completed steps at which `at` has to be called for the profile to begin and end exactly."""
+        """The numbers of completed steps at which `at` has to be called, so that the profile begins and ends exactly."""
         return [step for step in (self.first - 1, self.last) if step > 0]
 
     def at(self, step: int, directory: str) -> None:
-        """Begins if the next step is the first, ends if `step` was the last; to be called at every look.
+        """To be called at every look: begins the profile if the next step is the first, ends it if `step` was the last.
 
         Args:
             step: completed steps.
-            directory: directory of the run that the profile belongs to.
+            directory: directory of the TensorBoard run.
         """
         if self._running and step >= self.last:
             self.stop()
@@ -48,11 +48,11 @@ class ProfiledRange:
             try:
                 tf.profiler.experimental.start(directory)
                 self._running = True
-            except tf.errors.OpError as error:  # another profiler runs; that is no reason to end the training
+            except tf.errors.OpError as error:  # another profiler is running
                 warnings.warn(f"The profiler could not be started: {error.message}", stacklevel=2)
 
     def stop(self) -> None:
-        """Ends the profile and writes it, if one runs."""
+        """Ends the profile and writes it; does nothing if there is none."""
         if self._running:
             self._running = False
             tf.profiler.experimental.stop()

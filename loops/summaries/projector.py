@@ -1,4 +1,4 @@
-"""Files from which TensorBoard's embedding projector shows matrices. They are no events, but lie beside those of a run."""
+"""Writes the files of TensorBoard's embedding projector. They are not event files, but have to be in the directory of a TensorBoard run."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Embedding(NamedTuple):
 
 
 def write(run_dir: str | os.PathLike[str], embeddings: Mapping[str, Embedding]) -> None:
-    """Writes the matrices, their metadata and the projector's configuration, in place of those that were there.
+    """Writes the matrices, their metadata and the projector's configuration; replaces earlier ones.
 
-    TensorBoard looks for the configuration in the directory of a run, and reads no file outside of it.
+    TensorBoard reads the configuration, and the files that it names, from the directory of a run only.
 
     Args:
-        run_dir: directory of the event files of a run.
-        embeddings: name -> what to show.
+        run_dir: directory of the TensorBoard run.
+        embeddings: name -> matrix and labels.
 
     Example:
         >>> import os, tempfile
@@ -65,14 +65,14 @@ def read_metadata(
     """The contents of metadata files.
 
     Args:
-        paths: one path, or layer name -> path. A path that is not found as it is given is looked for below `directory`.
-        directory: where else to look.
+        paths: one path, or layer name -> path. If there is no such file, the path is tried below `directory`.
+        directory: the second place to look.
 
     Returns:
         The content, or layer name -> content; None for None.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file is in neither place.
     """
     if isinstance(paths, Mapping):
         return {layer: _metadata_at(os.fspath(path), directory) for layer, path in paths.items()}

@@ -1,10 +1,10 @@
 """The records that an event file consists of: `length, checksum of the length, content, checksum of the content`.
 
-Checksums are CRC-32C, stored in TensorFlow's disguise. A register `r` that has taken in a message takes in one more byte `b` so:
+A checksum is a CRC-32C, stored in TensorFlow's masked form. For each further byte `b` of a message, the register `r` changes by
 
     r  <-  table[(r xor b) mod 256]  xor  r div 256
 
-which is linear over bits, so parts of a long message can be worked on side by side and joined.
+which is linear over bits. So parts of a long message can be processed side by side, and their registers combined.
 
 References:
     Castagnoli et al. 1993, Optimization of cyclic redundancy-check codes with 24 and 32 parity bits (CRC-32C).
@@ -26,7 +26,7 @@ Words = npt.NDArray[np.uint32]
 
 HEADER = 12  # bytes of a record before its content
 _MASK, _POLYNOMIAL, _ONES = 0xA282EAD8, 0x82F63B78, 0xFFFFFFFF
-_LONG = 4096  # from how many bytes on parts are worked on side by side
+_LONG = 4096  # bytes from which on parts are processed side by side
 
 
 def record(content: bytes) -> bytes:
@@ -40,7 +40,7 @@ def record(content: bytes) -> bytes:
 
 
 def header(length: int) -> bytes:
-    """What comes before a content of so many bytes."""
+    """The bytes of a record before a content of `length` bytes."""
     packed = struct.pack("<Q", length)
     return packed + _stored(checksum(packed))
 
@@ -54,7 +54,7 @@ def checksum(data: bytes) -> int:
     """
     register = _ONES
     if len(data) >= _LONG:
-        register, data = _after_parts(register, data)
+        register, data = _process_parts(register, data)
     table = _table().tolist()
     for byte in data:
         register = table[(register ^ byte) & 0xFF] ^ register >> 8
@@ -62,39 +62,40 @@ def checksum(data: bytes) -> int:
 
 
 def masked(crc: Any) -> Any:
-    """TensorFlow's disguise for checksums that are stored beside the data they are of."""
+    """A checksum in the masked form in which TensorFlow stores it beside its data: rotated, plus a constant."""
     wide = np.asarray(crc, np.uint64)
     turned = wide >> np.uint64(15) | (wide << np.uint64(17)) & np.uint64(_ONES)
     return (turned + np.uint64(_MASK)) & np.uint64(_ONES)
 
 
 def added_by_bytes(length: int) -> list[Words]:
-    """For each place in a message of that length, and each byte, what that byte adds there to the checksum."""
+    """For each place in a message of `length` bytes: what each byte value adds there to the checksum, uint32 `[256]`."""
     last = _table()
     tables = [last]
     while len(tables) < length:
-        tables.append(_shifted(tables[-1]))
+        tables.append(_after_zero(tables[-1]))
     return tables[::-1]
 
 
-def _after_parts(register: int, data: bytes) -> tuple[int, bytes]:
-    """The register after as much of a long message as can be cut into equal parts, and the rest of the message."""
+def _process_parts(register: int, data: bytes) -> tuple[int, bytes]:
+    """Processes as much of a long message as can be cut into equal parts. Returns the register after them, and the rest of the message."""
     count = math.isqrt(len(data))
     length = len(data) // count
     parts = np.frombuffer(data, np.uint8, count * length).reshape(count, length)
-    # A register of each part, which begins with 0; and one for each bit, which takes in zeros: what becomes of a register meanwhile.
+    # One register for each part, which begins with 0; and one for each bit, which reads zeros. By linearity the latter say what becomes of
+    # any register over the length of a part, so that the parts can be combined afterwards.
     registers = np.concatenate([np.zeros(count, np.uint32), np.uint32(1) << np.arange(32, dtype=np.uint32)])
     for column in np.ascontiguousarray(parts.T):
         registers[:count] ^= column
-        registers = _shifted(registers)
+        registers = _after_zero(registers)
     of_bits, bits = registers[count:], np.arange(32)
     for of_part in registers[:count].tolist():
         register = of_part ^ int(np.bitwise_xor.reduce(of_bits[register >> bits & 1 == 1]))
     return register, data[count * length :]
 
 
-def _shifted(registers: Words) -> Words:
-    """Registers that take in a zero."""
+def _after_zero(registers: Words) -> Words:
+    """The registers after one more byte, a zero."""
     return _table()[registers & np.uint32(0xFF)] ^ registers >> np.uint32(8)
 
 

@@ -1,4 +1,4 @@
-"""The event files of a training run: a writer for each TensorBoard run, and what it takes to cut them all back to an earlier moment."""
+"""The event files of a training run: a writer for each TensorBoard run, and the state to cut all files back to an earlier moment."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ _NEVER = 1 << 62
 
 
 class RunWriters:
-    """A `SummaryWriter` for each run below a directory, made when it is first asked for.
+    """A `SummaryWriter` for each TensorBoard run below a directory, made at its first use.
 
-    The names of all files bear a mark that is the same whenever the same training run is started, and no other's.
+    The names of all files contain a mark, which stays the same when the training run is started again and differs from that of any other
+    training run.
 
     Attributes:
-        directory: directory above the runs, None before `begin`.
+        directory: directory above the TensorBoard runs, None before `begin`.
 
     Example:
         >>> import tempfile
         >>> from loops import testing
         >>> runs = RunWriters()
-        >>> runs.begin(tempfile.mkdtemp(), "my run", anew=True)
+        >>> runs.begin(tempfile.mkdtemp(), "my run", from_step_0=True)
         >>> runs["train"].scalars([1], {"loss": [0.5]})
         >>> state = runs.state_dict()
         >>> runs["train"].scalars([2], {"loss": [99.0]})
@@ -45,52 +46,54 @@ class RunWriters:
         self.directory: str | None = None
         self._writers: dict[str, SummaryWriter] = {}
         self._mark = ""
-        self._begin_anew()
+        self._reset()
 
-    def _begin_anew(self) -> None:
-        self._not_before = 0  # no file that comes is named as if it were older than this
+    def _reset(self) -> None:
+        self._not_before = 0  # new files have a time in their names that is not earlier
         self._files: dict[str, dict[str, int]] = {}  # run -> closed files and their lengths
         self._last_steps: dict[str, int] = {}
         self._restarts: dict[str, int] = {}
 
-    def begin(self, directory: str, identity: str | None, *, anew: bool) -> None:
-        """Training begins or goes on.
+    def begin(self, directory: str, identity: str | None, *, from_step_0: bool) -> None:
+        """To be called when training begins or goes on.
 
         Args:
-            directory: directory above the runs.
-            identity: what the training run is known by when it is started again; None if it cannot be.
-            anew: whether it begins. Then files of the same identity go: they are from an attempt that ended before its first snapshot.
+            directory: directory above the TensorBoard runs.
+            identity: text by which the training run is recognized when it is started again; None if it cannot be.
+            from_step_0: whether training begins at step 0. Then files of the same identity are deleted: they come from an attempt that
+                ended before its first snapshot.
         """
         self.close()
         self.directory = directory
-        if anew or not self._mark:
-            self._begin_anew()
+        if from_step_0 or not self._mark:
+            self._reset()
             self._mark = hashlib.sha256((identity or uuid.uuid4().hex).encode()).hexdigest()[:8]
-        if anew and identity is not None:
+        if from_step_0 and identity is not None:
             cut_back(directory, {}, self._mark)
 
     def __getitem__(self, run: str) -> SummaryWriter:
         if run not in self._writers:
-            # TensorBoard takes the first START of a run for its beginning and heeds those that follow: this one is to undo nothing.
+            # TensorBoard takes the first START event of a run for its beginning, and drops points only at later ones. So the first file of
+            # a run begins with one at a step that is never reached.
             first = None if run in self._files else _NEVER
             restarts_at = self._restarts.pop(run, first)
             self._writers[run] = SummaryWriter(self.path(run), mark=self._mark, not_before=self._not_before, restarts_at=restarts_at)
         return self._writers[run]
 
     def path(self, run: str) -> str:
-        """The directory of a run."""
+        """The directory of a TensorBoard run."""
         return os.path.join(self.directory or "", run)
 
     def close(self) -> None:
-        """Closes all files; what is written later goes into new ones. Raises what went wrong."""
-        with contextlib.ExitStack() as stack:  # closes them all, also if one fails
+        """Closes all files; later writes go into new ones. Raises the first error of a writer."""
+        with contextlib.ExitStack() as stack:  # closes all of them, even if one fails
             for run, writer in self._writers.items():
                 stack.callback(self._remember, run, writer)
                 stack.callback(writer.close)
             self._writers = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Writes out what is waiting, and gives the files with their lengths, JSON-able. Nothing is read."""
+        """Flushes all files and returns their names and lengths, JSON-able. It reads no file."""
         for run, writer in self._writers.items():
             writer.flush()
             self._remember(run, writer)
@@ -102,7 +105,7 @@ class RunWriters:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> list[str]:
-        """Cuts all files back to what they were when `state_dict` gave `state`, and deletes those that were begun since.
+        """Cuts all files back to their lengths when `state_dict` returned `state`, and deletes files that were begun since.
 
         Returns:
             The paths of files that are missing or shorter than they were.
@@ -112,15 +115,16 @@ class RunWriters:
                 "TensorBoard.load_state_dict needs a training loop that has begun: before, it is unknown where the files are."
             )
         self.close()
-        self._begin_anew()
+        self._reset()
         self._mark, self._last_steps = state["mark"], dict(state["last_steps"])
-        self._not_before = state["time"] + 1  # process numbers are no order, so not the same second
+        self._not_before = state["time"] + 1  # within one second process ids would decide the order of the files
         places = {os.path.join(run, name): (run, name) for run, files in state["files"].items() for name in files}
         kept, lost = cut_back(self.directory, {path: state["files"][run][name] for path, (run, name) in places.items()}, self._mark)
         for path, length in kept.items():
             run, name = places[path]
             self._files.setdefault(run, {})[name] = length
-        # Behind the last point that stands: a run has an axis of epochs and one of steps, and nothing that is true may be forgotten.
+        # TensorBoard drops all points from this step on, whether their axis counts epochs or steps. A step after the largest that was kept
+        # makes sure that it drops no point that was kept.
         self._restarts = {run: step + 1 for run, step in self._last_steps.items()}
         return [os.path.join(self.directory, path) for path in lost]
 

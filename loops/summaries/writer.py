@@ -1,7 +1,7 @@
 """Writes TensorBoard event files from a background thread, many steps at a time.
 
-The files hold what `tf.summary` (version 2) writes, so TensorBoard shows them like those of any other program. What is worth writing,
-and when, is decided elsewhere: see `loops.hooks.TensorBoard`.
+The files hold what `tf.summary` (version 2) writes, so TensorBoard shows them like those of any other program. This module does not decide
+what is written, or when: `loops.hooks.TensorBoard` does.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from loops.summaries.event_files import EventFile
 __all__ = ["SummaryWriter"]
 
 _SECONDS_BETWEEN_WRITES = 0.25
-_Job = Callable[[], list[bytes] | bytes | None]  # makes events, or records with events in them, or does something else
+_Job = Callable[[], list[bytes] | bytes | None]  # returns events, or records with events in them; or None, after another task
 
 
 class SummaryWriter:
-    """Writes one run of TensorBoard events below `logdir`.
+    """Writes the events of one TensorBoard run into `logdir`.
 
     A call only hands its arrays to a background thread, which builds and writes the events; so do not change an array after passing
-    it. What goes wrong there (a full disk) is raised by the next call, by `flush` or by `close`. The file is made with the first event.
+    it. The next call, `flush` or `close` raises the errors of that thread (a full disk). The first event creates the file.
 
     Args:
-        logdir: directory of the run, made if it is missing. Any path that `tf.io.gfile` understands.
-        max_queue: calls that may wait to be written; the next one then blocks.
-        mark: letters and digits that the name of the file has near its end, by which `event_files.cut_back` knows it again.
-        not_before: seconds since the Unix epoch; the name of the file tells no earlier time. TensorBoard reads files in the order of their
+        logdir: directory of the run, created if it is missing. Any path that `tf.io.gfile` understands.
+        max_queue: number of calls that may wait to be written; a further one blocks.
+        mark: letters and digits near the end of the file's name, by which `event_files.cut_back` finds its files.
+        not_before: seconds since the Unix epoch; the time in the file's name is not earlier. TensorBoard reads files in the order of their
             names.
-        restarts_at: the file begins by telling TensorBoard to forget what it read of this run at this step and later.
+        restarts_at: a step; the file begins with an event that makes TensorBoard drop what it has read of this run at this step and later.
 
     Attributes:
         last_step: the largest step passed so far, -1 before the first.
@@ -62,7 +62,7 @@ class SummaryWriter:
         self.last_step = -1
         self._file = EventFile(self.logdir, mark=mark, not_before=not_before, restarts_at=restarts_at)
         self._queue: queue.Queue[_Job | threading.Event | None] = queue.Queue(max_queue)
-        self._hurry = threading.Event()
+        self._write_now = threading.Event()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -88,13 +88,13 @@ class SummaryWriter:
         """Writes one image or several.
 
         Args:
-            tag: name of the image.
+            tag: name of the images.
             images: shape [height, width], [height, width, channels] or [n, height, width, channels] with 1, 3 or 4 channels; uint8,
                 or floats from 0 to 1 (others are clipped).
             step: step number.
 
         Raises:
-            ValueError: if the shape is another.
+            ValueError: if the shape is none of these.
         """
         array = np.asarray(images)
         array = array[None, :, :, None] if array.ndim == 2 else array[None] if array.ndim == 3 else array
@@ -117,11 +117,11 @@ class SummaryWriter:
         self.last_step = max(self.last_step, 0)
 
     def graph(self, graph: Any) -> None:
-        """Writes a `tf.Graph` or a `GraphDef`; TensorBoard shows one for each run, the last."""
+        """Writes a `tf.Graph` or a `GraphDef`; TensorBoard shows the last one of each run."""
         self._put(functools.partial(event_records.graph, graph, time.time()))
 
     def submit(self, task: Callable[[], object]) -> None:
-        """Runs `task` in the background thread, in its turn; for files that belong to the run but are no events."""
+        """Runs `task` in the background thread, after the earlier calls; for files of the run that are not event files."""
 
         def job() -> None:
             task()
@@ -130,25 +130,25 @@ class SummaryWriter:
 
     @property
     def files(self) -> dict[str, int]:
-        """Name of the file below `logdir` -> its length in bytes; empty before the first event. True after `flush` or `close`."""
+        """Name of the file -> its length in bytes; empty before the first event. The length is exact after `flush` or `close`."""
         return {self._file.name: self._file.length} if self._file.name else {}
 
     def flush(self) -> None:
-        """Waits until everything passed so far is in the file, and raises what went wrong."""
+        """Waits until everything passed so far is in the file, and raises the first error."""
         if self._thread is not None and not self._closed:
             done = threading.Event()
             self._queue.put(done)
-            self._hurry.set()
+            self._write_now.set()
             done.wait()
         self._raise_error()
 
     def close(self) -> None:
-        """Writes what is left and closes the file; a second call does nothing. Raises what went wrong."""
+        """Writes what is left and closes the file; a second call does nothing. Raises the first error."""
         if not self._closed:
             self._closed = True
             if self._thread is not None:
                 self._queue.put(None)
-                self._hurry.set()
+                self._write_now.set()
                 self._thread.join()
         self._raise_error()
 
@@ -163,12 +163,12 @@ class SummaryWriter:
         if self._closed:
             raise RuntimeError(f"The summary writer of '{self.logdir}' is closed; make a new one to go on writing.")
         if self._thread is None:
-            # A daemon, so that a program that forgets to close its writer still ends.
+            # A daemon thread, so that a program that does not close its writer can end.
             self._thread = threading.Thread(target=self._work, name="summary-writer", daemon=True)
             self._thread.start()
         self._queue.put(job)
         if 2 * self._queue.qsize() >= self._queue.maxsize:
-            self._hurry.set()
+            self._write_now.set()
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -180,15 +180,15 @@ class SummaryWriter:
         ended = False
         while not ended:
             job = self._queue.get()
-            # What training asks for at the end of an epoch would be done while it does more there, and wait for it again and again. So it
-            # is left for a moment, and then done in one go.
-            self._hurry.wait(_SECONDS_BETWEEN_WRITES)
-            self._hurry.clear()
+            # At the end of an epoch the training thread is busy with several hooks, and this thread would compete with it for the
+            # interpreter lock at every event. So it waits for a moment and then does all waiting jobs together.
+            self._write_now.wait(_SECONDS_BETWEEN_WRITES)
+            self._write_now.clear()
             with contextlib.suppress(queue.Empty):
                 while not (ended := job is None):
                     self._do(job)
                     job = self._queue.get_nowait()
-            self._do(self._file.close if ended else self._file.flush)  # TensorBoard follows the run
+            self._do(self._file.close if ended else self._file.flush)  # so that TensorBoard can follow the run
 
     def _do(self, job: _Job | threading.Event | None) -> None:
         try:

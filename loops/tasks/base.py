@@ -1,4 +1,4 @@
-"""What one step of learning is: the part of a training program that its user owns."""
+"""`Task`: the part of a training program that its user writes, one step of learning. It knows no data source, no epoch and no hook."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["Task"]
 class Task:
     """Base class of tasks: override `train_step`, and `eval_step` and `predict_step` where needed.
 
-    Models, layers, optimizers, metrics, variables and seed generators are found by attribute, through lists and dicts, and belong to
-    the state of the run. A step is traced once for each batch signature, in replica context; what it returns is joined over steps and
-    replicas.
+    The models, layers, optimizers, metrics, variables and seed generators among a task's attributes, also those inside lists and dicts,
+    belong to the state of the run. A step is traced once for each batch signature, in replica context; the scalars that it returns are
+    reduced over steps and replicas.
 
     Example:
         >>> import keras, tensorflow as tf
@@ -44,10 +44,10 @@ class Task:
         [0, 1]
     """
 
-    #: Whether Python `if` and `while` on tensors in the steps are turned into graph control flow.
+    #: Whether AutoGraph turns Python `if` and `while` on tensors in the steps into graph control flow.
     autograph = True
 
-    #: Model that weights are saved from when a hook is not told otherwise; any attribute of that name will do.
+    #: The model whose weights hooks save unless they are given another one; set it as an attribute.
     model: Any = None
 
     def __init__(self) -> None:
@@ -59,8 +59,8 @@ class Task:
         """One step of learning on this replica's part of a batch.
 
         Returns:
-            name -> scalar (joined as a mean weighted by examples), or `loops.Mean`, `loops.Sum`, `loops.Last`, or a
-            `keras.metrics.Metric` that the step updated (its result is read when somebody looks, and it is reset at every epoch).
+            name -> scalar (reduced to a mean weighted by examples), or `loops.Mean`, `loops.Sum`, `loops.Last`, or a
+            `keras.metrics.Metric` that the step updated (the loop reads its result at a look and resets it when an epoch begins).
         """
         raise TypeError(f"{type(self).__name__} defines no train_step(self, batch), so it cannot be trained.")
 
@@ -69,7 +69,14 @@ class Task:
         raise TypeError(f"{type(self).__name__} defines no eval_step(self, batch), so it cannot be evaluated.")
 
     def eval_end(self, collected: dict[str, Any]) -> Mapping[str, Any]:
-        """Metrics of the whole set from what `eval_step` collected: name -> array `[N, ...]`."""
+        """Computes metrics of the whole evaluation set.
+
+        Args:
+            collected: name -> array `[N, ...]`, what `eval_step` returned as `loops.Collect`, of all batches.
+
+        Returns:
+            name -> value, for the logs of the evaluation.
+        """
         return {}
 
     def predict_step(self, x: Any) -> Any:
@@ -81,7 +88,7 @@ class Task:
         return tf.convert_to_tensor(replicas.batch_size_of(batch))
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain Python state of your own that decides how a run goes on, JSON-able; variables need not be in it.
+        """Plain Python state of your own that a resumed run needs, JSON-able. The loop saves variables by itself.
 
         Example:
             >>> class Curriculum(Task):
@@ -100,29 +107,29 @@ class Task:
 
     @property
     def step(self) -> tf.Tensor:
-        """Completed steps, int64 scalar tensor; inside a step, those before it."""
+        """Number of completed training steps, int64 scalar tensor. Inside a step, that step does not count."""
         if inside_step():
             return current("Task.step").step
         progress = getattr(self, "_progress", None)
         return tf.constant(progress.step if progress is not None else 0, tf.int64)
 
     def follow(self, progress: Any) -> None:
-        """Takes the counters of the loop that trains this task, for `step` outside of steps."""
+        """Gives the task the counters of the loop that trains it; `step` reads them outside of a step."""
         self._progress = progress
 
     def seed(self) -> tf.Tensor:
-        """A seed pair for `tf.random.stateless_*`: another in every step, at every call, on every replica; the same after a restart."""
+        """A seed pair, int64 `[2]`, for `tf.random.stateless_*`: different in each step, call and replica, the same after a restart."""
         return current("Task.seed").seed()
 
     @gradients.no_autograph
     def minimize(self, loss: Any, tape: tf.GradientTape, optimizer: Any, variables: Sequence[Any], *, when: Any = None) -> None:
-        """Updates `variables` by `optimizer` against the gradient of `loss`.
+        """Computes the gradient of `loss` and lets `optimizer` update `variables` with it.
 
         Under several replicas gradients are averaged, weighted by the examples of each, before they are clipped, transformed and applied.
 
         Args:
             loss: scalar, the mean over this replica's own examples.
-            tape: the tape that recorded it.
+            tape: the tape that recorded the loss.
             optimizer: a Keras optimizer.
             variables: what to update.
             when: scalar bool tensor; where it is False, nothing changes, bit for bit.
@@ -132,13 +139,13 @@ class Task:
 
     @gradients.no_autograph
     def apply_gradients(self, grads: Sequence[Any], variables: Sequence[Any], optimizer: Any, *, when: Any = None) -> None:
-        """The second half of `minimize`, for gradients that were computed by other means (None where there is none)."""
+        """The second half of `minimize`, for gradients of your own; None for a variable without a gradient."""
         self._build(optimizer, variables)
         gradients.apply_gradients(grads, variables, optimizer, when)
 
     def _build(self, optimizer: Any, variables: Sequence[Any]) -> None:
         if not optimizer.built:
-            # An exponential moving average overwrites variables in the order of building, so there the choice has to be exact.
+            # With an exponential moving average Keras pairs averages and variables by position, so the list has to be exact.
             exact = getattr(optimizer, "inner_optimizer", optimizer).use_ema
             with tf.init_scope(), keras.name_scope(optimizer.name, caller=optimizer):
                 optimizer.build(list(variables) if exact else trainable_superset(self.tracked.layers, list(variables)))
@@ -154,7 +161,7 @@ class Task:
             sample_weight: weights per example.
 
         Returns:
-            Scalar tensor. Keras divides mean losses by the number of replicas; here that is undone.
+            Scalar tensor. Keras divides mean losses by the number of replicas; this method undoes that.
         """
         loss = keras.losses.get(loss_fn)
         if isinstance(loss, keras.losses.Loss):
@@ -170,22 +177,22 @@ class Task:
 
     @gradients.no_autograph
     def losses_of(self, *layers: Any) -> tf.Tensor:
-        """Sum of what `add_loss` and regularizers left in `layers` in their last call; ask in the tape, right after that call."""
+        """Sum of the losses that `add_loss` and regularizers added in the last call of `layers`; call it in the tape, right after that."""
         found = [tf.cast(loss, keras.config.floatx()) for layer in layers for loss in layer.losses]
         return tf.add_n(found) if found else tf.zeros([], keras.config.floatx())
 
     @gradients.no_autograph
     def observe(self, name: str, tensor: Any) -> None:
-        """Hands out a tensor of any shape; a hook that lists `name` in `observes` finds the last step's in `window.observed`."""
+        """Shows hooks a tensor of any shape: one with `name` in its `observes` finds the value at the last step in `window.observed`."""
         context = current("Task.observe")
         if name in context.observes:
             context.observed[name] = tensor
 
-    # What a loop asks.
+    # What a loop calls.
 
     @property
     def tracked(self) -> Tracked:
-        """Everything that belongs to this task, found anew at each call."""
+        """Everything that belongs to this task; each access searches the attributes again, because they may change."""
         return track(self)
 
     @property
@@ -200,18 +207,16 @@ class Task:
 
     @property
     def trainable_variables(self) -> list[Any]:
-        """Model variables that training may change now."""
+        """Model variables that are trainable now."""
         return [v for v in self.tracked.model_variables() if v.trainable]
 
-    @property
-    def non_trainable_variables(self) -> list[Any]:
-        """Model variables that gradients do not change."""
-        return [v for v in self.tracked.model_variables() if not v.trainable]
-
     def build(self, spec: Any) -> None:
-        """Called before the first step is traced, with the type specs of a batch; builds what need not wait for it.
+        """Builds the optimizer before the first step is traced: variables that a trace creates would cost a second trace.
 
-        Variables made while tracing would cost a second trace. Of several optimizers, each is built when it is first used.
+        Of several optimizers, each is built when it is first used: only the trace shows which variables it updates.
+
+        Args:
+            spec: type specs of one batch.
         """
         tracked = self.tracked
         variables = self.trainable_variables
@@ -219,7 +224,7 @@ class Task:
             self._build(next(iter(tracked.optimizers.values())), variables)
 
     def owns(self, method: str) -> bool:
-        """Whether `method` is the library's code, so that an error in it is one of the model or the data."""
+        """Whether `method` is this library's code: an error in it then comes from the model or the data, not from a user's step."""
         return False
 
     def reset_metrics(self) -> None:
@@ -228,11 +233,11 @@ class Task:
             metric.reset_state()
 
     def results(self, kind: str, reduced: dict[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """The logs to report: what steps returned, joined, and the results of the metrics that they named.
+        """The logs to report: the scalars of the steps, reduced, and the results of the metrics that the steps returned.
 
         Args:
             kind: "train" or "eval".
-            reduced: name -> joined scalar.
+            reduced: name -> reduced scalar.
             metrics: name -> metric that the step returned.
         """
         return to_floats({**reduced, **{name: metric.result() for name, metric in metrics.items()}})

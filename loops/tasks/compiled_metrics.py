@@ -1,4 +1,7 @@
-"""The metrics of a model reset, and their results asked for, in one compiled call each: when epochs are short, many small ops are dear."""
+"""Resets the metrics of a model, and computes their results, in one compiled call each.
+
+Keras runs many small eager ops for either, which costs much where epochs are short.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ import tensorflow as tf
 
 __all__ = ["MetricCalls"]
 
-_CALLS_BEFORE_COMPILING = 2  # a short run is over before tracing pays
+_CALLS_BEFORE_COMPILING = 2  # in a short run, tracing costs more than it saves
 
 
 class MetricCalls:
     """`model.reset_metrics()` and `model.get_metrics_result()`, with the same values.
 
-    What is not Keras's own may do in Python what a trace would do once. A model that overrides one of these methods, a metric of another
-    kind, and several replicas are left to Keras.
+    Code that is not Keras's own may do things in Python that a trace would do only once. So nothing is compiled for a model that overrides
+    one of these methods or has a metric that is not Keras's, and nothing under several replicas.
 
     Args:
         model: a compiled model.
@@ -52,17 +55,17 @@ class MetricCalls:
 
     def _call(self, name: str) -> Any:
         metrics, plain = self._model.metrics, getattr(self._model, name)
-        known = [*metrics, *(v for metric in metrics for v in metric.variables)]  # there are more once a metric is built
+        known = [*metrics, *(v for metric in metrics for v in metric.variables)]  # building a metric adds some
         if len(known) != len(self._known) or any(a is not b for a, b in zip(known, self._known, strict=True)):
             self._known, self._compiled, self._calls = known, {}, collections.Counter()
         self._calls[name] += 1
-        if self._calls[name] <= _CALLS_BEFORE_COMPILING or not self._is_keras_own(metrics):
+        if self._calls[name] <= _CALLS_BEFORE_COMPILING or not self._may_compile(metrics):
             return plain()
         if name not in self._compiled:
             self._compiled[name] = tf.function(plain, autograph=False).get_concrete_function()
         return self._compiled[name]()
 
-    def _is_keras_own(self, metrics: list[Any]) -> bool:
+    def _may_compile(self, metrics: list[Any]) -> bool:
         kind = type(self._model)
         if any(getattr(kind, name) is not getattr(keras.Model, name) for name in ("metrics", "reset_metrics", "get_metrics_result")):
             return False

@@ -1,14 +1,14 @@
-"""Keras's optimizers with fewer passes over memory, and the same bits.
+"""Updates of Keras's SGD and Adam with fewer passes over memory and bit-identical results.
 
-In graph mode Keras updates each variable by a dozen small ops, each of which reads and writes whole arrays. In their place:
+In graph mode Keras updates each variable by a dozen small ops, each of which reads and writes whole arrays. This module replaces them by:
 
     SGD, with momentum or Nesterov     one TensorFlow kernel for each variable
-    Adam, AdamW, small variables       what they have in common computed once, a product and a sum in one kernel
+    Adam, AdamW, small variables       step size computed once for all, each product and sum in one kernel
     Adam, AdamW, large variables       one XLA program for all of them
 
-What Keras does around the update (clipping, weight decay, averages, the count of iterations) stays Keras's. XLA may contract a product and
-a sum into one instruction that rounds once where Keras's ops round twice; so the bits of each product are combined with a zero that XLA
-does not know to be one.
+Keras still does what surrounds the update: clipping, weight decay, averages of weights, the count of iterations. XLA may contract a product
+and a sum into one instruction that rounds once, where Keras's ops round twice. To prevent that, the program XORs the bits of each product
+with a zero that it gets as an argument, so that XLA does not know its value.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from loops import _private_api
 
 __all__ = ["apply_gradients"]
 
-# Elements of a variable below which it takes longer to hand it to an XLA program than that saves.
+# A variable with fewer elements stays outside the XLA program: to pass it in takes longer than the program saves.
 SMALLEST_FOR_XLA = 10_000
 
-# What SGD multiplies by the learning rate. If that is a product itself, as for a scale, TensorFlow may multiply in another order, which a
-# kernel of its own would prevent.
+# SGD is fused only for gradients that these types of ops made. If the gradient is itself a product, as that of a scale, TensorFlow's graph
+# optimizer may reorder `learning_rate * gradient`; the fused kernel would prevent that, and the bits would differ.
 NOT_REORDERED = frozenset(
     {"MatMul", "BiasAddGrad", "Conv2DBackpropFilter", "DepthwiseConv2dNativeBackpropFilter", "Conv3DBackpropFilterV2"}
 )
@@ -38,7 +38,7 @@ Update = Callable[[Any, Sequence[Pair], Any], None]
 
 
 def apply_gradients(optimizer: Any, pairs: Sequence[tuple[Any, Any]]) -> None:
-    """`optimizer.apply_gradients(pairs)`, faster where that changes no bit. For a graph on one device.
+    """Does `optimizer.apply_gradients(pairs)`, faster where that changes no bit. For graphs on one device.
 
     Args:
         optimizer: a Keras optimizer, built.
@@ -65,9 +65,9 @@ def apply_gradients(optimizer: Any, pairs: Sequence[tuple[Any, Any]]) -> None:
 
 
 def _update_of(optimizer: Any) -> Update | None:
-    """The update that stands for the optimizer's own, if that is Keras's and its bits are known to be the same."""
+    """The fused update for an optimizer; None if its own update is not Keras's, or the bits might differ."""
     if platform.machine().lower() not in ("x86_64", "amd64") or tf.config.list_logical_devices("GPU"):
-        return None  # elsewhere a compiler may contract Keras's own kernels
+        return None  # elsewhere a compiler may contract products and sums within Keras's own ops
     own = getattr(type(optimizer), "update_step", None)
     if "update_step" in vars(optimizer):
         return None
@@ -80,7 +80,7 @@ def _update_of(optimizer: Any) -> Update | None:
 
 def _is_plain(gradient: Any, variable: Any) -> bool:
     dense = isinstance(gradient, tf.Tensor) and isinstance(variable, keras.Variable)
-    # A mirrored variable, though on one device, is the strategy's to update.
+    # Only the strategy may update a mirrored variable, even on one device.
     if not dense or isinstance(variable.value, tf.distribute.DistributedValues):
         return False
     return gradient.dtype == variable.value.dtype == tf.float32 and gradient.shape.is_fully_defined()
@@ -133,5 +133,5 @@ def _adam(optimizer: Any, pairs: Sequence[Pair], learning_rate: Any) -> None:
 
 
 def _add_product(variable: tf.Variable, values: tf.Tensor, factor: float) -> None:
-    # Minus a product with the opposite sign: negation rounds nothing.
+    # The kernel subtracts `alpha * delta`. A negative alpha makes that a sum, and negation does not round.
     tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=-factor, delta=values)

@@ -4,7 +4,7 @@
     reduced   = sum over replicas of (examples of the replica / examples of all) * gradients
     updated   = optimizer.apply(transform(reduced / loss scale) * loss scale)
 
-Every replica sees the same reduced gradients before anything looks at them, so clipping bounds what one device would have clipped.
+Gradients are reduced before they are clipped, transformed or observed, so every replica handles the gradients that one device would have.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def minimize(loss: Any, tape: tf.GradientTape, optimizer: Any, variables: Sequen
 
 @no_autograph
 def apply_gradients(gradients: Sequence[Any], variables: Sequence[Any], optimizer: Any, when: Any = None) -> None:
-    """Applies gradients of this replica; see `Task.apply_gradients`. Those of a scaled loss are expected to be scaled still."""
+    """Applies gradients of this replica; see `Task.apply_gradients`. Gradients of a scaled loss must still be scaled."""
     context = current("Task.apply_gradients")
     variables = list(variables)
     present = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
@@ -128,7 +128,8 @@ def apply_gradients(gradients: Sequence[Any], variables: Sequence[Any], optimize
             dense = tf.convert_to_tensor(g)
             seen[getattr(v, "path", v.name)] = dense if scale is None else dense / tf.cast(scale, dense.dtype)
     if context.replicas > 1:
-        # The optimizer sums over replicas once more. Its own clipping was done above and cannot bite again: the parts are smaller.
+        # The optimizer sums over replicas again, so each replica gives it a share. Its own clipping was applied above and has no effect
+        # on the shares, which are smaller than its bounds.
         grads = [_scaled(g, 1.0 / context.replicas) for g in grads]
     reduced = iter(grads)
     pairs = [(None if g is None else next(reduced), v) for g, v in zip(gradients, variables, strict=True)]
@@ -141,7 +142,7 @@ def apply_gradients(gradients: Sequence[Any], variables: Sequence[Any], optimize
 def _reduce(gradients: list[Any], context: StepContext) -> list[Any]:
     share = context.example_share()
     empty = tf.equal(context.examples, 0)
-    # An empty replica's gradients may be NaN (a mean over nothing); they count for nothing.
+    # Gradients of a replica without examples may be NaN (a mean over no example), so they are set to zero.
     weighted = [_scaled(g, share, zero_if=empty) for g in gradients]
     return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, weighted))
 
@@ -150,7 +151,7 @@ def _transform(gradients: list[Any], variables: list[Any], optimizer: Any, conte
     transforms = [*context.transforms, *(_own_clipping(optimizer) if context.replicas > 1 else ())]
     if not transforms:
         return gradients
-    gradients = [_rows_once(g) for g in gradients]
+    gradients = [_with_unique_rows(g) for g in gradients]
     scale = optimizer.scale_loss(tf.ones([])) if _scales_loss(optimizer) else None
     if scale is not None:
         gradients = [_scaled(g, 1.0 / scale) for g in gradients]
@@ -186,7 +187,7 @@ def _apply_when(when: tf.Tensor, pairs: list[tuple[Any, Any]], optimizer: Any, c
 
         tf.cond(when, update, lambda: tf.constant(False))
         return
-    # Collectives are not allowed inside tf.cond: update always, then put the old values back.
+    # Collectives are not allowed inside tf.cond: update always, then restore the old values where `when` is False.
     replica_context = tf.distribute.get_replica_context()
     everywhere = replica_context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(when, tf.int32)) >= context.replicas
     touched = [replicas.backing(v) for v in [*(v for _, v in pairs), *optimizer.variables]]
@@ -201,8 +202,11 @@ def _apply_when(when: tf.Tensor, pairs: list[tuple[Any, Any]], optimizer: Any, c
     replica_context.merge_call(keep_or_restore, args=(before, everywhere))
 
 
-def _rows_once(gradient: Any) -> Any:
-    """The same gradient; of rows of an embedding that were used several times, the sum, so that a norm is that of what will be applied."""
+def _with_unique_rows(gradient: Any) -> Any:
+    """Sums the entries of a sparse gradient that belong to the same row (an embedding used several times).
+
+    Norms are then those of the gradient that the optimizer will apply. A dense gradient is returned as it is.
+    """
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
     rows, place = tf.unique(gradient.indices)

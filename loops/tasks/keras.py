@@ -20,15 +20,15 @@ __all__ = ["KerasTask", "PredictionTask", "SupervisedTask"]
 class KerasTask(Task):
     """Trains a compiled model.
 
-    The model's own `train_step` and `test_step` are used where they are overridden. Its metrics are read once at a look; only the loss
-    of each step leaves the program, and the running metrics too when a hook observes "metrics".
+    The model's own `train_step` and `test_step` are used where they are overridden. The loop reads the results of its metrics at a look;
+    each step reports only its loss, and the running metrics too when a hook observes "metrics".
 
     Args:
         model: a compiled `keras.Model`.
 
     Raises:
-        TypeError: if it is no Keras model.
-        ValueError: if it was not compiled.
+        TypeError: if `model` is not a Keras model.
+        ValueError: if it is not compiled.
 
     Example:
         >>> import keras
@@ -58,7 +58,7 @@ class KerasTask(Task):
             if tf.distribute.get_strategy().num_replicas_in_sync == 1 and current("train_step").transforms:
                 raise ValueError("`clip` cannot reach into the model's own train_step; clip there, or by the optimizer (clipnorm=...).")
             logs = self.model.train_step(batch)
-            return self._traced("train", logs, logs.get("loss"))
+            return self._reported("train", logs, logs.get("loss"))
         model = self.model
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         with tf.GradientTape() as tape:
@@ -66,33 +66,33 @@ class KerasTask(Task):
         if model.trainable_weights:
             self.minimize(loss, tape, model.optimizer, model.trainable_weights)
         logs = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-        return self._traced("train", logs, loss)
+        return self._reported("train", logs, loss)
 
     def eval_step(self, batch: Any) -> Mapping[str, Any]:
         if self._own_test_step or tf.distribute.get_strategy().num_replicas_in_sync == 1:
-            return self._traced("eval", self.model.test_step(batch), None)
+            return self._reported("eval", self.model.test_step(batch), None)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         y_pred, _ = self._forward(x, y, sample_weight, training=False)
-        return self._traced("eval", self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight), None)
+        return self._reported("eval", self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight), None)
 
     def predict_step(self, x: Any) -> Any:
         return self.model.predict_step(x if isinstance(x, tuple) else (x,))
 
     def _forward(self, x: Any, y: Any, sample_weight: Any, *, training: bool) -> tuple[Any, tf.Tensor]:
-        """Prediction, and the mean loss over this replica's own examples; the loss is counted in the model's loss tracker."""
+        """Returns the prediction and the mean loss over this replica's own examples, and updates the model's loss tracker."""
         model = self.model
         y_pred = model(x, training=training) if _private_api.takes_training(model) else model(x)
         loss = _private_api.loss_in_step(model, x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         if replicas > 1:
-            # Keras divides by the number of replicas; and the mean over an empty part is NaN.
+            # Keras divides by the number of replicas: undo that. The mean loss of a replica without examples is NaN: make it 0.
             loss = tf.where(tf.equal(current("eval_step").examples, 0), tf.zeros_like(loss), loss * tf.cast(replicas, loss.dtype))
         first = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
         _private_api.loss_tracker(model).update_state(loss, sample_weight=tf.shape(first)[0])
         return y_pred, loss
 
-    def _traced(self, kind: str, logs: Any, loss: Any) -> Mapping[str, Any]:
-        """What leaves the program. As in Keras, logs that are not the metrics' results are reported as the last batch left them."""
+    def _reported(self, kind: str, logs: Any, loss: Any) -> Mapping[str, Any]:
+        """The scalars to carry out of the program. As in Keras, logs other than the metrics' results are those of the last batch."""
         if not isinstance(logs, Mapping):
             raise TypeError(f"The model's own {kind} step returned {type(logs).__name__}; it has to return a dict of logs.")
         self._reports_metrics[kind] = set(logs) == set(self.model.get_metrics_result())
@@ -111,9 +111,9 @@ class KerasTask(Task):
         return not (self._own_train_step if method == "train_step" else self._own_test_step)
 
     def build(self, spec: Any) -> None:
-        if not self._own_train_step:  # what an own step updates by which optimizer is known when it is traced
+        if not self._own_train_step:  # only the trace of an own step shows which variables it updates
             super().build(spec)
-        # With one replica, tracing builds everything. Under a strategy the variables of metrics cannot be made inside a replica.
+        # With one replica, tracing creates all variables. With several, those of metrics cannot be created in replica context.
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             shapes = tf.nest.map_structure(lambda s: None if s is None else tf.TensorSpec([None, *s.shape[1:]], s.dtype), spec)
             _private_api.build_by_shapes(self.model, shapes)
@@ -124,7 +124,7 @@ class KerasTask(Task):
     def results(self, kind: str, reduced: dict[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
         if not self._reports_metrics[kind]:
             nested: dict[str, Any] = {}
-            for name, value in reduced.items():  # Keras orders what a step returned by the names of the outer dict
+            for name, value in reduced.items():  # Keras sorts nested logs by the names of the outer dict
                 group = self._groups[kind].get(name)
                 if group is None:
                     nested[name] = value
@@ -134,7 +134,7 @@ class KerasTask(Task):
         logs = to_floats(self._metric_calls.results())
         tracker = _private_api.loss_tracker(self.model)
         if kind == "train" and self._own_train_step and "loss" in reduced and tracker is not None and not float(tracker.count.numpy()):
-            logs["loss"] = reduced["loss"]  # the model's own step returned a loss without counting it in the tracker
+            logs["loss"] = reduced["loss"]  # the model's own step returned a loss without updating the tracker
         return logs
 
     def finalize(self) -> None:
@@ -143,10 +143,10 @@ class KerasTask(Task):
 
 
 class SupervisedTask(KerasTask):
-    """Learns to predict targets from inputs, batches being `(x, y)` or `(x, y, sample_weight)`.
+    """Trains a model to predict targets from inputs; a batch is `(x, y)` or `(x, y, sample_weight)`.
 
     Args:
-        model: a `keras.Model`; it is compiled with what follows.
+        model: a `keras.Model`; the constructor compiles it with the arguments below.
         loss: loss, its name, or a structure of these, one for each output.
         optimizer: optimizer or its name.
         metrics: metrics as `keras.Model.compile` takes them.
@@ -182,7 +182,7 @@ class SupervisedTask(KerasTask):
 
 
 class PredictionTask(KerasTask):
-    """A model that need not be compiled, to predict with."""
+    """Predicts with a model, which need not be compiled."""
 
     def __init__(self, model: keras.Model):
         if not isinstance(model, keras.Model):
@@ -194,7 +194,7 @@ class PredictionTask(KerasTask):
         return True
 
     def build(self, spec: Any) -> None:
-        """Nothing to build: there is no optimizer, and the model is built by its trace."""
+        """Does nothing: there is no optimizer, and tracing builds the model."""
 
 
 def _overridden(model: keras.Model, method: str) -> bool:

@@ -1,6 +1,6 @@
-"""Learning rates of a run: read, set and scale them, whatever an optimizer was given (a number, a schedule, under loss scaling).
+"""Reads, sets and scales the learning rates of a run, whether an optimizer was given a number or a schedule, with or without loss scaling.
 
-Not a collection of schedules: Keras has those in `keras.optimizers.schedules`.
+This is no collection of schedules: Keras has those in `keras.optimizers.schedules`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["LearningRates", "ScaledSchedule"]
 
 @keras.saving.register_keras_serializable(package="tapeloops")
 class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule times a factor that can be changed while it runs: `rate(step) = schedule(step) * multiplier`.
+    """A schedule times a factor that can change during training: `rate(step) = schedule(step) * multiplier`.
 
-    With the multiplier at 1 every value keeps its bits. It is a variable, so a compiled program sees a change without a retrace.
+    A multiplier of 1 changes no bit. The multiplier is a variable, so a compiled program sees a new value without a retrace.
 
     Args:
         schedule: the `keras.optimizers.schedules.LearningRateSchedule` to scale.
@@ -38,7 +38,7 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, multiplier: float = 1.0):
         self.schedule = schedule
-        # "only_first_replica": what Keras gives an optimizer's own learning rate.
+        # Keras gives an optimizer's own learning rate the same aggregation.
         self.multiplier = keras.Variable(
             float(multiplier), dtype="float32", trainable=False, aggregation="only_first_replica", name="learning_rate_multiplier"
         )
@@ -62,7 +62,7 @@ class LearningRates:
     before the program was traced; it cannot be set.
 
     Args:
-        optimizers: the optimizers by name, in the task's order. `keras.optimizers.LossScaleOptimizer` stands for the optimizer inside it.
+        optimizers: the optimizers by name, in the task's order. Of a `keras.optimizers.LossScaleOptimizer` the optimizer inside it counts.
 
     Example:
         >>> rates = LearningRates({"optimizer": keras.optimizers.SGD(0.5)})
@@ -100,9 +100,9 @@ class LearningRates:
         return [(name, self[name]) for name in self]
 
     def logs(self) -> dict[str, float]:
-        """The rates that the steps up to now used, under the names that Keras logs.
+        """The rates that the last steps used, under the names that Keras logs.
 
-        A change made since the last update of an optimizer (by a hook that acted earlier at the same boundary) is not in it.
+        A change since an optimizer's last update (by a hook that acted earlier at the same boundary) is left out: no step has used it yet.
 
         Returns:
             {"learning_rate": rate} for one optimizer, {"learning_rate_<name>": rate, ...} for several.
@@ -145,9 +145,9 @@ class LearningRates:
         """Multiplies the rate of the optimizer `name`, or of all, by `factor`.
 
         Args:
-            factor: what to multiply with, a finite number of 0 or more.
-            minimum: lowest rate to scale down to. A rate that is not above it stays as it is. For a schedule it bounds the rate at this
-                step; the schedule may go lower later.
+            factor: a finite number of 0 or more.
+            minimum: lowest rate to scale down to. A rate that is not above it stays as it is. It bounds a schedule's rate at this step;
+                later the schedule may go lower.
             name: name of one optimizer; None scales all.
 
         Returns:
@@ -163,7 +163,7 @@ class LearningRates:
         changed = {}
         for each in self._select(name):
             optimizer, rate = self._named(each), self[each]
-            # Compared in float32, in which rates are kept: a minimum of 0.1 equals a rate of 0.1.
+            # Rates are float32 variables. A minimum of 0.1 equals a rate of 0.1 only if both are float32.
             if not rate > np.float32(minimum):
                 continue
             new = max(rate * factor, minimum)
@@ -195,9 +195,9 @@ class LearningRates:
                     optimizer.learning_rate = ScaledSchedule(schedule)
 
     def state_dict(self) -> dict[str, Any]:
-        """The multipliers of scaled schedules, and what rates were before they were changed, JSON-able.
+        """The multipliers of scaled schedules, and the rates before changes that no step has used yet, JSON-able.
 
-        Rates that were given as numbers are variables of their optimizers.
+        Rates given as numbers are not in it: they are variables of their optimizers, and saved with those.
         """
         schedules = {name: _private_api.learning_rate_setting(optimizer) for name, optimizer in self._optimizers.items()}
         multipliers = {name: _to_float(s.multiplier) for name, s in schedules.items() if isinstance(s, ScaledSchedule)}
@@ -220,7 +220,7 @@ class LearningRates:
         if name is not None:
             self._named(name)
             return [name]
-        float(self)
+        float(self)  # raises if there is no optimizer
         return list(self._optimizers)
 
     def _iterations(self, name: str) -> int:

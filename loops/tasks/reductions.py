@@ -1,4 +1,4 @@
-"""How the scalars that a step returns are joined over steps and replicas, and how results become plain numbers."""
+"""Says how the scalars that a step returns are reduced over steps and replicas, and turns results into plain numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ __all__ = ["Collect", "Last", "Mean", "Reduction", "Sum", "to_floats"]
 
 @dataclasses.dataclass(frozen=True)
 class Reduction:
-    """A scalar with the way in which it is joined over steps and replicas."""
+    """A scalar, and by its class the way in which it is reduced over steps and replicas.
+
+    Attributes:
+        value: scalar tensor.
+        weight: scalar tensor, 0 or more. None is 1; for `Mean` it is the number of examples in the batch.
+    """
 
     value: Any
     weight: Any = None
@@ -29,12 +34,12 @@ class Sum(Reduction):
 
 
 class Last(Reduction):
-    """The value of the last step; over replicas the mean. Weight 0 means absent in this step."""
+    """The value of the last step, the mean over its replicas. Weight 0 means absent in this step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Collect:
-    """A tensor `[B, ...]` of an `eval_step`, of which `eval_end` gets the whole set as one array `[N, ...]`."""
+    """A tensor `[B, ...]` that `eval_step` returns for `eval_end`, which gets those of all batches as one array `[N, ...]`."""
 
     value: Any
 

@@ -1,4 +1,7 @@
-"""Several replicas: how a batch is split, how values are joined, and how per-replica state is read."""
+"""What training on several replicas needs: whose strategy it is, who is chief, parts of a batch, variables with a copy on each replica.
+
+It reduces no gradients and no logs: `gradients.py` and the engine's rows do.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def backing(variable: Any) -> Any:
 
 
 def strategy_of(variables: Iterable[Any], given: tf.distribute.Strategy | None) -> tf.distribute.Strategy:
-    """The strategy that the variables were made under, checked against the one that was given.
+    """The strategy under which the variables were created. One that was `given` is checked against it.
 
     Raises:
         ValueError: if they differ.
@@ -39,7 +42,7 @@ def strategy_of(variables: Iterable[Any], given: tf.distribute.Strategy | None) 
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes what only one of several may write."""
+    """Whether this is the one process of a cluster that writes files; True without a cluster."""
     resolver = getattr(strategy, "cluster_resolver", None)
     if resolver is None or not resolver.task_type:
         return True
@@ -60,7 +63,7 @@ def batch_size_of(batch: Any) -> tf.Tensor | int:
 
 
 def shard(batch: Any, replica: int, replicas: int) -> Any:
-    """The part of a global batch that one replica works on: contiguous, sizes as equal as rounding up allows; the last may be empty."""
+    """The part of a global batch for one replica: `ceil(size / replicas)` consecutive examples; the last replicas may get fewer or none."""
     size = batch_size_of(batch)
     per_replica = -(-size // replicas)
     begin = min(replica * per_replica, size) if isinstance(size, int) else tf.minimum(replica * per_replica, size)
@@ -79,7 +82,7 @@ def shard(batch: Any, replica: int, replicas: int) -> Any:
 
 
 def local_variables(variables: Iterable[Any]) -> list[tf.Variable]:
-    """The plain `tf.Variable`s behind `variables`, one for each replica where values may differ."""
+    """The plain `tf.Variable`s behind `variables`; for a variable with a copy on each replica, all copies."""
     out = []
     for variable in variables:
         value = _private_api.tensorflow_variable(variable) if not isinstance(variable, tf.Variable) else variable
@@ -89,7 +92,7 @@ def local_variables(variables: Iterable[Any]) -> list[tf.Variable]:
 
 
 def average_moving_statistics(variables: Iterable[Any]) -> None:
-    """Sets non-trainable floating variables that drifted apart between replicas (batch-norm statistics) to their mean."""
+    """Sets non-trainable floating variables that each replica updates by itself (batch-norm statistics) to their mean over replicas."""
     for variable in variables:
         value = backing(variable)
         if not isinstance(value, tf.distribute.DistributedValues) or getattr(variable, "trainable", False) or not value.dtype.is_floating:

@@ -1,4 +1,7 @@
-"""What a step knows about where it runs: its number, its replica, what is asked of it. One for each traced replica, found by thread."""
+"""The context of the step that this thread traces or runs: its number, its seeds, and what the loop wants from it.
+
+Under several replicas each has its own context, because TensorFlow traces each of them in a thread of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from loops.tasks.reductions import Reduction
 
 __all__ = ["StepContext", "current", "inside_step", "mix", "stateless_seed"]
 
-_here = threading.local()
+_local = threading.local()
 _MASK = 2**64 - 1
 
 Transform = Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
@@ -23,12 +26,12 @@ class StepContext:
 
     Args:
         step: int64 scalar tensor, training steps completed before this one.
-        index: int64 scalar tensor that differs from step to step, in evaluation too; seeds follow it.
+        index: int64 scalar tensor that differs from step to step, in evaluation too; seeds depend on it.
         examples: examples in this replica's part of the batch.
         run_seed: seed of the run.
         transforms: gradient transforms of the loop, clipping included.
-        observes: names that some hook observes.
-        fuse: whether optimizers may be replaced by faster ones with the same bits.
+        observes: names of the tensors that hooks observe.
+        fuse: whether updates may be fused (see `fused_updates.py`), which changes no bit.
     """
 
     def __init__(
@@ -71,28 +74,28 @@ class StepContext:
         return self._example_share
 
     def total_loss(self, logs: dict[str, Any]) -> tf.Tensor:
-        """A scalar that is finite if and only if all losses of the step were."""
+        """A float64 scalar that is finite if and only if all losses of the step are."""
         losses = self.losses
         if not losses and "loss" in logs:
             losses = [tf.convert_to_tensor(logs["loss"].value if isinstance(logs["loss"], Reduction) else logs["loss"])]
         if not losses:
             return tf.zeros([], tf.float64)
         total = tf.add_n([tf.cast(tf.reduce_sum(loss), tf.float64) for loss in losses])
-        # The mean over an empty replica's examples is NaN, and counts for nothing.
+        # The mean loss of a replica without examples is NaN, which must not make the step a bad one.
         return total if self.replicas == 1 else tf.where(tf.equal(self.examples, 0), tf.zeros_like(total), total)
 
     def __enter__(self) -> StepContext:
-        self._outer = getattr(_here, "context", None)
-        _here.context = self
+        self._outer = getattr(_local, "context", None)
+        _local.context = self
         return self
 
     def __exit__(self, *exception: object) -> None:
-        _here.context = self._outer
+        _local.context = self._outer
 
 
 def inside_step() -> bool:
     """True while a step is traced or run eagerly in this thread."""
-    return getattr(_here, "context", None) is not None
+    return getattr(_local, "context", None) is not None
 
 
 def current(what: str) -> StepContext:
@@ -101,7 +104,7 @@ def current(what: str) -> StepContext:
     Raises:
         RuntimeError: outside of a step; `what` names the call that needs one.
     """
-    context: StepContext | None = getattr(_here, "context", None)
+    context: StepContext | None = getattr(_local, "context", None)
     if context is None:
         raise RuntimeError(f"`{what}` works only inside train_step, eval_step or predict_step while a loop runs them.")
     return context

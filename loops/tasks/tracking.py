@@ -92,16 +92,16 @@ def _visit(value: Any, path: str, found: Tracked, seen: set[int]) -> None:
 
 
 def _metrics_of(layer: keras.layers.Layer) -> Iterator[Any]:
-    # A model's `metrics` does not list the metrics of models inside it, a layer's lists them all; names may repeat, objects are taken once.
+    # `metrics` of a model leaves out those of models inside it, `metrics` of a layer does not; `_visit` takes each object once.
     yield from layer.metrics
     for inner in _private_api.layers_within(layer, include_self=False):
         yield from inner.metrics
 
 
 def trainable_superset(layers: list[Any], variables: list[Any]) -> list[Any]:
-    """`variables`, and those that are frozen now beside them in the same model, in the model's order.
+    """`variables` and the frozen variables of the same model, in the model's order.
 
-    An optimizer that is built on these can go on when a frozen layer is set free.
+    An optimizer that is built on these can be used further when a frozen layer is made trainable.
     """
     wanted = {id(v) for v in variables}
     for layer in layers:
@@ -109,7 +109,7 @@ def trainable_superset(layers: list[Any], variables: list[Any]) -> list[Any]:
             continue
         if wanted and wanted <= {id(v) for v in layer.trainable_variables}:
             if wanted != {id(v) for v in layer.trainable_variables}:
-                continue  # a chosen part of the model: the choice stands
+                continue  # the caller chose some of the model's trainable variables: keep to these
             may_train = {id(v) for inner in _private_api.layers_within(layer) for v in _private_api.own_trainable_variables(inner)}
             return [v for v in layer.variables if id(v) in may_train]
     return list(variables)
@@ -130,10 +130,10 @@ def flags_of(tracked: Tracked) -> dict[str, list[bool]]:
 
 
 def apply_flags(tracked: Tracked, flags: Mapping[str, list[bool]]) -> None:
-    """Sets what `flags_of` gave, as far as the layers exist by now."""
+    """Sets the flags that `flags_of` gave. Layers, or variables, are left as they are if their number differs: not all are built yet."""
     for items, wanted in ((layers_of(tracked.layers), flags["layers"]), (_keras_variables(tracked), flags["variables"])):
         if len(items) == len(wanted):
-            # A layer hands its flag on to those inside it, which follow it in the list.
+            # Setting a layer's flag also sets those of the layers inside it. These come later in the list and get their own flags.
             for item, flag in zip(items, wanted, strict=True):
                 if item.trainable != flag:
                     item.trainable = flag

@@ -1,7 +1,7 @@
 """Reads many variables in one call.
 
-Each read of a single variable from Python is an operation by itself, which lets go of the interpreter and has to wait for it again behind
-the threads that write files. For a small model that takes as long as a hundred steps of training.
+Each read of a single variable from Python is an operation of its own: it releases Python's interpreter lock, and then has to wait for it
+behind the threads that write files. For a small model that takes as long as a hundred steps of training.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["VariableReads"]
 
 
 class VariableReads:
-    """Compiled reads of the same variables, over and over.
+    """Reads the same variables again and again, by compiled functions.
 
     Args:
-        variables: Keras or TensorFlow variables. Of one that has a copy on each replica the first is read.
+        variables: Keras or TensorFlow variables. Of a variable with a copy on each replica, the first copy is read.
 
     Example:
         >>> import keras
@@ -39,7 +39,7 @@ class VariableReads:
         self._finite = tf.function(self._are_finite, autograph=False)
 
     def of(self, variables: Sequence[Any]) -> bool:
-        """Whether it reads these variables."""
+        """Whether this object reads exactly these variables."""
         return len(self._given) == len(variables) and all(a is b for a, b in zip(self._given, variables, strict=True))
 
     def arrays(self) -> list[np.ndarray]:

@@ -1,10 +1,10 @@
-"""Philox random numbers as plain tensor arithmetic: the numbers of TensorFlow's CPU kernels, in a form that XLA compiles well for a CPU.
+"""Philox random numbers as plain tensor arithmetic: the numbers of TensorFlow's CPU kernels, in a form that XLA compiles to fast programs.
 
     block number b of a stream = ten rounds of multiplying and mixing (counter + b) with the key = four words of 32 bits
     element i: float32 takes one word, float64 and int64 take two, two normal numbers take the words of two (Box-Muller)
 
-Each element, or pair of words, computes a block of its own and picks what it needs: more arithmetic, but one loop without memory, which
-the compiler turns into vector instructions. What makes use of it is in `xla_random.py`; outside of XLA the kernels are faster.
+Each element, or pair of words, computes a block of its own and takes the words that it needs. That is more arithmetic, but one loop without
+memory accesses, which the compiler turns into vector instructions. `random.py` uses it. Outside of XLA the kernels are faster.
 
 References:
     Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3. Box & Muller 1958, A note on the generation of random normal deviates.
@@ -22,12 +22,12 @@ __all__ = ["categorical", "integers", "integers_between", "key_and_counter", "no
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 _ROUNDS = 10
-_SCRAMBLING_KEY = 0x02461E293EC8F720  # of the stream whose first block turns a seed into key and counter
-_SMALLEST = 1e-7  # what a logarithm is taken of
-_BOUND = 2.0  # where truncated normal numbers end
+_SCRAMBLING_KEY = 0x02461E293EC8F720  # key of the stream whose first block turns a seed into key and counter
+_SMALLEST = 1e-7  # lower bound for the argument of the logarithm
+_BOUND = 2.0  # bound for the absolute value of truncated normal numbers
 _BLOCKS_PER_TRUNCATED = 64  # reserved for each element, so that groups of elements do not depend on each other
 
-# dtype -> integers of its size, the random bits of its mantissa, the bits of 1.0
+# dtype -> unsigned integer of its size, mask of the mantissa, bits of 1.0
 _FORMATS = {
     tf.float16: (tf.uint16, 0x3FF, 0x3C00),
     tf.bfloat16: (tf.uint16, 0x7F, 0x3F80),
@@ -52,7 +52,7 @@ def key_and_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         TensorShape([3])
     """
     start = tf.bitcast(tf.cast(seed, tf.int64), tf.uint64)
-    # A single block is what XLA does well, and in the order of the kernel.
+    # For a single block XLA's own op is fast, and has the order of the kernel.
     words = tf.raw_ops.StatelessRandomUniformFullIntV2(shape=[4], key=[_SCRAMBLING_KEY], counter=start, alg=1, dtype=tf.uint32)
     mixed = _joined(words[::2], words[1::2])
     return mixed[:1], mixed * tf.constant([0, 1], tf.uint64)
@@ -70,7 +70,7 @@ def word_pairs(i: Any, key: Any, counter: Any) -> tf.Tensor:
 
 
 def uniform(bits: Any, dtype: Any = tf.float32) -> tf.Tensor:
-    """Floating-point numbers of [0, 1), those of the kernel.
+    """Floating-point numbers in [0, 1), equal to those of the kernel.
 
     Args:
         bits: a word for each number; for float64 a pair of words, as of `word_pairs`.
@@ -78,13 +78,13 @@ def uniform(bits: Any, dtype: Any = tf.float32) -> tf.Tensor:
     """
     unsigned, mantissa, one = _FORMATS[tf.as_dtype(dtype)]
     bits = tf.cast(bits, unsigned)
-    if dtype == tf.float64:  # the kernel takes the first word for the upper half, other than for integers
+    if dtype == tf.float64:  # the kernel's first word is the upper half here, and the lower half for integers
         bits = _joined(_upper(bits), _lower(bits))
     return tf.bitcast(bits & tf.constant(mantissa, unsigned) | tf.constant(one, unsigned), dtype) - tf.constant(1, dtype)
 
 
 def integers(bits: Any, dtype: Any = tf.uint64) -> tf.Tensor:
-    """Integers of the whole range of an int32, uint32, int64 or uint64, those of the kernel.
+    """Integers of the whole range of int32, uint32, int64 or uint64, equal to those of the kernel.
 
     Args:
         bits: a word for each number; for 64 bits a pair of words.
@@ -94,7 +94,7 @@ def integers(bits: Any, dtype: Any = tf.uint64) -> tf.Tensor:
 
 
 def integers_between(bits: Any, minval: Any, maxval: Any) -> tf.Tensor:
-    """Integers of [minval, maxval), those of the kernel.
+    """Integers in [minval, maxval), equal to those of the kernel.
 
     Args:
         bits: a word for each number; for 64 bits a pair of words.
@@ -106,10 +106,10 @@ def integers_between(bits: Any, minval: Any, maxval: Any) -> tf.Tensor:
 
 
 def normal(i: Any, key: Any, counter: Any, dtype: Any = tf.float32) -> tf.Tensor:
-    """Numbers from the standard normal distribution, those of the kernel up to the rounding of logarithm, sine and cosine.
+    """Standard normal numbers, equal to those of the kernel up to the rounding of logarithm, sine and cosine.
 
     Args:
-        i, key, counter: as of `word_pairs`; `i` counts the numbers.
+        i, key, counter: as for `word_pairs`; `i` counts the numbers.
         dtype: a floating-point type.
     """
     dtype = tf.as_dtype(dtype)
@@ -118,19 +118,19 @@ def normal(i: Any, key: Any, counter: Any, dtype: Any = tf.float32) -> tf.Tensor
 
 
 def truncated_normal(i: Any, key: Any, counter: Any, dtype: Any = tf.float32) -> tf.Tensor:
-    """Normal numbers of absolute values below 2, those of the kernel up to rounding.
+    """Normal numbers of absolute values below 2, equal to those of the kernel up to rounding.
 
-    The kernel fills groups of four (float64: two) elements with the first normal numbers of the group's blocks that are small enough.
-    Here each element looks for the one of its rank.
+    The kernel fills groups of four (float64: two) elements with the first normal numbers of the group's blocks that are small enough: the
+    accepted numbers. Here element r of a group searches the blocks of the group for accepted number r.
 
-    Args: as of `normal`.
+    Args: as for `normal`.
     """
     dtype = tf.as_dtype(dtype)
     stream, size = _Stream(key, counter), 2 if dtype == tf.float64 else 4
-    number = tf.cast(i, tf.int64)  # there are more pairs than elements
+    number = tf.cast(i, tf.int64)  # the numbers of pairs may be too large for int32
     first, rank = number // size * (_BLOCKS_PER_TRUNCATED * size * size // 2), number % size
 
-    def look(pair: tf.Tensor, passed: tf.Tensor, value: tf.Tensor) -> Any:
+    def search(pair: tf.Tensor, passed: tf.Tensor, value: tf.Tensor) -> Any:
         for candidate in _two_normals(stream, first + pair, dtype):
             accepted = tf.abs(candidate) < _BOUND
             value = tf.where(accepted & (passed == rank), candidate, value)
@@ -138,13 +138,14 @@ def truncated_normal(i: Any, key: Any, counter: Any, dtype: Any = tf.float32) ->
         return pair + 1, passed, value
 
     begin = (tf.zeros([], tf.int64), tf.zeros_like(rank), tf.zeros_like(rank, _computed_in(dtype)))
-    return tf.cast(tf.while_loop(lambda _, passed, value: tf.reduce_any(passed <= rank), look, begin)[2], dtype)
+    return tf.cast(tf.while_loop(lambda _, passed, value: tf.reduce_any(passed <= rank), search, begin)[2], dtype)
 
 
 def categorical(i: Any, key: Any, counter: Any, logits: Any, output_dtype: Any = tf.int64) -> tf.Tensor:
     """Class numbers, each class with the probability of its logit, found where a uniform number falls among the cumulated probabilities.
 
-    They are the kernel's as long as one thread does the whole batch there; which uniform number a row gets depends on that.
+    They equal those of the kernel if one thread of the kernel does the whole batch: which uniform number a row gets depends on how the
+    kernel splits the batch over threads.
 
     Args:
         i: int32 or int64 `[batch, samples]`, element numbers.

@@ -1,4 +1,4 @@
-"""Pictures are sketched here."""
+"""Pictures are sketched."""
 
 from tests.research.sketches import sketches
 

@@ -14,7 +14,7 @@ from tests.scripts.programs import row, run, weights
 
 PARTS = ["residual-1", "residual-2", "residual-3"]
 SMALL = ["--config=functional_graphs", "--config.forms=('residual',)", "--config.depths=(1,2,3)", "--config.width=6"]
-SMALL += ["--config.epochs=2", "--compile=graph"]
+SMALL += ["--config.epochs=2", "--config.batch_size=420", "--compile=eager"]
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def test_the_best_weights_are_tested_not_the_last(tmp_path, monkeypatch):
     # A learning rate that makes the loss rise again: the first epoch is the best one.
     rates = iter([0.05, 5.0])
     monkeypatch.setattr(loops.hooks.ProgressBar, "on_epoch_begin", lambda self, loop: setattr(loop, "learning_rate", next(rates)))
-    code, output, _ = run(train, *TABLE, f"--workdir={tmp_path / 'run'}", "--config.epochs=2", "--compile=graph")
+    code, output, _ = run(train, *TABLE, f"--workdir={tmp_path / 'run'}", "--config.epochs=2", "--compile=eager")
     assert code == 0
     assert "Best val_loss in epoch 1 of 2" in output
     best, last = weights(tmp_path / "run", "best"), weights(tmp_path / "run", "last")
@@ -151,12 +151,12 @@ def test_patience_decides_how_long_a_run_goes_on_without_getting_better(tmp_path
         loops.hooks.ProgressBar, "on_epoch_begin", lambda self, loop: setattr(loop, "learning_rate", 0.05 * 0**loop.progress.epoch)
     )
     for patience, epochs in ((2, 3), (0, 5)):
-        code, output, _ = run(train, *TABLE, "--compile=graph", "--config.epochs=5", f"--config.patience={patience}")
+        code, output, _ = run(train, *TABLE, "--compile=eager", "--config.epochs=5", f"--config.patience={patience}")
         assert code == 0 and f"Best val_loss in epoch 1 of {epochs}" in output
 
 
 def test_a_run_that_goes_on_without_a_finite_loss_is_reported_as_it_is(tmp_path):
-    arguments = ["--config.optimizer.learning_rate=1e30", "--config.on_nonfinite=ignore", "--config.epochs=1"]
+    arguments = ["--config.optimizer.learning_rate=1e30", "--config.on_nonfinite=ignore", "--config.epochs=1", "--compile=eager"]
     code, output, _ = run(train, *TABLE, f"--workdir={tmp_path / 'run'}", *arguments)
     assert code == 0
     assert "No epoch had a finite val_loss" in output and "evaluate.py" not in output and np.isnan(row(output, "test")[0])
@@ -208,4 +208,4 @@ def test_ctrl_c_ends_cleanly_and_says_what_was_kept(tmp_path):
     assert program.returncode == command_line.EXIT_INTERRUPTED
     assert errors == ""
     assert re.search(r"^Interrupted in epoch \d+ of 100000. Kept in run: checkpoints/best", output, re.MULTILINE)
-    assert len(weights(tmp_path / "run", "last")) == 6
+    assert len(weights(tmp_path / "run", "last")) == 4

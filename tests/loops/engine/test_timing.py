@@ -57,7 +57,7 @@ def slow_loop(more=()):
     feed.block_steps = 4
     hook = SlowHook(clock, loops.ArrayFeed((x, y), 16))
     loop = loops.TrainLoop(task, feed, [hook, *more])
-    loop.clock, loop._accounts.clock = clock, clock
+    loop.clock = clock
     return loop
 
 

@@ -197,7 +197,7 @@ import json, pathlib, sys
 import tensorflow as tf
 import loops
 from loops.feeds import Position
-from tests.loops.test_iterator_state import PASSES, PIPELINES, Reader
+from tests.loops.feeds.test_dataset_position import PASSES, PIPELINES, Reader
 tf.random.set_seed(3)
 for name, pass_index, batch, saved in json.load(open(sys.argv[1])):
     saved = pathlib.Path(saved) if saved else None

@@ -12,7 +12,7 @@ import tensorflow as tf
 import loops
 from loops.feeds.from_keras import AdapterFeed, feed_for
 from loops.feeds.reader import open_reader
-from loops.feeds.stacking import Stacker, runs
+from loops.feeds.stacking import Stacker, groups
 from loops.testing import FakeClock
 from tests.loops import tiny
 
@@ -249,8 +249,8 @@ def test_nobody_waits_for_a_full_block_of_slow_batches():
             clock.advance(0.1 if i < 6 else 0.0)
             yield i
 
-    assert list(runs(slow(), 4, lambda batch: 0, clock)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
-    assert list(runs(range(7), 3, lambda batch: batch == 4, FakeClock())) == [[0, 1, 2], [3], [4], [5, 6]]
+    assert list(groups(slow(), 4, lambda batch: 0, clock)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
+    assert list(groups(range(7), 3, lambda batch: batch == 4, FakeClock())) == [[0, 1, 2], [3], [4], [5, 6]]
 
 
 def test_batches_of_python_have_keras_types():

@@ -35,7 +35,6 @@ class FakeTask:
     models = property(lambda self: self.tracked.layers)
     optimizers = property(lambda self: self.tracked.optimizers)
     trainable_variables = property(lambda self: [v for v in self.tracked.model_variables() if v.trainable])
-    non_trainable_variables = property(lambda self: [v for v in self.tracked.model_variables() if not v.trainable])
 
 
 class FakeLoop:

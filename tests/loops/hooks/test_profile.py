@@ -35,7 +35,7 @@ def test_a_loop_that_was_used_before_goes_on_as_it_was():
     loop, reference = loop_on("known"), loop_on("known")
     loop.run(epochs=1)
     assert loops.profile(loop, steps=5, after=2).steps == 5
-    assert loop._execution.step.clock is None
+    assert loop.execution.step.clock is None
     loop.run(epochs=3)
     reference.run(epochs=3)
     tiny.assert_same_bits(tiny.state(loop.task), tiny.state(reference.task))

@@ -48,7 +48,7 @@ def test_one_pass_and_one_fetch_at_its_end(kind, predicts):
     if kind == "array":
         feed.block_steps = 250
     loop = loops.PredictLoop(task) if predicts else loops.EvalLoop(task)
-    loop._program = counted = Counted(loop._program)
+    loop.program = counted = Counted(loop.program)
     found = counted.watch(lambda: loop.run(feed))
     assert counted.between == [0, 0]  # three calls
     assert counted.copies > 0

@@ -414,7 +414,7 @@ TRAIN = (
     BARE
     + """
 import numpy as np
-from loops.snapshots import SnapshotStore
+from loops.snapshots.store import SnapshotStore
 
 directory, last, again = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 store = SnapshotStore(directory, keep_last=2)

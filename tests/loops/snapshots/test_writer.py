@@ -185,16 +185,16 @@ EXIT = """
 import importlib.util, os, sys, time
 sys.modules["loops"] = importlib.util.module_from_spec(importlib.util.find_spec("loops"))
 import numpy as np
-from loops import snapshot_writer
-from loops.snapshots import SnapshotStore
+from loops.snapshots import writer as snapshots
+from loops.snapshots.store import SnapshotStore
 
 directory, how = sys.argv[1:]
 fsync = os.fsync
 os.fsync = lambda descriptor: (time.sleep(3600 if how == "hangs" else 0.1), fsync(descriptor))
-writer = snapshot_writer.SnapshotWriter(SnapshotStore(directory))
+writer = snapshots.SnapshotWriter(SnapshotStore(directory))
 writer.submit(writer.begin(1), {"w": np.arange(5.0)}, {}, {})
 if how == "hangs":
-    snapshot_writer.EXIT_SECONDS = 0.1
+    snapshots.EXIT_SECONDS = 0.1
 if how == "forks":
     child = os.fork()
     if child == 0:

@@ -249,8 +249,8 @@ def test_an_op_that_tensorflow_has_dropped_or_moved_is_not_missed(monkeypatch):
         assert not replaceable()[UNIFORM]
         assert "DeviceIndex" in traced(lambda: tf.random.stateless_normal([5], [1, 2]))
         assert not hasattr(gen_stateless_random_ops_v2, UNIFORM)
-    known = {("tensorflow.python.ops.moved_elsewhere", name): form for (_, name), form in replaced_ops._KNOWN.items()}
-    monkeypatch.setattr(replaced_ops, "_KNOWN", known)
+    known = {("tensorflow.python.ops.moved_elsewhere", name): form for (_, name), form in replaced_ops._REPLACEMENTS.items()}
+    monkeypatch.setattr(replaced_ops, "_REPLACEMENTS", known)
     assert not any(replaceable().values())
     assert "DeviceIndex" not in traced(uniform)
 

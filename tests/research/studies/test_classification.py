@@ -40,8 +40,8 @@ def test_it_learns_the_digits():
 
 
 def test_it_shows_where_it_errs(tmp_path):
-    made = config(epochs=1)
-    run = runner.train(study.build(made), made, workdir=tmp_path, compile="graph")
+    made = config(epochs=1, batch_size=128)
+    run = runner.train(study.build(made), made, workdir=tmp_path, compile="eager")
     assert {path.stem for path in (tmp_path / "plots").iterdir()} == {"learning_curves", "confusion_matrix", "mistakes"}
     test = datasets.load("digits", normalization="zscore").test
     predicted = run.study.model.predict(test.x, verbose=0).argmax(-1)
@@ -53,7 +53,7 @@ def test_it_shows_where_it_errs(tmp_path):
 
 def test_a_net_without_mistakes_and_a_table_have_less_to_show(tmp_path):
     made = config(dataset="wine", epochs=3, optimizer__learning_rate=0.1)
-    run = runner.train(study.build(made), made, workdir=tmp_path, compile="graph")
+    run = runner.train(study.build(made), made, workdir=tmp_path, compile="eager")
     assert {path.stem for path in (tmp_path / "plots").iterdir()} == {"learning_curves", "confusion_matrix"}
     test = datasets.load("wine", normalization="zscore").test
     right = datasets.Split(test.x, run.study.model.predict(test.x, verbose=0).argmax(-1))

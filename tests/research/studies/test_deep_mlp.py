@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
+from loops import testing
 from research import runner, study
 from research.configs import deep_mlp as config_file
 from research.studies import deep_mlp
@@ -44,25 +45,21 @@ def test_selu_keeps_the_scale_of_the_signal_and_plain_layers_lose_it():
     assert last_hidden("plain").std() < 0.01
 
 
-def test_all_variants_one_after_the_other(tmp_path, capsys):
-    made = config(depth=3, units=8, epochs=1, look_every="20 steps", histogram_freq=0)
-    runs = runner.train(study.build(made), made, workdir=tmp_path, compile="graph")
+def test_variants_are_trained_one_after_the_other_and_compared(tmp_path, monkeypatch, capsys):
+    made = config(depth=2, units=4, epochs=1, batch_size=256, look_every="2 steps")
+    assert tuple(study.build(made).parts) == deep_mlp.VARIANTS
+    monkeypatch.setattr(deep_mlp, "VARIANTS", ("batch_norm_before", "alpha_dropout"))
+    runs = runner.train(study.build(made), made, workdir=tmp_path, compile="eager")
     assert tuple(runs) == deep_mlp.VARIANTS
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"gradient_norms.png", "loss.png", "val_accuracy.png"}
     for name in runs:
         assert {"gradient_norms.png", "confusion_matrix.png"} <= {path.name for path in (tmp_path / name / "plots").iterdir()}
-    table = capsys.readouterr().out.rpartition("gradient at step 20")[2]
+        # The gradients of every layer.
+        tags = testing.read_events(tmp_path / name)["train"]
+        assert sum("kernel/gradient_histogram" in tag for tag in tags) == 3
+    table = capsys.readouterr().out.rpartition("gradient at step 2")[2]
     for name, run in runs.items():
         assert f"{run.test['accuracy']:.4f}" in next(line for line in table.splitlines() if line.startswith(name))
-
-
-def test_the_gradients_of_every_layer_are_in_tensorboard(tmp_path):
-    from loops import testing
-
-    made = config(variant="selu", depth=2, units=4, epochs=1)
-    runner.train(study.build(made), made, workdir=tmp_path, compile="graph")
-    tags = testing.read_events(tmp_path)["train"]
-    assert sum("kernel/gradient_histogram" in tag for tag in tags) == 3
 
 
 @pytest.mark.parametrize(("changes", "said"), [({"variant": "resnet"}, "'resnet'"), ({"dataset": "diabetes"}, "regression")])

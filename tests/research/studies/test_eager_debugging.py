@@ -55,10 +55,11 @@ def test_compiled_it_stops_only_while_the_step_is_traced(stops):
 def test_eager_gives_the_numbers_of_the_graph():
     def history(compile: str):
         task, feed = small_study()
-        logs = loops.TrainLoop(task, feed, compile=compile).run(epochs=2).history
+        logs = loops.TrainLoop(task, feed, compile=compile, steps_per_epoch=15).run(epochs=1).history
         return logs, task.model.get_weights()
 
     (eager, weights), (graph, expected) = history("eager"), history("graph")
+    assert set(graph) == {"loss", "accuracy", "learning_rate"} or set(graph) == {"loss", "accuracy"}
     for name in graph:
         np.testing.assert_allclose(eager[name], graph[name], rtol=1e-6)
     for a, b in zip(weights, expected, strict=True):

@@ -89,8 +89,8 @@ def test_in_a_deep_net_the_gradient_reaches_the_first_block_through_residual_con
 
 
 def test_the_comparison_shows_weights_gradient_and_accuracy_of_each_part(capsys, tmp_path):
-    settings = config(forms=("shared",), depths=(2, 5))
-    runs = runner.train(study.build(settings), settings, workdir=tmp_path, compile="graph")
+    settings = config(forms=("shared",), depths=(2, 5), batch_size=400)
+    runs = runner.train(study.build(settings), settings, workdir=tmp_path, compile="eager")
     assert list(runs) == ["shared-2", "shared-5"]
     said = capsys.readouterr().out
     assert said.rstrip().count("first_gradient") >= 1 and f" {runs['shared-5'].study.model.count_params():,} " in said

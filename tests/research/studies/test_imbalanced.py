@@ -53,7 +53,7 @@ def test_keras_fit_with_validation_split_and_class_weight_gives_the_same_bits(tr
     model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
     model.optimizer.learning_rate = made.optimizer.learning_rate
     weights = imbalanced.balanced_weights(y[: int(len(x) * 0.9)])
-    history = model.fit(x, y, batch_size=32, epochs=8, validation_split=0.1, class_weight=weights, shuffle=False, verbose=0)
+    history = model.fit(x, y, batch_size=32, epochs=made.epochs, validation_split=0.1, class_weight=weights, shuffle=False, verbose=0)
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), first.get_weights(), strict=True))
     for name in ("loss", "val_loss"):
         assert history.history[name] == trained["class_weight"].history.history[name]

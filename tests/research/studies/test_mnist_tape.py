@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 import keras
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from research.study import InputError
 
 def config(**changes) -> config_dict.ConfigDict:
     made = config_file.get_config()
-    small = {"epochs": 2, "compare.steps": 30, "compare.warm_up": 2, "batch_size": 16}
+    small = {"epochs": 1, "compare.steps": 10, "compare.warm_up": 2, "batch_size": 64}
     made.update_from_flattened_dict({**small, **{name.replace("__", "."): value for name, value in changes.items()}})
     return made
 
@@ -30,14 +33,28 @@ def test_the_model_is_that_of_the_notes():
     assert model.count_params() == (9 * 16 + 16) + (9 * 16 * 16 + 16) + (16 * 10 + 10)
 
 
-def test_eager_by_hand_and_compiled_give_the_same_losses_step_by_step():
-    data = datasets.load("digits", normalization="minmax")
-    results = mnist_tape.compare(config(), data.train, 10, seed=0)
-    by_hand, eager, compiled = (timed.losses for timed in results.values())
-    assert len(by_hand) == 32 and by_hand[-1] < by_hand[0]
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """The study, trained; what it found in its comparison; its folder; and what was printed."""
+    results, compare, said = {}, mnist_tape.compare, io.StringIO()
+
+    def kept(*args, **how):
+        results.update(compare(*args, **how))
+        return results
+
+    workdir, made = tmp_path_factory.mktemp("tape"), config()
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(said):
+        patched.setattr(mnist_tape, "compare", kept)
+        run = runner.train(study.build(made), made, workdir=workdir, compile="eager")
+    return run, results, workdir, said.getvalue()
+
+
+def test_eager_by_hand_and_compiled_give_the_same_losses_step_by_step(ran):
+    by_hand, eager, compiled = (timed.losses for timed in ran[1].values())
+    assert len(by_hand) == 12 and by_hand[-1] < by_hand[0]
     assert np.array_equal(by_hand, eager)  # the same kernels, one by one
     np.testing.assert_allclose(compiled, by_hand, rtol=1e-6)
-    assert all(timed.rate > 0 for timed in results.values())
+    assert all(timed.rate > 0 for timed in ran[1].values())
 
 
 def test_the_loop_by_hand_is_the_one_keras_runs():
@@ -71,13 +88,11 @@ def test_batches_of_a_feed_come_in_its_order_pass_after_pass():
     assert found == expected and found[:2] != found[2:]
 
 
-def test_the_study_prints_the_speed_up(tmp_path, capsys):
-    made = config()
-    run = runner.train(study.build(made), made, workdir=tmp_path / "run", compile="graph")
-    said = capsys.readouterr().out
+def test_the_study_prints_the_speed_up(ran):
+    run, _, workdir, said = ran
     assert "speed-up" in said and "TrainLoop, compiled" in said
     assert 0 < run.test["accuracy"] <= 1
-    assert (tmp_path / "run" / "plots" / "confusion_matrix.png").exists()
+    assert (workdir / "plots" / "confusion_matrix.png").exists()
 
 
 @pytest.mark.parametrize(("changes", "said"), [({"dataset": "wine"}, "no images"), ({"batch_size": 0}, "batch_size")])

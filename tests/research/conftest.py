@@ -1,4 +1,4 @@
-"""Pictures are sketched here."""
+"""Pictures are sketched, but for the tests of pictures."""
 
 from tests.research.sketches import sketches
 
