@@ -101,7 +101,7 @@ class TrainLoop:
         if steps_per_epoch is not None and (int(steps_per_epoch) != steps_per_epoch or steps_per_epoch < 1):
             raise ValueError(f"`steps_per_epoch` must be a whole number, 1 or more; got {steps_per_epoch!r}.")
         feed = checked_feed(feed, "feed")
-        self.task = task
+        self.task, self.steps_per_epoch = task, steps_per_epoch
         self.evaluations = {name: checked_feed(f, f"evaluate[{name!r}]") for name, f in (evaluate or {}).items()}
         self.strategy = replicas.strategy_of(task.tracked.model_variables(), strategy)
         self.is_chief = replicas.is_chief(self.strategy)
@@ -134,7 +134,7 @@ class TrainLoop:
             observed=lambda: frozenset().union(*(hook.observes for hook in self.hooks)),
         )
         accounts = Accounts(lambda: self.clock())
-        self._parts = RunParts(self, task, feed, HookSchedule(self.hooks), step, steps_per_epoch, self.on_nonfinite, accounts)
+        self._parts = RunParts(self, task, feed, HookSchedule(self.hooks), step, accounts)
         self.progress: Progress = self._parts.progress
         self._restart = Restart(self._parts, self._saved, Settings(compile, self.seed, clip, self.strategy, self.config))
         self._epochs = Epochs(self._parts, self._saved)
@@ -200,11 +200,6 @@ class TrainLoop:
     def workdir(self) -> pathlib.Path | None:
         """The folder of the run, or None."""
         return self._saved.workdir
-
-    @property
-    def steps_per_epoch(self) -> int | None:
-        """Steps of an epoch as given; None makes an epoch a pass over the feed."""
-        return self._parts.steps_per_epoch
 
     @property
     def feed(self) -> Feed:

@@ -230,7 +230,7 @@ def state_of(layer: keras.layers.Layer) -> list[np.ndarray]:
     return [variable.numpy() for variable in layer.variables]
 
 
-def restore(layer: keras.layers.Layer, state: list[np.ndarray]) -> None:
+def restore(layer: keras.layers.Layer, state: Sequence[Any]) -> None:
     """Puts back what `state_of` gave."""
     for variable, value in zip(layer.variables, state, strict=True):
         variable.assign(value)

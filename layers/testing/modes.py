@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from layers._private_api import autocast_scope
-from layers.testing.case import Batch, Case, Seen, agree, arrays_of, state_kept
+from layers.testing.case import Batch, Case, Seen, agree, arrays_of, restore, state_kept
 
 __all__ = ["coefficients", "function", "unknown_dimensions", "xla"]
 
@@ -95,10 +95,10 @@ class Compiled:
         def calls(arrays: list[tf.Tensor]) -> list[dict[str, tf.Tensor]]:
             self.traces += 1
             before = [tf.identity(variable.value) for variable in self.layer.variables]
-            found = []
+            found: list[dict[str, tf.Tensor]] = []
             for training in trainings:
-                for variable, value in zip(self.layer.variables, before if found else (), strict=bool(found)):
-                    variable.assign(value)
+                if found:
+                    restore(self.layer, before)
                 found.append(case.left(self.layer, case.batch.replace(arrays), training))
             return found
 

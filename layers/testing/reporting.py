@@ -71,10 +71,13 @@ def metric_names(case: Case) -> str | None:
 
 
 def training(case: Case) -> str | None:
-    """`model.fit` reports the layer's metrics, for training and validation; the trainer given as `fit` reports the same history."""
+    """`model.fit` reports the layer's metrics, for training and validation; the trainer given as `fit` reports the same history.
+
+    One of the two compiles: with a trainer that does, `model.fit` runs eagerly.
+    """
     histories = []
     for train in [keras.Model.fit, *([case.fit] if case.fit is not None else [])]:
-        model = _model(case)
+        model = _model(case, run_eagerly=train is keras.Model.fit and case.fit is not None)
         x = [np.asarray(a) for a in case.batch.arrays]
         y = np.zeros([len(x[0]), 1], "float32")
         size = max(1, len(y) // 2)
@@ -90,13 +93,13 @@ def training(case: Case) -> str | None:
     return None
 
 
-def _model(case: Case) -> keras.Model:
+def _model(case: Case, *, run_eagerly: bool) -> keras.Model:
     symbols, inputs = case.batch.symbols()
     layer = case.factory(name=NAME)
     outputs = tf.nest.flatten(case.call(layer, symbols, None))
     copy_state(case.layer, layer)
     model = keras.Model(inputs, Readout()(outputs))
-    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
+    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False, run_eagerly=run_eagerly)
     return model
 
 

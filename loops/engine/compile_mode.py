@@ -48,7 +48,7 @@ _LEAST_SPEEDUP = 1.1
 _GIVE_UP_FACTOR, _GIVE_UP_SECONDS = 5.0, 0.02
 _FORMAT = 3  # raise it when programs get faster or slower: choices that were measured before are then not used
 
-# Beginnings of the types of ops: slow under XLA on a CPU inside a loop; marked as stateful, and compiled by XLA all the same.
+# Prefixes of op types: those that are slow under XLA on a CPU inside a loop, and those that XLA compiles although they are stateful.
 _SLOW = ("Conv2DBackprop", "Conv3DBackprop", "DepthwiseConv2dNativeBackprop")
 _VARIABLES = ("Resource", "ReadVariable", "Assign", "VarHandle", "VarIsInitialized", "VariableShape", "DestroyResource")
 _STATEFUL_BUT_COMPILED = (*_VARIABLES, "StatefulPartitionedCall", "While", "If", "Case")

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from loops.engine.nonfinite import OnNonFinite
 from loops.engine.progress import Progress
 from loops.engine.rows import Window
 from loops.engine.timing import Timing
@@ -61,6 +62,8 @@ class Loop(Protocol):
     hooks: list[Hook]
     evaluations: dict[str, Feed]
     history: Any
+    steps_per_epoch: int | None
+    on_nonfinite: OnNonFinite
     outcome: str | None
     is_chief: bool
 
@@ -69,9 +72,6 @@ class Loop(Protocol):
 
     @property
     def clock(self) -> Callable[[], float]: ...
-
-    @property
-    def steps_per_epoch(self) -> int | None: ...
 
     @property
     def epochs(self) -> int | None: ...

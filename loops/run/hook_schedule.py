@@ -31,7 +31,8 @@ class HookSchedule:
         """Adds a hook; its first window begins at the next `start`."""
         self._hooks = sorted([*self._hooks, hook], key=lambda hook: hook.phase)
         self._triggers[hook.name] = triggers.parse(hook.every)
-        if type(hook).on_window_end is not Hook.on_window_end:
+        # A function assigned to the hook itself counts too: `LambdaHook` does that.
+        if getattr(hook.on_window_end, "__func__", hook.on_window_end) is not Hook.on_window_end:
             self._with_windows.add(hook.name)
 
     def remove(self, hook: Hook) -> None:

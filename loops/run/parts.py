@@ -45,8 +45,6 @@ class RunParts:
         feed: where batches come from.
         hooks: the hooks, and when they look.
         step: the compiled step, with its execution.
-        steps_per_epoch: steps of an epoch, None if an epoch is a pass over the feed.
-        on_nonfinite: what to do about a non-finite step.
         accounts: where the time goes, by the loop's clock.
         progress: the counters.
         logs: logs of the epoch in progress.
@@ -60,8 +58,6 @@ class RunParts:
     feed: Feed
     hooks: HookSchedule
     step: CompiledStep
-    steps_per_epoch: int | None
-    on_nonfinite: OnNonFinite
     accounts: Accounts
     progress: Progress = dataclasses.field(default_factory=Progress)
     logs: EpochLogs = dataclasses.field(default_factory=EpochLogs)
@@ -93,6 +89,16 @@ class RunParts:
         """Ends training. If it is called several times, the first reason counts."""
         if self.stop_reason is None:
             self.decisions["stop_reason"] = reason
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Steps of an epoch, None if an epoch is a pass over the feed."""
+        return self.loop.steps_per_epoch
+
+    @property
+    def on_nonfinite(self) -> OnNonFinite:
+        """What to do about a non-finite step."""
+        return self.loop.on_nonfinite
 
     def now(self) -> float:
         """Seconds on the loop's clock."""

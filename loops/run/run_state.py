@@ -107,10 +107,16 @@ def variables_of(task: Task, graph: tf.Graph | None) -> dict[str, list[Any]]:
         groups[name] = [v for v in variables if id(v) not in known]
         known |= {id(v) for v in variables}
     local = {id(v) for variables in groups.values() for v in local_variables(variables)}
-    used = list(getattr(graph, "variables", ())) if graph is not None else []
+    used = _variables_in_order_of_use(graph) if graph is not None else []
     # Variables that the step uses and that no attribute of the task leads to, such as Keras's global seed generator.
-    groups["captured"] = [v for v in local_variables(used) if id(v) not in local]
+    groups["captured"] = [v for v in used if id(v) not in local]
     return groups
+
+
+def _variables_in_order_of_use(graph: tf.Graph) -> list[tf.Variable]:
+    """The plain variables of a traced graph. `graph.variables` orders them by address in memory, which differs between processes."""
+    place = {id(handle): i for i, (handle, _) in enumerate(getattr(graph, "captures", ()))}
+    return sorted(local_variables(getattr(graph, "variables", ())), key=lambda v: place.get(id(v.handle), len(place)))
 
 
 def gather_variables(groups: Mapping[str, Sequence[Any]]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:

@@ -27,8 +27,8 @@ __all__ = ["apply_gradients"]
 # A variable with fewer elements stays outside the XLA program: to pass it in takes longer than the program saves.
 SMALLEST_FOR_XLA = 10_000
 
-# SGD is fused only for gradients that these types of ops made. If the gradient is itself a product, as that of a scale, TensorFlow's graph
-# optimizer may reorder `learning_rate * gradient`; the fused kernel would prevent that, and the bits would differ.
+# SGD is fused only for gradients that are outputs of these ops. A gradient that is itself a product (that of a factor, for example) may be
+# multiplied by the learning rate in another order by TensorFlow's graph optimizer; the fused kernel would prevent that and change bits.
 NOT_REORDERED = frozenset(
     {"MatMul", "BiasAddGrad", "Conv2DBackpropFilter", "DepthwiseConv2dNativeBackpropFilter", "Conv3DBackpropFilterV2"}
 )

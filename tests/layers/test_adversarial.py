@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import loops
 from layers.adversarial import GradientReversal
 from layers.testing import BrokenLayer, check_layer
+from tests.layers.graph_fit import graph_fit
 from tests.layers.mutations import mutant
 
 INPUTS = np.random.default_rng(0).standard_normal((6, 4))
@@ -29,7 +29,7 @@ SETTINGS = {
 @pytest.mark.parametrize("inputs", [INPUTS, INPUTS.reshape(4, 3, 2)], ids=["BD", "BTD"])
 def test_gradient_reversal_keeps_its_promises(inputs, two_replicas):
     only = None if inputs.ndim == 2 else ["oracle", "gradient", "masking", "output_spec", "unknown_dimensions"]
-    check_layer(functools.partial(GradientReversal, strength=0.3), inputs, strategy=two_replicas, fit=loops.fit, only=only, **SETTINGS)
+    check_layer(functools.partial(GradientReversal, strength=0.3), inputs, strategy=two_replicas, fit=graph_fit, only=only, **SETTINGS)
 
 
 MUTATIONS = {

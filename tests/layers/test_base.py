@@ -143,7 +143,7 @@ def test_losses_can_be_added_up_under_every_policy():
     for policy in ("float32", "mixed_float16", "mixed_bfloat16", "float64"):
         inputs = keras.Input([4])
         model = keras.Model(inputs, Reporter(units=1, dtype=policy)(Reporter(units=4)(inputs)))
-        model.compile("sgd", "mse")
+        model.compile("sgd", "mse", run_eagerly=True)
         history = model.fit(X, X[:, :1], verbose=0).history
         assert np.isfinite(history["loss"]).all(), policy
 

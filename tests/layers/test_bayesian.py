@@ -13,13 +13,13 @@ import scipy.stats
 import sklearn.gaussian_process as gp
 import tensorflow as tf
 
-import loops
 from layers.base import register
 from layers.bayesian import DenseVariational, RandomFeatureGP
 from layers.testing import BrokenLayer, check_layer
+from tests.layers.graph_fit import graph_fit
 
 RANDOM = np.random.default_rng(0)
-INPUTS = RANDOM.standard_normal((6, 5))
+INPUTS, SEQUENCES = RANDOM.standard_normal((6, 5)), RANDOM.standard_normal((4, 6, 5))
 
 
 def dense(layer, x):
@@ -77,12 +77,11 @@ factory_of = functools.partial(
 )
 
 
-def test_dense_variational_keeps_its_promises(two_replicas):
-    check_layer(factory_of, INPUTS, strategy=two_replicas, fit=loops.fit, **SETTINGS)
+def test_dense_variational_keeps_its_promises_in_sequences(two_replicas):
+    check_layer(functools.partial(factory_of, estimator="flipout"), SEQUENCES, strategy=two_replicas, fit=graph_fit, **SETTINGS)
 
 
-@pytest.mark.parametrize("estimator", ["flipout", "local"])
-def test_both_estimators_do_so_in_sequences(estimator, two_replicas):
+def test_the_other_estimator_does_too(two_replicas):
     only = [
         "config",
         "oracle",
@@ -96,8 +95,7 @@ def test_both_estimators_do_so_in_sequences(estimator, two_replicas):
         "seeds",
         "empty_batch",
     ]
-    sequences = RANDOM.standard_normal((4, 6, 5))
-    check_layer(functools.partial(factory_of, estimator=estimator), sequences, strategy=two_replicas, only=only, **SETTINGS)
+    check_layer(functools.partial(factory_of, estimator="local"), INPUTS, strategy=two_replicas, only=only, **SETTINGS)
 
 
 def test_the_divergence_is_the_integral():
@@ -198,7 +196,6 @@ def test_broken_noise_is_caught(kind, estimator):
 
 # RandomFeatureGP.
 
-SEQUENCES = RANDOM.standard_normal((4, 6, 5))
 MASK = np.arange(6) < np.array([[6], [4], [2], [6]])
 
 
@@ -235,7 +232,7 @@ process_of = functools.partial(RandomFeatureGP, units=3, features=20, length_sca
 
 
 def test_random_feature_gp_keeps_its_promises(two_replicas):
-    check_layer(process_of, SEQUENCES, strategy=two_replicas, fit=loops.fit, **PROCESS)
+    check_layer(process_of, SEQUENCES, strategy=two_replicas, fit=graph_fit, **PROCESS)
 
 
 def check_posterior(kind):

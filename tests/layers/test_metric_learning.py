@@ -10,16 +10,16 @@ import pytest
 import tensorflow as tf
 from sklearn.preprocessing import normalize
 
-import loops
 from layers.metric_learning import CenterLoss, MarginSoftmax
 from layers.testing import check_layer
+from tests.layers.graph_fit import graph_fit
 from tests.layers.mutations import check_caught, mutant
 
 RANDOM = np.random.default_rng(0)
 INPUTS, LABELS = RANDOM.standard_normal((7, 4)), np.array([0, 2, 2, 1, 2, 0, 2], "int32")
 SEQUENCES, TAGS = RANDOM.standard_normal((4, 6, 5)), RANDOM.integers(0, 3, (4, 6)).astype("int32")
 MASK = np.arange(6) < np.array([[6], [4], [3], [6]])
-WITH_TIME = ["oracle", "loss_oracle", "metric_values", "gradient", "masking", "xla", "unknown_dimensions", "keras_file", "replica_state"]
+WITHOUT_TIME = ["oracle", "loss_oracle", "metric_values", "gradient", "replica_state", "empty_batch", "single_example"]
 
 
 def unmasked(mask, *arrays):
@@ -52,12 +52,11 @@ CENTER = {
 
 
 def test_center_loss_passes_the_battery(two_replicas):
-    skip = {"masking": "checked with sequences below"}
-    check_layer(center_loss, (INPUTS, LABELS), strategy=two_replicas, fit=loops.fit, skip=skip, **CENTER)
+    check_layer(center_loss, (SEQUENCES, TAGS), call_kwargs={"mask": MASK}, strategy=two_replicas, fit=graph_fit, **CENTER)
 
 
-def test_center_loss_passes_it_with_sequences(two_replicas):
-    check_layer(center_loss, (SEQUENCES, TAGS), call_kwargs={"mask": MASK}, strategy=two_replicas, only=WITH_TIME, **CENTER)
+def test_center_loss_passes_it_without_time_and_mask(two_replicas):
+    check_layer(center_loss, (INPUTS, LABELS), strategy=two_replicas, only=WITHOUT_TIME, **CENTER)
 
 
 CENTER_MUTATIONS = {
@@ -162,12 +161,11 @@ MARGIN = {
 
 
 def test_margin_softmax_passes_the_battery(two_replicas):
-    skip = {"masking": "checked with sequences below"}
-    check_layer(margin_softmax, (INPUTS, LABELS), strategy=two_replicas, fit=loops.fit, skip=skip, **MARGIN)
+    check_layer(margin_softmax, (SEQUENCES, TAGS), call_kwargs={"mask": MASK}, strategy=two_replicas, fit=graph_fit, **MARGIN)
 
 
-def test_margin_softmax_passes_it_with_sequences():
-    check_layer(margin_softmax, (SEQUENCES, TAGS), call_kwargs={"mask": MASK}, only=WITH_TIME[:-1], **MARGIN)
+def test_margin_softmax_passes_it_without_time_and_mask(two_replicas):
+    check_layer(margin_softmax, (INPUTS, LABELS), strategy=two_replicas, only=WITHOUT_TIME, **MARGIN)
 
 
 def test_both_sides_of_pi_are_among_the_examples_of_the_battery():

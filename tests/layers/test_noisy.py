@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-import loops
 from layers.noisy import NoisyDense
 from layers.testing import BrokenLayer, check_layer
+from tests.layers.graph_fit import graph_fit
 from tests.layers.mutations import mutant
 
 INPUTS = np.random.default_rng(0).standard_normal((6, 5))
@@ -36,7 +36,7 @@ INVALID = [{"units": 0}, {"units": 2.5}, {"noise": "pink"}, {"sigma": -0.1}, {"s
 
 def test_noisy_dense_keeps_its_promises(two_replicas):
     factory = functools.partial(NoisyDense, **{"units": 3, "activation": "tanh", "seed": 1})
-    check_layer(factory, INPUTS, invalid=INVALID, strategy=two_replicas, fit=loops.fit, **SETTINGS)
+    check_layer(factory, INPUTS, invalid=INVALID, strategy=two_replicas, fit=graph_fit, **SETTINGS)
 
 
 def test_independent_noise_does_too():

@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 from scipy import special, stats
 
-import loops
 from layers.regularization import ConcreteDropout, HardConcreteGate
 from layers.testing import BrokenLayer, check_layer
+from tests.layers.graph_fit import graph_fit
 from tests.layers.mutations import mutant
 
 RANDOM = np.random.default_rng(0)
@@ -58,7 +58,7 @@ CONCRETE = {
 
 
 def test_concrete_dropout_passes_the_battery(two_replicas):
-    check_layer(concrete, INPUTS, strategy=two_replicas, fit=loops.fit, **CONCRETE)
+    check_layer(concrete, INPUTS, strategy=two_replicas, fit=graph_fit, **CONCRETE)
 
 
 def test_it_does_so_with_sequences():
@@ -186,7 +186,7 @@ HARD = {
 
 
 def test_hard_concrete_gates_pass_the_battery(two_replicas):
-    check_layer(gated, INPUTS, strategy=two_replicas, fit=loops.fit, **HARD)
+    check_layer(gated, INPUTS, strategy=two_replicas, fit=graph_fit, **HARD)
 
 
 def test_they_do_so_with_sequences():

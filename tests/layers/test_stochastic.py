@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import loops
 from layers.stochastic import GaussianSampling
 from layers.testing import BrokenLayer, check_layer
+from tests.layers.graph_fit import graph_fit
 from tests.layers.mutations import mutant
 
 RANDOM = np.random.default_rng(0)
@@ -49,29 +49,19 @@ SETTINGS = {
     "coefficients": ["beta"],
     "stochastic": True,
     "invalid": [{"beta": -1.0}, {"free_bits": -0.1}, {"clip_logvar": 0.0}, {"clip_logvar": 1000.0}, {"beta": float("nan")}],
-    "extremes": [(MEAN, np.full_like(LOGVAR, 1e6)), (MEAN, np.full_like(LOGVAR, -1e6))],
-    "fit": loops.fit,
+    "extremes": [(SEQUENCES[0], np.full_like(SEQUENCES[1], 1e6)), (SEQUENCES[0], np.full_like(SEQUENCES[1], -1e6))],
+    "fit": graph_fit,
 }
 
 
 def test_gaussian_sampling_keeps_its_promises(two_replicas):
-    check_layer(
-        functools.partial(GaussianSampling, beta=0.7, seed=1),
-        (MEAN, LOGVAR),
-        strategy=two_replicas,
-        skip={"masking": "checked with sequences below"},
-        **SETTINGS,
-    )
+    factory = functools.partial(GaussianSampling, beta=2.0, free_bits=0.3, seed=1)
+    check_layer(factory, SEQUENCES, call_kwargs={"mask": MASK}, strategy=two_replicas, **SETTINGS)
 
 
-def test_it_does_so_with_sequences_and_free_bits():
-    check_layer(
-        functools.partial(GaussianSampling, beta=2.0, free_bits=0.3, seed=1),
-        SEQUENCES,
-        call_kwargs={"mask": MASK},
-        only=["oracle", "loss_oracle", "metric_values", "gradient", "masking", "xla", "unknown_dimensions", "keras_file", "training"],
-        **SETTINGS,
-    )
+def test_it_does_so_without_time_mask_and_free_bits():
+    only = ["oracle", "loss_oracle", "metric_values", "gradient", "empty_batch", "single_example"]
+    check_layer(functools.partial(GaussianSampling, beta=0.7, seed=1), (MEAN, LOGVAR), only=only, **SETTINGS)
 
 
 MUTATIONS = {

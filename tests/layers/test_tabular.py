@@ -7,7 +7,6 @@ import functools
 import numpy as np
 import pytest
 
-import loops
 from layers.tabular import CrossV2, PeriodicEmbedding, PiecewiseLinearEmbedding, quantile_edges
 from layers.testing import BrokenLayer, check_layer
 from tests.layers.mutations import mutant
@@ -39,7 +38,6 @@ def test_cross_keeps_its_promises(two_replicas):
         (X0, X),
         invalid=[{"projection": 0}, {"projection": 1.5}],
         strategy=two_replicas,
-        fit=loops.fit,
         **CROSS,
     )
 
@@ -89,7 +87,7 @@ PERIODIC = {
 def test_periodic_embedding_keeps_its_promises(two_replicas):
     factory = functools.partial(PeriodicEmbedding, **{"frequencies": 3, "sigma": 0.3})
     invalid = [{"frequencies": 0}, {"frequencies": 1.5}, {"sigma": 0.0}, {"sigma": float("nan")}]
-    check_layer(factory, X0, invalid=invalid, strategy=two_replicas, fit=loops.fit, **PERIODIC)
+    check_layer(factory, X0, invalid=invalid, strategy=two_replicas, **PERIODIC)
     check_layer(factory, SEQUENCES, only=["oracle", "masking", "output_spec", "unknown_dimensions"], **PERIODIC)
 
 
@@ -130,9 +128,7 @@ PIECEWISE = {"oracle": coded, "degenerate": {"a single bin": ({"edges": [[-1.0, 
 
 def test_piecewise_linear_embedding_keeps_its_promises(two_replicas):
     invalid = [{"edges": e} for e in ([1.0, 2.0], [[1.0]], [[2.0, 1.0]], [[0.0, float("inf")]], [[0.0, 1.0], [0.0, 1.0, 2.0]], "edges")]
-    check_layer(
-        functools.partial(PiecewiseLinearEmbedding, edges=EDGES), X0, invalid=invalid, strategy=two_replicas, fit=loops.fit, **PIECEWISE
-    )
+    check_layer(functools.partial(PiecewiseLinearEmbedding, edges=EDGES), X0, invalid=invalid, strategy=two_replicas, **PIECEWISE)
     factory = functools.partial(PiecewiseLinearEmbedding, edges=np.float32(EDGES[:3]))
     check_layer(factory, SEQUENCES, oracle=coded, only=["config", "oracle", "masking", "output_spec", "unknown_dimensions"])
 

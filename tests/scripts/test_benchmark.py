@@ -17,7 +17,7 @@ RATES |= {"while": [300.0, 250.0, 300.0]}
 
 def test_one_tiny_workload(tmp_path):
     file = tmp_path / "measured.json"
-    contenders = "fit,fit_callbacks,loops"
+    contenders = "fit,fit_callbacks"
     code, out, err = run(
         benchmark,
         "--workloads=wide_deep",

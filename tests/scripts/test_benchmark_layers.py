@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from research.benchmarks.layer_formulas import FORMULAS
 from scripts import benchmark_layers, layers_table
@@ -14,8 +15,17 @@ from tests.scripts.programs import run
 RANDOM = {"GaussianSampling", "DenseVariational", "Dropout", "DropPath", "NoisyDense", "ConcreteDropout", "HardConcreteGate"}
 
 
+@pytest.fixture
+def eagerly(monkeypatch):
+    """Programs run as they are written, two steps long: their traces would take most of the time, and compute the same."""
+    monkeypatch.setattr(benchmark_layers, "STEPS", 2)
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.mark.parametrize("name", sorted(set(FORMULAS) - RANDOM))
-def test_the_formula_by_hand_has_the_gradients_of_the_layer(name):
+def test_the_formula_by_hand_has_the_gradients_of_the_layer(name, eagerly):
     by_layer, by_hand = benchmark_layers.programs(FORMULAS[name], xla=False)
     for i, (ours, theirs) in enumerate(zip(by_layer(), by_hand(), strict=True)):
         scale = np.abs(theirs).max()
@@ -23,7 +33,7 @@ def test_the_formula_by_hand_has_the_gradients_of_the_layer(name):
 
 
 @pytest.mark.parametrize("name", sorted(RANDOM))
-def test_formulas_with_noise_have_gradients_of_the_same_size(name):
+def test_formulas_with_noise_have_gradients_of_the_same_size(name, eagerly):
     by_layer, by_hand = benchmark_layers.programs(FORMULAS[name], xla=False)
     for i, (ours, theirs) in enumerate(zip(by_layer()[:-1], by_hand()[:-1], strict=True)):
         assert np.std(theirs) / 3 <= np.std(ours) <= 3 * np.std(theirs), f"gradient {i}"

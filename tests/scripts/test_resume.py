@@ -1,4 +1,4 @@
-"""Real processes: killed with SIGKILL and SIGTERM at no particular instant, and started again with the same command."""
+"""A run that was ended by a signal goes on when the same command is given again, and ends as one that nothing happened to."""
 
 import os
 import random
@@ -10,23 +10,28 @@ import time
 
 import pytest
 
+from loops import hooks
 from loops.run.workdir_lock import WorkdirLock
+from research import command_line
 from scripts import runs, train
-from tests.scripts.programs import REPOSITORY, called, run
+from tests.scripts.programs import REPOSITORY, called, run, weights
 
 SMALL = ["--config.dataset=wine", "--compile=eager"]
-COMMAND = ["--config.epochs=150", "--config.patience=150", "--config.hidden=(30,)", "--compile=graph"]
+COMMAND = ["--config.epochs=100", "--config.patience=100", "--config.hidden=(30,)", "--compile=graph"]
 
 
 def signalled_when_under_way(workdir, number, rng):
-    """The exit code and output of a run that got a signal a little after it has saved something new."""
+    """The exit code of a process that got a signal a little after it has saved something new, what it printed, and what to stderr."""
     before = saved(workdir)
     process = subprocess.Popen(
         [sys.executable, "scripts/train.py", f"--workdir={workdir}", *COMMAND],
         cwd=REPOSITORY,
+        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         text=True,
+        # A shell that started the tests in the background would have this process ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         deadline = time.monotonic() + 120
@@ -34,10 +39,10 @@ def signalled_when_under_way(workdir, number, rng):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.3))
         process.send_signal(number)
-        output, _ = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=120)
     finally:
         process.kill()
-    return process.returncode, output
+    return process.returncode, output, errors
 
 
 def saved(workdir):
@@ -45,16 +50,26 @@ def saved(workdir):
     return max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0) if folder.is_dir() else 0
 
 
-def test_runs_that_were_killed_end_as_those_that_were_not(tmp_path):
+def test_runs_that_were_killed_end_as_those_that_were_not(tmp_path, monkeypatch):
     whole, killed, rng = tmp_path / "whole", tmp_path / "killed", random.Random(os.environ.get("KILL_SEED", ""))
 
-    code, _ = signalled_when_under_way(killed, signal.SIGKILL, rng)
+    code, _, _ = signalled_when_under_way(killed, signal.SIGKILL, rng)
     assert code == -signal.SIGKILL
-    at = saved(killed)
-    code, output = signalled_when_under_way(killed, signal.SIGTERM, rng)
-    assert code == 75, output
-    assert "Resuming the run" in output and "goes on from there" in output
-    assert saved(killed) > at > 0
+    by_kill = saved(killed)
+
+    code, output, errors = signalled_when_under_way(killed, signal.SIGINT, rng)
+    assert code == command_line.EXIT_INTERRUPTED and errors == ""
+    assert "Resuming the run" in output
+    assert re.search(rf"^Interrupted in epoch \d+ of 100. Kept in {killed}: checkpoints/best", output, re.MULTILINE)
+    assert len(weights(killed)) == 4
+    by_interrupt = saved(killed)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+        epochs = iter(range(100))
+        patched.setattr(hooks.ProgressBar, "on_epoch_begin", lambda *_: next(epochs) == 2 and os.kill(os.getpid(), signal.SIGTERM))
+        run(train, f"--workdir={killed}", *COMMAND)
+    assert ended.value.code == 75
+    assert saved(killed) > by_interrupt > by_kill > 0
 
     code, _, errors = run(train, f"--workdir={killed}", *COMMAND, "--resume=must")
     assert code == 0, errors

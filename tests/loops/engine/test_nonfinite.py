@@ -1,5 +1,7 @@
 """A step that makes numbers stop being numbers is named, and the state is that from before it, bit for bit."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -28,37 +30,56 @@ class SqrtTask(tiny.Classifier):
         return super().loss(y, y_pred) + tf.sqrt(distance * at_bad_step)
 
 
-def reference_state(task, kind, x, y, compile="graph"):
-    loops.TrainLoop(task, tiny.feed_of(kind, x, y), compile=compile).run(steps=BAD_STEP - 1)
+def noisy_sqrt():
+    return SqrtTask(random=True)
+
+
+@functools.cache
+def clean_state(make, compile="graph"):
+    """The state before the bad step, of a run that does not come to it. The kind of feed makes no difference to its bits."""
+    task = make()
+    loops.TrainLoop(task, tiny.feed_of("array", *tiny.data(100)), compile=compile).run(steps=BAD_STEP - 1)
     return tiny.state(task)
 
 
-@pytest.mark.parametrize("kind", ["array", "known", "unknown"])
-@pytest.mark.parametrize("compile", ["graph", "eager"])
+def noisy():
+    return tiny.Classifier(random=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "compile"),
+    [
+        ("array", "graph"),
+        ("known", "graph"),
+        ("unknown", "graph"),
+        ("array", "eager"),
+        pytest.param("known", "eager", marks=pytest.mark.matrix),
+        pytest.param("unknown", "eager", marks=pytest.mark.matrix),
+    ],
+)
 def test_the_state_is_that_from_before_the_bad_step(kind, compile):
-    task = tiny.Classifier(random=True)
+    task = noisy()
     loop = loops.TrainLoop(task, tiny.feed_of(kind, *poisoned()), compile=compile)
     with pytest.raises(loops.NonFiniteError, match=rf"At step {BAD_STEP} .*1 of 96 values in part 0 of the batch"):
         loop.run(epochs=2)
     assert loop.progress.step == BAD_STEP - 1
     assert loop.outcome == "failed"
-    clean = reference_state(tiny.Classifier(random=True), kind, *tiny.data(100), compile=compile)
-    tiny.assert_same_bits(tiny.state(task), clean)
+    tiny.assert_same_bits(tiny.state(task), clean_state(noisy, compile))
 
 
 def test_the_state_is_that_from_before_the_bad_step_under_xla():
     task = tiny.Classifier()
     with pytest.raises(loops.NonFiniteError, match=f"At step {BAD_STEP} "):
         loops.TrainLoop(task, tiny.feed_of("array", *poisoned()), compile="xla").run(epochs=1)
-    tiny.assert_same_bits(tiny.state(task), reference_state(tiny.Classifier(), "array", *tiny.data(100), compile="xla"))
+    tiny.assert_same_bits(tiny.state(task), clean_state(tiny.Classifier, "xla"))
 
 
-@pytest.mark.parametrize("kind", ["array", "unknown"])
+@pytest.mark.parametrize("kind", ["array", pytest.param("unknown", marks=pytest.mark.matrix)])
 def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_found_too(kind):
-    task = SqrtTask(random=True)
+    task = noisy_sqrt()
     with pytest.raises(loops.NonFiniteError, match=f"At step {BAD_STEP} a gradient or a variable .* every number in the batch is finite"):
         loops.TrainLoop(task, tiny.feed_of(kind, *tiny.data(100))).run(epochs=2)
-    tiny.assert_same_bits(tiny.state(task), reference_state(SqrtTask(random=True), kind, *tiny.data(100)))
+    tiny.assert_same_bits(tiny.state(task), clean_state(noisy_sqrt))
 
 
 def test_two_optimizers_neither_applies_half_of_the_bad_step():
@@ -75,10 +96,10 @@ def test_two_optimizers_neither_applies_half_of_the_bad_step():
             self.minimize(finite, tape, self.second_optimizer, self.second.trainable_variables)
             return {**super().train_step(batch), "second": finite}
 
-    task, clean = TwoOptimizers(), TwoOptimizers()
+    task = TwoOptimizers()
     with pytest.raises(loops.NonFiniteError, match=f"At step {BAD_STEP} "):
         loops.TrainLoop(task, tiny.feed_of("array", *poisoned())).run(epochs=1)
-    tiny.assert_same_bits(tiny.state(task), reference_state(clean, "array", *tiny.data(100)))
+    tiny.assert_same_bits(tiny.state(task), clean_state(TwoOptimizers))
 
 
 def test_stop_ends_the_run_without_evaluating_recording_or_saving(tmp_path):
@@ -89,6 +110,7 @@ def test_stop_ends_the_run_without_evaluating_recording_or_saving(tmp_path):
         [hooks.TerminateOnNaN(), hooks.LambdaHook(on_evaluate_end=lambda *_: evaluated.append(1)), hooks.LambdaHook()],
         evaluate={"val": tiny.feed_of("array", *tiny.data(20))},
         workdir=tmp_path / "run",
+        compile="eager",
     )
     history = loop.run(epochs=3)
     assert loop.outcome == "stopped"

@@ -15,7 +15,7 @@ import numpy as np
 
 import loops
 
-__all__ = ["Outcome", "assert_parity", "assert_same_bits", "differences", "keras_fit", "loops_fit", "same_bits", "train"]
+__all__ = ["Outcome", "assert_outcomes", "assert_parity", "assert_same_bits", "differences", "keras_fit", "loops_fit", "same_bits", "train"]
 
 Arguments = Mapping[str, Any]
 Fit = Callable[..., Any]
@@ -155,6 +155,17 @@ def differences(expected: Outcome, found: Outcome, metrics: bool = True) -> list
     return found_out
 
 
+def assert_outcomes(expected: Outcome, found: Outcome) -> None:
+    """Asserts that a run left behind what `model.fit` left behind, bit for bit.
+
+    Where the fit validates, metric states are left out: Keras leaves those of the validation behind, as it has only one set.
+    """
+    assert expected.history, "model.fit recorded nothing: the case proves nothing"
+    validates = any(key.startswith("val_") for key in expected.history)
+    problems = differences(expected, found, metrics=not validates)
+    assert not problems, "not the bits of model.fit:\n" + "\n".join(problems)
+
+
 def assert_parity(
     make_model: Callable[[], keras.Model],
     data: Arguments | Callable[[], Arguments],
@@ -165,8 +176,6 @@ def assert_parity(
     **arguments: Any,
 ) -> tuple[Outcome, Outcome]:
     """Trains with `model.fit` and with `candidate` from the same seeds and asserts that history and every variable have the same bits.
-
-    Where the fit validates, metric states are left out: Keras leaves those of the validation behind, as it has only one set.
 
     Args:
         make_model: makes the compiled model.
@@ -181,8 +190,5 @@ def assert_parity(
     """
     expected = train(reference, make_model, data, seed, **arguments)
     found = train(candidate, make_model, data, seed, **arguments)
-    assert expected.history, "model.fit recorded nothing: the case proves nothing"
-    validates = any(key.startswith("val_") for key in expected.history)
-    problems = differences(expected, found, metrics=not validates)
-    assert not problems, "not the bits of model.fit:\n" + "\n".join(problems)
+    assert_outcomes(expected, found)
     return expected, found

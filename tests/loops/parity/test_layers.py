@@ -8,6 +8,7 @@ import pytest
 from keras import layers, ops
 
 from tests.loops.parity.harness import assert_parity, keras_fit, loops_fit, same_bits, train
+from tests.loops.sampling import sample
 
 ROWS = 70  # batches of 32, 32 and 6
 RNG = np.random.default_rng(13)
@@ -37,10 +38,14 @@ NOISE = {
     "seeded dropout": lambda: [layers.Dropout(0.5, seed=3)],
     "alpha dropout": lambda: [layers.Dense(6, activation="selu"), layers.AlphaDropout(0.2)],
     "gaussian noise": lambda: [layers.GaussianNoise(0.3), layers.GaussianDropout(0.2)],
+    "all of them": lambda: [
+        *[layers.Dropout(0.3), layers.Dense(6), layers.Dropout(0.3), layers.Dense(6, activation="selu"), layers.AlphaDropout(0.2)],
+        *[layers.Dropout(0.2, seed=3), layers.GaussianNoise(0.3), layers.GaussianDropout(0.2)],
+    ],
 }
 
 
-@pytest.mark.parametrize("hidden", NOISE.values(), ids=NOISE)
+@pytest.mark.parametrize("hidden", sample(NOISE, "all of them", values=True))
 def test_noise(hidden):
     parity(lambda: classifier(*hidden()), validation_split=0.2)
 
@@ -49,10 +54,14 @@ STATISTICS = {
     "batch norm": lambda: [layers.Dense(6), layers.BatchNormalization(), layers.Activation("relu"), layers.Dropout(0.3)],
     "layer norm": lambda: [layers.Dense(6), layers.LayerNormalization()],
     "spectral norm": lambda: [layers.SpectralNormalization(layers.Dense(6))],
+    "all of them": lambda: [
+        *[layers.SpectralNormalization(layers.Dense(6)), layers.BatchNormalization(), layers.Activation("relu"), layers.Dropout(0.3)],
+        *[layers.Dense(6), layers.LayerNormalization()],
+    ],
 }
 
 
-@pytest.mark.parametrize("hidden", STATISTICS.values(), ids=STATISTICS)
+@pytest.mark.parametrize("hidden", sample(STATISTICS, "all of them", values=True))
 def test_normalization(hidden):
     parity(lambda: classifier(*hidden(), optimizer="adam"), validation_split=0.2)
 
@@ -60,10 +69,11 @@ def test_normalization(hidden):
 FROZEN = {
     "batch norm": lambda: [layers.Dense(6), layers.BatchNormalization(trainable=False)],
     "first layer": lambda: [layers.Dense(6, trainable=False), layers.Dense(6)],
+    "both": lambda: [layers.Dense(6, trainable=False), layers.Dense(6), layers.BatchNormalization(trainable=False)],
 }
 
 
-@pytest.mark.parametrize("hidden", FROZEN.values(), ids=FROZEN)
+@pytest.mark.parametrize("hidden", sample(FROZEN, "both", values=True))
 def test_frozen_layers(hidden):
     """Slots are made for all that may train, so that flags can change; those of frozen variables stay as they were made."""
     data = {"x": X, "y": CLASSES, "epochs": 2}
@@ -80,10 +90,18 @@ PENALTIES = {
     "l1 and l2": lambda: [layers.Dense(6, kernel_regularizer=keras.regularizers.L1L2(0.01, 0.02))],
     "activity": lambda: [layers.Dense(6, activity_regularizer=keras.regularizers.L2(0.1)), layers.ActivityRegularization(l1=0.01)],
     "constraint": lambda: [layers.Dense(6, kernel_constraint=keras.constraints.MaxNorm(0.5), bias_constraint="non_neg")],
+    "l1, l2 and constraint": lambda: [
+        layers.Dense(
+            6,
+            kernel_regularizer=keras.regularizers.L1L2(0.01, 0.02),
+            kernel_constraint=keras.constraints.MaxNorm(0.5),
+            bias_constraint="non_neg",
+        )
+    ],
 }
 
 
-@pytest.mark.parametrize("hidden", PENALTIES.values(), ids=PENALTIES)
+@pytest.mark.parametrize("hidden", sample(PENALTIES, "activity", "l1, l2 and constraint", values=True))
 def test_regularizers_and_constraints(hidden):
     parity(lambda: classifier(*hidden()), validation_split=0.2)
 
@@ -159,6 +177,14 @@ def test_a_stateful_rnn_carries_its_state_over_batches_and_epochs():
     parity(make, x=X[..., None], batch_size=10)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
-def test_dtype_policies(policy):
+POLICIES = ["mixed_float16", "mixed_bfloat16", "float64"]
+
+
+def test_dtype_policies():
+    parity(lambda: classifier(*[layers.Dense(6, dtype=policy) for policy in POLICIES], optimizer="adam"))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_dtype_policy_for_all_layers(policy):
     parity(lambda: classifier(layers.Dense(6, dtype=policy), layers.Dense(3, dtype=policy), optimizer="adam"))

@@ -17,6 +17,7 @@ BATCH = 16
 FEATURES = 6
 TECHNIQUES = ("dropout", "batch_norm", "adam", "schedule", "plateau", "early_stopping", "ema", "gan")
 SOURCES = ("array", "dataset", "memmap")
+NOISE = {"dropout": lambda: keras.layers.Dropout(0.3), "batch_norm": keras.layers.BatchNormalization}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Case:
         source: "array", "dataset" or "memmap".
         mode: "graph", "xla" or "eager".
         replicas: 1 or 2.
-        technique: what there is besides a dense network and SGD.
+        technique: what there is besides a dense network and SGD; several are joined by "+".
     """
 
     source: str
@@ -37,6 +38,9 @@ class Case:
 
     def __str__(self):
         return f"{self.source}-{self.mode}-{self.replicas}-{self.technique}"
+
+    def has(self, technique):
+        return technique in self.technique.split("+")
 
 
 class Gan(loops.Task):
@@ -132,17 +136,19 @@ def feed(case, folder):
 
 def task(case):
     keras.utils.set_random_seed(11)
-    if case.technique == "gan":
+    if case.has("gan"):
         return Gan()
-    noise = {"dropout": [keras.layers.Dropout(0.3)], "batch_norm": [keras.layers.BatchNormalization()]}.get(case.technique, [])
-    model = keras.Sequential([keras.Input([FEATURES]), keras.layers.Dense(8, "tanh"), *noise, keras.layers.Dense(1)])
-    rate = keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.9) if case.technique in ("schedule", "plateau") else 0.05
-    optimizers = {
-        "adam": lambda: keras.optimizers.Adam(0.02),
-        "ema": lambda: keras.optimizers.Adam(0.02, use_ema=True, ema_momentum=0.9),
-    }
-    optimizer = optimizers.get(case.technique, lambda: keras.optimizers.SGD(rate, momentum=0.9))()
-    kind = GlobalSeed if case.technique == "global_seed" else loops.SupervisedTask
+    noise = [layer for name, layer in NOISE.items() if case.has(name)]
+    model = keras.Sequential([keras.Input([FEATURES]), keras.layers.Dense(8, "tanh"), *(layer() for layer in noise), keras.layers.Dense(1)])
+    decays = case.has("schedule") or case.has("plateau")
+    rate = keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.9) if decays else 0.05
+    if case.has("ema"):
+        optimizer = keras.optimizers.Adam(rate, use_ema=True, ema_momentum=0.9)
+    elif case.has("adam"):
+        optimizer = keras.optimizers.Adam(rate)
+    else:
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9)
+    kind = GlobalSeed if case.has("global_seed") else loops.SupervisedTask
     return kind(model, loss="mse", optimizer=optimizer, metrics=["mae"])
 
 
@@ -154,21 +160,21 @@ def make(case, workdir, strategy, **arguments):
     chosen = [
         hooks.Snapshot("5 steps | 1 epoch"),
         hooks.TensorBoard(workdir, update_freq=3, histogram_freq=0),
-        CountEpochs(case.technique == "frozen"),
+        CountEpochs(case.has("frozen")),
     ]
-    if case.technique == "plateau":
+    if case.has("plateau"):
         chosen.append(hooks.ReduceLROnPlateau("val_loss", factor=0.5, patience=1, min_delta=10.0))
-    if case.technique == "early_stopping":
+    if case.has("early_stopping"):
         chosen.append(hooks.EarlyStopping("val_loss", min_delta=0.2, patience=1, restore_best_weights=True))
-    if case.technique == "unfreeze":
+    if case.has("unfreeze"):
         made.model.layers[0].trainable = False
         layer = made.model.layers[0].name
         chosen.append(hooks.Unfreeze(layer, monitor="val_loss", min_delta=10.0, patience=1, learning_rate_factor=0.5))
-    if case.technique == "load_weights":
+    if case.has("load_weights"):
         loaded = [np.full(w.shape, 0.1, "float32") for w in made.model.weights]
-        chosen.append(hooks.LoadWeights(loaded, min_delta=10.0, patience=1))
+        chosen.append(hooks.LoadWeights(loaded, min_delta=10.0, patience=2))
     validation = loops.ArrayFeed(arrays(40, seed=1), 20)
-    if case.technique == "evaluated":  # in the midst of an epoch
+    if case.has("evaluated"):  # in the midst of an epoch
         chosen.append(hooks.Evaluate(loops.ArrayFeed(arrays(30, seed=2), 10), "early", every=loops.triggers.At(3, 16, 29, 42)))
     loop = loops.TrainLoop(
         made,
@@ -219,6 +225,42 @@ def weights_in(path):
 def differing(a, b):
     """Names of what differs."""
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+
+
+class Copies:
+    """Copies the workdir at crash points while the run goes on: each copy is what a SIGKILL at that instant would leave on the disk.
+
+    So one run gives both what is expected and the folders of as many kills as are asked for.
+
+    Args:
+        workdir: the folder that is copied.
+        points: (name, count) of each instant; a count of None stands for every time, and the last copy is kept.
+    """
+
+    def __init__(self, workdir, *points):
+        self.workdir, self._points, self._folders = pathlib.Path(workdir), points, {}
+        self._counts = dict.fromkeys(fault_points.NAMES, 0)
+
+    def __enter__(self):
+        self._real, fault_points.reached = fault_points.reached, self._note
+        return self
+
+    def __exit__(self, kind, error, trace):
+        fault_points.reached = self._real
+
+    def restore(self, point, workdir):
+        """Makes the copy of `point` the folder that the next process finds."""
+        shutil.copytree(self._folders[point], workdir)
+
+    def _note(self, name, times=1):
+        before = self._counts[name]
+        self._counts[name] += times
+        for point, count in self._points:
+            if point == name and (count is None or before < count <= self._counts[name]):
+                folder = self._folders[point, count] = self.workdir.with_name(f"{self.workdir.name}-{point}-{count}")
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(shutil.Error):  # what a thread moves away meanwhile
+                    shutil.copytree(self.workdir, folder)
 
 
 class Killed(BaseException):

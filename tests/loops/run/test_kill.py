@@ -1,6 +1,7 @@
 """Killed at any instant and started again, a run gives the bits of the one that was left alone."""
 
 import copy
+import functools
 import itertools
 import os
 import random
@@ -12,7 +13,7 @@ import pytest
 from loops import fault_points
 from loops.snapshots.store import SnapshotStore
 from tests.loops.run import kill_cases
-from tests.loops.run.kill_cases import SOURCES, TECHNIQUES, Case, Kill
+from tests.loops.run.kill_cases import SOURCES, TECHNIQUES, Case, Copies, Kill
 
 ALL = [
     Case(source, mode, replicas, technique)
@@ -20,27 +21,86 @@ ALL = [
 ]
 
 
-def pairwise(cases):
-    """A small selection in which every pair of values that occurs at all occurs."""
-    fields = ("source", "mode", "replicas", "technique")
+# Every pair of source, mode and number of replicas, and each group of techniques in both modes and with both numbers of replicas. The first
+# kill comes in a run from the beginning, a second one in the run that goes on from there.
+MANY = "dropout+batch_norm+ema+schedule+plateau"
+SAMPLE = {
+    Case("array", "graph", 2, "gan"): [("step", 1), ("half_written", 3)],
+    Case("array", "xla", 1, "gan"): [("hook", 40)],
+    Case("dataset", "graph", 1, MANY): [("before_rename", 1), ("evaluation", 1)],
+    Case("memmap", "xla", 2, MANY): [("feed", 2)],
+    Case("memmap", "graph", 1, "adam+early_stopping"): [("before_prune", 1), ("step", 9)],
+    Case("dataset", "xla", 2, "adam+early_stopping"): [("before_prune", 2)],
+}
 
-    def pairs(case):
-        return {(a, getattr(case, a), b, getattr(case, b)) for a, b in itertools.combinations(fields, 2)}
+MIXED = Case("array", "graph", 1, "adam+dropout+global_seed+plateau+evaluated+frozen")
+TWO_NETWORKS = Case("array", "graph", 1, "gan")
+STOPPED = Case("array", "graph", 1, "dropout+early_stopping")
+TUNED = Case("array", "graph", 1, "unfreeze+load_weights")
 
-    missing = set().union(*map(pairs, cases))
-    chosen = []
-    while missing:
-        best = max(cases, key=lambda case: len(pairs(case) & missing))
-        chosen.append(best)
-        missing -= pairs(best)
-    return chosen
+# In the middle of a run of `MIXED`.
+MIDDLE = {"before_write": 7, "half_written": 8, "before_rename": 6, "before_prune": 6, "hook": 101, "feed": 3, "evaluation": 5, "step": 31}
+EARLY = [("hook", 1), ("half_written", 1)]
+# The folders that tests go on from. At the seventh writing of a snapshot, in the second epoch, records of the steps up to that snapshot are
+# on the disk already; the one before is carried on from.
+SEVENTH, LAST = ("before_write", 7), ("before_prune", None)
+POINTS = {
+    MIXED: [*MIDDLE.items(), *EARLY],
+    TWO_NETWORKS: [SEVENTH],
+    STOPPED: [SEVENTH, LAST],
+    TUNED: [SEVENTH, ("before_prune", 5), ("hook", 60)],
+}
 
 
-def undisturbed(case, tmp_path, strategy):
-    loop = kill_cases.make(case, tmp_path / "whole" / "run", strategy)
-    with Kill(loop.workdir) as counter:
+def carried_on(case, workdir, strategy, *points):
+    """Runs to the end whatever is in the workdir; gives what has to be the same, and the folders at `points`."""
+    loop = kill_cases.make(case, workdir, strategy)
+    with Copies(workdir, *points) as copies:
         loop.run(epochs=kill_cases.EPOCHS)
-    return kill_cases.results(loop), counter.reached
+    return kill_cases.results(loop), copies
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, one_device):
+    """case -> (results, folders) of a run that nobody killed, made once."""
+
+    @functools.cache
+    def run(case):
+        return carried_on(case, tmp_path_factory.mktemp("whole") / "run", one_device, *POINTS[case])
+
+    return run
+
+
+def strategy_for(case, two_replicas, one_device):
+    return two_replicas if case.replicas == 2 else one_device
+
+
+@pytest.mark.parametrize(("case", "kills"), SAMPLE.items(), ids=map(str, SAMPLE))
+def test_killed_several_times_it_ends_with_the_same_bits(case, kills, tmp_path, two_replicas, one_device):
+    strategy = strategy_for(case, two_replicas, one_device)
+    expected, copies = carried_on(case, tmp_path / "whole" / "run", strategy, kills[0])
+    for i, kill in enumerate(kills):
+        workdir = tmp_path / f"killed {i}" / "run"
+        copies.restore(kill, workdir)
+        found, copies = carried_on(case, workdir, strategy, *kills[i + 1 :])
+        assert not kill_cases.differing(expected, found), kill
+
+
+@pytest.mark.parametrize("point", POINTS[TUNED][1:], ids=str)
+def test_fine_tuning_is_carried_on_wherever_it_was_killed(point, undisturbed, tmp_path, one_device):
+    expected, copies = undisturbed(TUNED)
+    copies.restore(point, tmp_path / "killed" / "run")
+    found, _ = carried_on(TUNED, tmp_path / "killed" / "run", one_device)
+    assert not kill_cases.differing(expected, found)
+
+
+@pytest.mark.parametrize("point", [*MIDDLE.items(), *EARLY], ids=str)
+def test_every_named_point_is_survived(point, undisturbed, tmp_path, one_device):
+    assert MIDDLE.keys() == set(fault_points.NAMES)
+    expected, copies = undisturbed(MIXED)
+    copies.restore(point, tmp_path / "killed" / "run")
+    found, _ = carried_on(MIXED, tmp_path / "killed" / "run", one_device)
+    assert not kill_cases.differing(expected, found)
 
 
 def killed(case, tmp_path, strategy, kills):
@@ -50,35 +110,7 @@ def killed(case, tmp_path, strategy, kills):
         loop = kill_cases.make(case, workdir, strategy)
         with Kill(workdir, name, count):
             loop.run(epochs=kill_cases.EPOCHS)
-    loop = kill_cases.make(case, workdir, strategy)
-    loop.run(epochs=kill_cases.EPOCHS)
-    return kill_cases.results(loop)
-
-
-def drawn(reached, rng, n):
-    names = [name for name, times in reached.items() if times]
-    return [(name, rng.randint(1, max(1, reached[name] // n))) for name in rng.sample(names, n)]
-
-
-def strategy_for(case, two_replicas, one_device):
-    return two_replicas if case.replicas == 2 else one_device
-
-
-@pytest.mark.parametrize("case", pairwise(ALL), ids=str)
-def test_killed_several_times_it_ends_with_the_same_bits(case, tmp_path, two_replicas, one_device):
-    strategy = strategy_for(case, two_replicas, one_device)
-    expected, reached = undisturbed(case, tmp_path, strategy)
-    kills = drawn(reached, random.Random(str(case)), 2)
-    found = killed(case, tmp_path, strategy, kills)
-    assert not kill_cases.differing(expected, found), kills
-
-
-@pytest.mark.parametrize("technique", ["unfreeze", "load_weights"])
-def test_fine_tuning_is_carried_on_wherever_it_was_killed(technique, tmp_path, one_device):
-    case = Case("array", "graph", 1, technique)
-    expected, reached = undisturbed(case, tmp_path, one_device)
-    found = killed(case, tmp_path, one_device, [("before_prune", reached["before_prune"] // 2), ("hook", reached["hook"] // 3)])
-    assert not kill_cases.differing(expected, found)
+    return carried_on(case, workdir, strategy)[0]
 
 
 @pytest.mark.matrix
@@ -86,50 +118,26 @@ def test_fine_tuning_is_carried_on_wherever_it_was_killed(technique, tmp_path, o
 @pytest.mark.parametrize("name", fault_points.NAMES)
 def test_the_whole_matrix(case, name, tmp_path, two_replicas, one_device):
     strategy = strategy_for(case, two_replicas, one_device)
-    expected, reached = undisturbed(case, tmp_path, strategy)
+    loop = kill_cases.make(case, tmp_path / "whole" / "run", strategy)
+    with Kill(loop.workdir) as counter:
+        loop.run(epochs=kill_cases.EPOCHS)
+    reached = counter.reached
     rng = random.Random(f"{case} {name} {os.environ.get('MATRIX_SEED', '')}")
-    kills = [(name, rng.randint(1, max(1, reached[name] // 2))), *drawn(reached, rng, 2)]
-    found = killed(case, tmp_path, strategy, kills)
-    assert not kill_cases.differing(expected, found), kills
+    others = rng.sample([other for other, times in reached.items() if times], 2)
+    kills = [(each, rng.randint(1, max(1, reached[each] // 2))) for each in (name, *others)]
+    assert not kill_cases.differing(kill_cases.results(loop), killed(case, tmp_path, strategy, kills)), kills
 
 
-@pytest.mark.parametrize("name", fault_points.NAMES)
-def test_every_named_point_is_survived(name, tmp_path, two_replicas, one_device):
-    case = Case("array", "graph", 1, "dropout")
-    expected, reached = undisturbed(case, tmp_path, one_device)
-    assert reached[name] > 2, "the point is not on the way"
-    found = killed(case, tmp_path, one_device, [(name, 1), (name, 2), (name, reached[name] // 2)])
-    assert not kill_cases.differing(expected, found)
-
-
-# What is left out of the run state, and a case that has to notice. The kill comes in the second epoch.
+# What is left out of the run state, and a case that has to notice.
 # Three things can be told from others: the position in a tf.data pipeline from the number of batches, the rows of history.csv from the
 # epoch, and the multiplier of a schedule from the variables that the step uses.
+PROGRESS = ("examples", "step_in_epoch", "batch", "pass_index", "epoch")
 LEFT_OUT = {
-    "model": Case("array", "graph", 1, "dropout"),
-    "optimizer": Case("array", "graph", 1, "adam"),
-    "metric": Case("array", "graph", 1, "adam"),
-    "captured": Case("array", "graph", 1, "global_seed"),
-    "trace": Case("array", "graph", 1, "gan"),
-    "totals": Case("array", "graph", 1, "gan"),
-    "logs": Case("array", "graph", 1, "evaluated"),
-    "looks": Case("array", "graph", 1, "gan"),
-    "task": Case("array", "graph", 1, "gan"),
-    "trainable": Case("array", "graph", 1, "frozen"),
-    "stop_reason": Case("array", "graph", 1, "early_stopping"),
-    "progress.examples": Case("array", "graph", 1, "adam"),
-    "progress.step_in_epoch": Case("array", "graph", 1, "adam"),
-    "progress.batch": Case("array", "graph", 1, "adam"),
-    "progress.pass_index": Case("array", "graph", 1, "adam"),
-    "progress.step": Case("array", "graph", 1, "gan"),
-    "progress.epoch": Case("array", "graph", 1, "adam"),
-    "hooks.EarlyStopping": Case("array", "graph", 1, "early_stopping"),
-    "hooks.ReduceLROnPlateau": Case("array", "graph", 1, "plateau"),
-    "hooks.Unfreeze": Case("array", "graph", 1, "unfreeze"),
-    "hooks.LoadWeights": Case("array", "graph", 1, "load_weights"),
-    "hooks.History": Case("array", "graph", 1, "adam"),
-    "hooks.TensorBoard": Case("array", "graph", 1, "adam"),
-    "hooks.ModelCheckpoint": Case("array", "graph", 1, "early_stopping"),
+    **dict.fromkeys(("model", "optimizer", "metric", "captured", "logs", "trainable", *(f"progress.{name}" for name in PROGRESS)), MIXED),
+    **dict.fromkeys(("hooks.ReduceLROnPlateau", "hooks.History", "hooks.TensorBoard"), MIXED),
+    **dict.fromkeys(("trace", "totals", "looks", "task", "progress.step"), TWO_NETWORKS),
+    **dict.fromkeys(("stop_reason", "hooks.EarlyStopping", "hooks.ModelCheckpoint"), STOPPED),
+    **dict.fromkeys(("hooks.Unfreeze", "hooks.LoadWeights"), TUNED),
 }
 
 
@@ -161,14 +169,10 @@ def leave_out(item, state, arrays):
 
 
 @pytest.mark.parametrize("item", LEFT_OUT)
-def test_whatever_is_left_out_of_a_snapshot_shows(item, tmp_path, one_device):
+def test_whatever_is_left_out_of_a_snapshot_shows(item, undisturbed, tmp_path, one_device):
     case, workdir = LEFT_OUT[item], tmp_path / "killed" / "run"
-    expected, reached = undisturbed(case, tmp_path, one_device)
-    # Records of the steps up to the snapshot that is being written are on disk already; the one before is carried on from.
-    last = reached["before_write"]
-    name, at = {"stop_reason": ("before_prune", last)}.get(item, ("before_write", 7))
-    with Kill(workdir, name, at):
-        kill_cases.make(case, workdir, one_device).run(epochs=kill_cases.EPOCHS)
+    expected, copies = undisturbed(case)
+    copies.restore(LAST if item == "stop_reason" else SEVENTH, workdir)
     store = SnapshotStore(workdir / "snapshots")
     whole = store.load(store.steps()[-1])
     state, arrays = leave_out(item, whole.state, whole.arrays)
@@ -176,10 +180,9 @@ def test_whatever_is_left_out_of_a_snapshot_shows(item, tmp_path, one_device):
     if whole.files is not None and whole.files.is_dir():
         shutil.copytree(whole.files, draft.files, dirs_exist_ok=True)
     draft.commit(arrays, state, whole.info)
-    loop = kill_cases.make(case, workdir, one_device)
     try:
-        loop.run(epochs=kill_cases.EPOCHS)
+        found, _ = carried_on(case, workdir, one_device)
     except IndexError:
         assert item in ("trace", "progress.step"), "steps are missing in the window of a hook, which shows in this way"
         return
-    assert kill_cases.differing(expected, kill_cases.results(loop))
+    assert kill_cases.differing(expected, found)

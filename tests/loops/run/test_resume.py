@@ -14,7 +14,7 @@ import tensorflow as tf
 import loops
 from loops import hooks
 from loops.feeds.from_keras import feed_for
-from loops.run import signals
+from loops.run import run_state, signals
 from loops.snapshots.store import SnapshotStore
 from tests.loops import tiny
 
@@ -467,6 +467,21 @@ def test_a_retrace_loses_no_variable_that_only_the_step_uses(at, act, built, tmp
     again = run(tmp_path / "parts", 5)
     assert int(again.task.count()) == again.progress.step == 5
     tiny.assert_same_bits(tiny.state(again.task), tiny.state(whole.task))
+
+
+def test_variables_that_only_the_step_uses_are_saved_in_the_order_of_use():
+    counts = [tf.Variable(0, name=f"count_{i}") for i in range(12)]
+
+    class Counts(tiny.Classifier):
+        def train_step(self, batch):
+            for count in counts[5:] + counts[:5]:
+                count.assign_add(1)
+            return super().train_step(batch)
+
+    loop = make(None, Counts())
+    loop.run(steps=1)
+    saved = run_state.variables_of(loop.task, loop.graph)["captured"]
+    assert [v.name for v in saved] == [v.name for v in counts[5:] + counts[:5]]
 
 
 def test_saving_between_runs_after_a_hook_was_attached_keeps_what_only_the_step_uses(tmp_path):

@@ -69,6 +69,14 @@ def test_hooks_fire_at_their_exact_steps_whatever_other_hooks_are_there(cadences
             assert mean == pytest.approx((first + last) / 2)
 
 
+def test_a_hook_whose_window_function_was_given_sees_all_steps_too():
+    seen = []
+    given = hooks.LambdaHook(every="10 steps", on_window_end=lambda loop, window: seen.append(list(window.trace["step"])))
+    loop = loops.TrainLoop(Counting(), loops.NoFeed(20), [given, Record("2 steps")], compile="eager", on_nonfinite="ignore")
+    loop.run(steps=20)
+    assert seen == [list(range(1, 11)), list(range(11, 21))]
+
+
 def test_a_time_trigger_fires_between_steps_and_the_others_stay_exact():
     slow, exact = Record("3 seconds"), Record("7 steps")
     loop = loops.TrainLoop(Counting(), loops.NoFeed(50), [slow, exact], on_nonfinite="ignore")

@@ -77,18 +77,19 @@ def test_observed_tensors_are_those_of_the_last_step_and_only_if_asked_for(compi
     x, y = tiny.data(96)
     look = Look("row", "gradients")
     loop = loops.TrainLoop(Observes(keras.optimizers.SGD(0.1)), loops.ArrayFeed((x, y), 16), [look], compile=compile)
+    loop.run(steps=5)
+    before = [v.numpy() for v in loop.task.model.trainable_variables]
     loop.run(epochs=1)
     for observed, batch in look.seen:
         np.testing.assert_array_equal(observed["row"], batch[0][0])
     np.testing.assert_array_equal(look.seen[-1][1][1], y[80:])
-    before = Observes(keras.optimizers.SGD(0.1))
-    loops.TrainLoop(before, loops.ArrayFeed((x, y), 16), compile=compile).run(steps=5)
-    for left, now in zip(before.model.trainable_variables, loop.task.model.trainable_variables, strict=True):
+    for left, now in zip(before, loop.task.model.trainable_variables, strict=True):
         gradient = look.seen[-1][0]["gradients"][now.path]
-        np.testing.assert_allclose(left.numpy() - 0.1 * gradient, now.numpy(), atol=1e-6)
-    idle = Look()
-    loops.TrainLoop(Observes(), loops.ArrayFeed((x, y), 16), [idle], compile=compile).run(epochs=1)
-    assert idle.seen[0][0] == {}
+        np.testing.assert_allclose(left - 0.1 * gradient, now.numpy(), atol=1e-6)
+    if compile == "graph":
+        idle = Look()
+        loops.TrainLoop(Observes(), loops.ArrayFeed((x, y), 16), [idle], compile=compile).run(epochs=1)
+        assert idle.seen[0][0] == {}
 
 
 def test_gradient_transforms_are_applied_in_order_after_clipping():
@@ -160,7 +161,7 @@ def test_a_changed_trainable_flag_is_noticed_announced_and_obeyed(capsys):
     assert capsys.readouterr().out.count("Retracing the training step: `trainable` changed") == 3
 
 
-@pytest.mark.parametrize("compile", ["graph", "xla"])
+@pytest.mark.parametrize("compile", ["graph", pytest.param("xla", marks=pytest.mark.matrix)])
 def test_a_changed_flag_of_a_layer_without_trainable_variables_is_obeyed(compile, capsys):
     # A frozen batch normalization normalizes by its moving statistics, and leaves them as they are.
     class Freeze(hooks.Hook):
@@ -226,8 +227,9 @@ def test_two_identical_runs_give_identical_bits_and_modes_agree():
         return tiny.state(task)
 
     tiny.assert_same_bits(train("graph"), train("graph"))
-    tiny.assert_same_bits(train("xla"), train("xla"))
-    for left, right in zip(train("xla"), train("eager"), strict=True):
+    by_xla = train("xla")
+    tiny.assert_same_bits(by_xla, train("xla"))
+    for left, right in zip(by_xla, train("eager"), strict=True):
         np.testing.assert_allclose(left, right, atol=1e-4)
 
 

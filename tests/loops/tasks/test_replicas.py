@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 
 import loops
-from loops.tasks import replicas
+from loops.tasks import gradients, replicas
 from tests.loops import tiny
+from tests.loops.sampling import sample
 
 # 97 examples in batches of 32: full batches split 16+16, and the last batch of one example leaves a replica empty.
 N, BATCH = 97, 32
@@ -41,20 +42,46 @@ def regularized(optimizer):
     return make
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"clip": 0.1}, {"clip": loops.ClipByNorm(0.05)}, {"clip": loops.ClipByValue(0.01)}],
-    ids=["plain", "global norm", "norm", "value"],
-)
-def test_two_replicas_train_as_one_device(one_device, two_replicas, settings):
+CLIPS = {
+    "plain": None,
+    "all of them": [loops.ClipByGlobalNorm(0.1), loops.ClipByNorm(0.05), loops.ClipByValue(0.01)],
+    "global norm": 0.1,
+    "norm": loops.ClipByNorm(0.05),
+    "value": loops.ClipByValue(0.01),
+}
+
+
+@pytest.mark.parametrize("clip", sample(CLIPS, "plain", "all of them"))
+def test_two_replicas_train_as_one_device(one_device, two_replicas, clip):
     make = regularized(lambda: keras.optimizers.SGD(0.2, momentum=0.9))
-    assert_close(train(one_device, make, **settings), train(two_replicas, make, **settings))
+    assert_close(train(one_device, make, clip=CLIPS[clip]), train(two_replicas, make, clip=CLIPS[clip]))
 
 
-@pytest.mark.parametrize("clipping", [{"clipnorm": 0.05}, {"global_clipnorm": 0.1}, {"clipvalue": 0.01}], ids=str)
+@pytest.mark.parametrize(
+    "clipping",
+    [
+        {"clipnorm": 0.05},
+        pytest.param({"global_clipnorm": 0.1}, marks=pytest.mark.matrix),
+        pytest.param({"clipvalue": 0.01}, marks=pytest.mark.matrix),
+    ],
+    ids=str,
+)
 def test_the_optimizers_own_clipping_bounds_what_one_device_would_clip(one_device, two_replicas, clipping):
     make = regularized(lambda: keras.optimizers.SGD(0.2, **clipping))
     assert_close(train(one_device, make), train(two_replicas, make))
+
+
+def test_each_of_an_optimizers_own_ways_of_clipping_is_known():
+    known = {
+        "clipnorm": (loops.ClipByNorm, {"norm": 0.25}),
+        "global_clipnorm": (loops.ClipByGlobalNorm, {"norm": 0.25}),
+        "clipvalue": (loops.ClipByValue, {"value": 0.25}),
+    }
+    for name, expected in known.items():
+        for wrap in (lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer):
+            (transform,) = gradients._own_clipping(wrap(keras.optimizers.SGD(**{name: 0.25})))
+            assert (type(transform), vars(transform)) == expected
+    assert gradients._own_clipping(keras.optimizers.SGD()) == []
 
 
 def test_xla_compiles_what_a_replica_does_by_itself(one_device, two_replicas):

@@ -78,23 +78,17 @@ def test_evaluation_reads_its_text_as_a_whole(read, corpus):
     assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
 
 
-def test_the_state_goes_on_across_the_windows_of_hooks_and_calls():
-    whole, pieces = still(), still()
-    loops.TrainLoop(whole.task, whole.train, compile="graph").run(steps=7)
+def test_windows_calls_and_evaluations_leave_no_trace_in_what_is_learnt():
+    """The state goes on across them; evaluation has one of its own."""
+    whole, pieces = (study.build(config()) for _ in range(2))
+    loops.TrainLoop(whole.task, whole.train, compile="graph").run(steps=9)
     looking = hooks.LambdaHook(on_window_end=lambda *_: None, every="2 steps")
-    loop = loops.TrainLoop(pieces.task, pieces.train, hooks=[looking], compile="graph")
-    for steps in (1, 4, 7):
+    evaluating = hooks.Evaluate(pieces.evaluate["val"], name="val", every="3 steps")
+    loop = loops.TrainLoop(pieces.task, pieces.train, hooks=[looking, evaluating], compile="graph")
+    for steps in (1, 4, 9):
         loop.run(steps=steps)
-    assert np.array_equal(whole.task.state, pieces.task.state) and np.any(whole.task.state)
-
-
-def test_evaluation_has_a_state_of_its_own_and_leaves_no_trace():
-    undisturbed, looked_at = (study.build(config()) for _ in range(2))
-    loops.TrainLoop(undisturbed.task, undisturbed.train, compile="graph").run(steps=9)
-    evaluating = hooks.Evaluate(looked_at.evaluate["val"], name="val", every="2 steps")
-    history = loops.TrainLoop(looked_at.task, looked_at.train, hooks=[evaluating], compile="graph").run(steps=9)
-    assert history is not None and not np.any(looked_at.task.evaluation_state)
-    for a, b in zip(undisturbed.task.tracked.all_variables(), looked_at.task.tracked.all_variables(), strict=True):
+    assert np.any(whole.task.state) and not np.any(pieces.task.evaluation_state)
+    for a, b in zip(whole.task.tracked.all_variables(), pieces.task.tracked.all_variables(), strict=True):
         assert np.array_equal(a.numpy(), b.numpy())
 
 

@@ -17,6 +17,7 @@ from research.studies import heart
 from research.study import InputError
 
 ALL = heart.KINDS
+FROM_FILES = tables.heart_disease
 
 
 def config(**changes):
@@ -151,6 +152,7 @@ def test_without_data_one_sentence_says_what_belongs_where(tmp_path, monkeypatch
     def offline(*_, **__):
         raise Exception("URL fetch failure")
 
+    monkeypatch.setattr(tables, "heart_disease", FROM_FILES)
     monkeypatch.setattr(keras.utils, "get_file", offline)
     with pytest.raises(InputError, match="processed.cleveland.data or heart.csv"):
         study.build(config(), data_dir=tmp_path)
