@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from loops import _private_api
 from loops.engine.nonfinite import OnNonFinite
 from loops.engine.timing import Timing
 from loops.feeds import Feed
@@ -224,7 +225,7 @@ def _mode(model: keras.Model, compile: str) -> str:
         return compile
     if getattr(model, "run_eagerly", False):
         return "eager"
-    return "xla" if getattr(model, "_jit_compile", None) is True else "auto"
+    return "xla" if _private_api.jit_compile_setting(model) is True else "auto"
 
 
 def _strategy(model: keras.Model) -> tf.distribute.Strategy | None:

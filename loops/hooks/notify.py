@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from loops import http
+from loops.hooks import _http
 from loops.hooks.base import Loop, Phase
 from loops.hooks.condition import ConditionHook
 
@@ -101,7 +101,7 @@ class Notify(ConditionHook):
                 self.tell(message)
             elif isinstance(self.tell, str):
                 body = json.dumps({"text": message, "step": loop.progress.step, "epoch": loop.progress.epoch})
-                http.post(self.tell, body.encode(), {"Content-Type": "application/json"}, timeout=self.timeout)
+                _http.post(self.tell, body.encode(), {"Content-Type": "application/json"}, timeout=self.timeout)
             else:
                 subprocess.run([*self.tell, message], check=True, timeout=self.timeout, capture_output=True)
         except Exception as error:  # a failing function, server or command must not end training

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from loops import http
+from loops.hooks import _http
 from loops.hooks.base import Hook, Loop, Phase
 
 __all__ = ["RemoteMonitor"]
@@ -68,7 +68,7 @@ class RemoteMonitor(Hook):
             body, kind = urllib.parse.urlencode({self.field: text}), "application/x-www-form-urlencoded"
         try:
             # An invalid URL raises ValueError; a URLError, a bad status and a timeout are OSErrors.
-            http.post(self.root + self.path, body.encode(), {"Content-Type": kind, **self.headers}, timeout=self.timeout)
+            _http.post(self.root + self.path, body.encode(), {"Content-Type": kind, **self.headers}, timeout=self.timeout)
         except (OSError, ValueError, HTTPException) as error:
             if not self._warned:
                 warnings.warn(f"RemoteMonitor could not send to {self.root}{self.path} ({error}); training goes on.", stacklevel=2)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from loops.errors import WorkdirInUse
+from loops.messages import say
 
 try:
     import fcntl
@@ -47,7 +48,7 @@ class WorkdirLock:
         loops.errors.WorkdirInUse: The workdir ... is in use by this very process since ...
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], report: Callable[[str], Any] = print):
+    def __init__(self, workdir: str | os.PathLike[str], report: Callable[[str], Any] = say):
         self.workdir = pathlib.Path(workdir)
         self._report = report
         self._held: pathlib.Path | None = None

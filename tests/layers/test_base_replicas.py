@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -108,17 +110,24 @@ def model(declare):
     return built
 
 
+SETTINGS = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
+
+
+@functools.cache
+def history_of_one_device():
+    return model(declare=True).fit(X, X[:, :1], **SETTINGS).history
+
+
 @pytest.mark.parametrize("declare", [True, False], ids=["declared", "made inside of a replica"])
 @pytest.mark.parametrize("trainer", ["keras", "loops"])
 def test_training_on_two_replicas_reports_what_one_device_reports(two_replicas, trainer, declare):
-    settings = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
-    alone = model(declare).fit(X, X[:, :1], **settings).history
+    alone = history_of_one_device()
     with two_replicas.scope():
         mirrored = model(declare)
     if trainer == "keras":
-        history = mirrored.fit(X, X[:, :1], **settings).history
+        history = mirrored.fit(X, X[:, :1], **SETTINGS).history
     else:
-        history = loops.fit(mirrored, X, X[:, :1], strategy=two_replicas, compile="graph", **settings).history
+        history = loops.fit(mirrored, X, X[:, :1], strategy=two_replicas, compile="graph", **SETTINGS).history
     assert {*history} == {*alone}
     for key, values in alone.items():
         if trainer == "loops" or key != "loss":  # Keras sums the layers' losses over replicas

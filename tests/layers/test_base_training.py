@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -49,14 +51,17 @@ def compiled(kind):
     return model
 
 
-def train(kind, fit):
+@functools.cache
+def history_of(kind, mode):
+    """Of `model.fit`, or of `loops.fit` in one of its modes."""
     settings = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0, "validation_data": VALIDATION}
+    fit = keras.Model.fit if mode == "keras" else functools.partial(loops.fit, compile=mode)
     return fit(compiled(kind), X, Y, **settings).history
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_fit_reports_layer_metrics_of_training_and_validation_and_loops_the_same(kind):
-    history = train(kind, keras.Model.fit)
+    history = history_of(kind, "keras")
     name = "reporter" if "reporter/mean" in history else "model_reporter"
     # Inputs do not change while training, so each epoch has the numbers of the data; "last" are the 4 of the ragged last batch.
     wanted = expected(name, X[:8], X[8:16], X[16:]) | {f"val_{k}": v for k, v in expected(name, VALIDATION[0]).items()}
@@ -64,15 +69,14 @@ def test_fit_reports_layer_metrics_of_training_and_validation_and_loops_the_same
         np.testing.assert_allclose(history[key], [value] * 2, rtol=1e-4, atol=1e-5, err_msg=key)
     if kind in ("subclassed", "nested"):
         np.testing.assert_allclose(history["val_model/top"], [VALIDATION[0].max()] * 2)
-    again = train(kind, lambda model, *args, **kwargs: loops.fit(model, *args, compile="graph", **kwargs))
+    again = history_of(kind, "graph")
     assert {*again} == {*history}
     for key, values in history.items():
         np.testing.assert_array_equal(again[key], values, err_msg=key)
 
 
 def test_loops_reports_them_under_xla_too():
-    plain = train("functional", lambda model, *args, **kwargs: loops.fit(model, *args, compile="graph", **kwargs))
-    xla = train("functional", lambda model, *args, **kwargs: loops.fit(model, *args, compile="xla", **kwargs))
+    plain, xla = history_of("functional", "graph"), history_of("functional", "xla")
     assert {*plain} == {*xla}
     for key, values in plain.items():
         np.testing.assert_allclose(xla[key], values, rtol=1e-4, atol=1e-5, err_msg=key)
@@ -83,7 +87,7 @@ def test_a_supervised_task_reports_them():
     task = loops.SupervisedTask(MODELS["nested"](), loss="mse", optimizer=keras.optimizers.SGD(0.05), metrics=["mae"])
     feeds = loops.ArrayFeed((X, Y), 8), loops.ArrayFeed(VALIDATION, 8)
     history = loops.TrainLoop(task, feeds[0], evaluate={"val": feeds[1]}, compile="graph").run(epochs=2).history
-    reference = train("nested", keras.Model.fit)
+    reference = history_of("nested", "keras")
     assert {*history} == {*reference}
     for key, values in reference.items():
         np.testing.assert_allclose(history[key], values, rtol=1e-5, atol=1e-6, err_msg=key)

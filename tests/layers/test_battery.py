@@ -9,7 +9,18 @@ import pytest
 
 from layers.testing import PROPERTIES, BrokenLayer, check_layer
 from tests.layers.graph_fit import graph_fit
-from tests.layers.reference import INPUTS, MUTATIONS, NOISY, REFERENCE, MovesAtInference, Noisy, Reference, factory_of, settings_of
+from tests.layers.reference import (
+    INPUTS,
+    MUTATIONS,
+    NOISY,
+    REFERENCE,
+    MovesAtInference,
+    NeedsTheBatchSize,
+    Noisy,
+    Reference,
+    factory_of,
+    settings_of,
+)
 
 
 @pytest.mark.parametrize("kind, settings", [(Reference, REFERENCE), (Noisy, NOISY)], ids=["Reference", "Noisy"])
@@ -34,12 +45,15 @@ def test_every_property_has_a_mutation_that_it_has_to_name():
     assert {*PROPERTIES} == {name for _, name in MUTATIONS}
 
 
-def test_properties_are_independent_of_each_other(two_replicas):
-    """Though they share a layer, what they traced and a model: one that moves when it should not leaves nothing behind for the others."""
-    others = [name for name in PROPERTIES if name not in ("xla", "training", "export", "replica_metrics", "replica_noise")]
+@pytest.mark.parametrize(
+    "kind, broken", [(MovesAtInference, {"inference"}), (NeedsTheBatchSize, {"empty_batch", "unknown_dimensions"})], ids=["moves", "fails"]
+)
+def test_properties_are_independent_of_each_other(kind, broken, two_replicas):
+    """Though they share a layer: what moves it when it should not, or fails in the middle of a call, leaves nothing behind for the rest."""
+    only = [name for name in PROPERTIES if name not in ("training", "export", "replica_noise")]
     with pytest.raises(BrokenLayer) as caught:
-        check_layer(MovesAtInference, **REFERENCE, strategy=two_replicas, only=others)
-    assert [*caught.value.broken] == ["inference"]
+        check_layer(factory_of(kind), **REFERENCE, strategy=two_replicas, only=only)
+    assert {*caught.value.broken} == broken
 
 
 def test_layers_of_keras_can_be_checked_too():

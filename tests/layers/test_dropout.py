@@ -60,13 +60,16 @@ def test_the_battery_notices(name, two_replicas):
 STEPS, SIZE, RATE = 2000, 96, 0.3
 
 
-def masks(layer, steps=STEPS, shape=(SIZE,)):
-    """What is kept in consecutive calls, bool `[steps, *shape]`."""
-    calls = tf.function(
-        lambda x: tf.map_fn(lambda _: layer(x, training=True), tf.range(steps), fn_output_signature=x.dtype, parallel_iterations=1),
-        autograph=False,
-    )
-    return calls(tf.ones(shape)).numpy() > 0
+def masks(layer, seeds, steps=STEPS, shape=(SIZE,)):
+    """What is kept in consecutive calls, bool `[steps, *shape]`, with the layer as it begins with each of the seeds."""
+
+    @tf.function(autograph=False)
+    def calls(x):
+        return tf.map_fn(lambda _: layer(x, training=True), tf.range(steps), fn_output_signature=x.dtype, parallel_iterations=1)
+
+    for seed in seeds:
+        layer.seed_generator.state.assign(keras.random.SeedGenerator(seed).state)
+        yield calls(tf.ones(shape)).numpy() > 0
 
 
 def p_of_counts(kept):
@@ -95,7 +98,7 @@ def p_values(kept):
 
 
 def test_masks_of_steps_and_elements_are_independent_and_have_the_rate():
-    found = [p for seed in range(12) for p in p_values(masks(Dropout(rate=RATE, seed=seed))).values()]
+    found = [p for kept in masks(Dropout(rate=RATE), range(12)) for p in p_values(kept).values()]
     assert min(found) > 1e-3 / len(found)  # Bonferroni
     assert stats.kstest(found, "uniform").pvalue > 1e-3
 
@@ -153,10 +156,10 @@ def test_masks_of_replicas_are_independent(two_replicas):
 
     @tf.function
     def run():
-        per_step = [two_replicas.run(lambda: layer(ones, training=True)) for _ in range(20)]
+        per_step = [two_replicas.run(lambda: layer(ones, training=True)) for _ in range(5)]
         return [tf.stack([two_replicas.experimental_local_results(step)[i] for step in per_step]) for i in range(2)]
 
-    drawn = [run() for _ in range(50)]
+    drawn = [run() for _ in range(200)]
     first, second = (np.concatenate([d[i].numpy() for d in drawn]) > 0 for i in range(2))
     assert p_of_counts(first) > 1e-3 and p_of_counts(second) > 1e-3
     for lag in (0, 1, 2):
@@ -166,8 +169,7 @@ def test_masks_of_replicas_are_independent(two_replicas):
 
 
 def test_masks_of_seeds_are_independent():
-    drawn = [masks(Dropout(rate=RATE, seed=seed), steps=300) for seed in (0, 1, 2, 2**31 - 1)]
-    for one, other in itertools.combinations(drawn, 2):
+    for one, other in itertools.combinations(masks(Dropout(rate=RATE), (0, 1, 2, 2**31 - 1), steps=300), 2):
         assert p_of_independence(one, other) > 1e-3
 
 
@@ -186,7 +188,8 @@ def test_droppath_drops_whole_examples_and_keeps_the_expectation():
     dropped = (y == 0).all((1, 2))
     np.testing.assert_allclose(y[~dropped], x[~dropped] / (1 - RATE), rtol=1e-6)
     assert stats.binomtest(int(dropped.sum()), len(x), RATE).pvalue > 1e-3
-    found = p_values(masks(DropPath(rate=RATE, seed=5), shape=(SIZE, 1))[..., 0])
+    (kept,) = masks(DropPath(rate=RATE), [5], shape=(SIZE, 1))
+    found = p_values(kept[..., 0])
     assert min(found.values()) > 1e-3 / len(found)
 
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score, matthews_corrcoef
 
-import loops
 from layers.metrics import CohenKappa, KendallTau, MatthewsCorrelation, SpearmanCorrelation
+from tests.layers.graph_fit import graph_fit
 from tests.layers.mutations import mutant
 
 RANDOM = np.random.default_rng(0)
@@ -66,7 +66,7 @@ def in_batches(metric, true, prediction, weight=None, size=64):
 def test_a_metric_is_that_of_all_examples_whatever_the_batches(name, size):
     kind, arguments, true, prediction, reference = METRICS[name]
     metric = kind(**arguments, dtype="float64")
-    true, prediction = (true[:60], prediction[:60]) if size == 1 else (true, prediction)
+    true, prediction = (true[:25], prediction[:25]) if size == 1 else (true, prediction)
     np.testing.assert_allclose(in_batches(metric, true, prediction, size=size), reference(true, prediction), rtol=1e-12)
     again = true[::-1].copy()
     np.testing.assert_allclose(in_batches(metric, again, prediction, size=size), reference(again, prediction), rtol=1e-10)
@@ -166,7 +166,7 @@ def test_metrics_come_back_from_their_config_and_from_checkpoints(name, tmp_path
     np.testing.assert_allclose(again.result(), reference(true, prediction), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ["quadratic kappa", "matthews", "spearman", "kendall"])
 def test_graphs_of_unknown_size_and_xla_count_the_same(name):
     kind, arguments, true, prediction, reference = METRICS[name]
     for options in (
@@ -204,16 +204,16 @@ def test_replicas_count_together(name, two_replicas):
 
 
 def test_fit_evaluate_and_loops_report_the_same_value_of_the_whole_epoch():
-    x, logits = RANDOM.standard_normal((SIZE, 3)).astype("float32"), None
-    histories = []
-    for train in (keras.Model.fit, loops.fit):
+    x, histories = RANDOM.standard_normal((SIZE, 3)).astype("float32"), []
+    for train in (keras.Model.fit, graph_fit):
         keras.utils.set_random_seed(1)
         model = keras.Sequential([keras.Input([3]), keras.layers.Dense(4)])
         metrics = [CohenKappa(num_classes=4, name="kappa"), MatthewsCorrelation(num_classes=4, name="matthews")]
-        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=metrics)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss, metrics=metrics, jit_compile=False)
         kwargs = {"batch_size": 64, "epochs": 2, "verbose": 0, "validation_data": (x, CLASSES)}
         histories.append(train(model, x, CLASSES, **kwargs).history)
-        logits = model.predict(x, verbose=0)
+        logits = model(x).numpy()
         np.testing.assert_allclose(histories[-1]["val_kappa"][-1], cohen_kappa_score(CLASSES, logits.argmax(1)), rtol=1e-5)
         np.testing.assert_allclose(histories[-1]["val_matthews"][-1], matthews_corrcoef(CLASSES, logits.argmax(1)), rtol=1e-5)
     for name in ("kappa", "matthews", "val_kappa", "val_matthews"):

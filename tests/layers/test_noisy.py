@@ -83,12 +83,12 @@ def noise(kind, size=400, units=300):
 
 def test_factorised_noise_is_a_product_with_variance_two_over_pi():
     kernel, bias = noise("factorised")
-    left, values, right = np.linalg.svd(kernel)
-    assert values[1] < 1e-4 * values[0]
+    row, column = np.unravel_index(np.abs(kernel).argmax(), kernel.shape)
+    np.testing.assert_allclose(np.outer(kernel[:, column], kernel[row]) / kernel[row, column], kernel, atol=1e-4 * np.abs(kernel).max())
     standard_error = 2 / np.pi * np.sqrt((np.pi / 2 - 1) * (1 / 400 + 1 / 300))  # of mean |p| times mean |q|
     np.testing.assert_allclose(np.mean(kernel**2), 2 / np.pi, atol=4 * standard_error)
     np.testing.assert_allclose(np.mean(bias**2), np.sqrt(2 / np.pi), atol=0.15)
-    np.testing.assert_allclose(np.abs(np.corrcoef(right[0], bias)[0, 1]), 1, rtol=1e-4)  # one draw for each output
+    np.testing.assert_allclose(np.abs(np.corrcoef(kernel[row], bias)[0, 1]), 1, rtol=1e-4)  # one draw for each output
     assert 0.4 < np.mean(bias > 0) < 0.6
 
 
@@ -97,7 +97,7 @@ def test_independent_noise_is_normal():
     np.testing.assert_allclose(kernel.std(), 1.0, rtol=0.01)
     np.testing.assert_allclose(kernel.mean(), 0.0, atol=0.01)
     np.testing.assert_allclose(np.mean(kernel**4), 3.0, rtol=0.05)
-    assert np.linalg.svd(kernel, compute_uv=False)[1] > 10
+    assert np.linalg.svd(kernel[:80, :60], compute_uv=False)[1] > 10  # of a product it would be 0
 
 
 @pytest.mark.parametrize(("kind", "bound", "sigma"), [("factorised", 0.1, 0.05), ("independent", np.sqrt(0.03), 0.017)])

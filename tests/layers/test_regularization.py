@@ -102,13 +102,18 @@ def test_concrete_dropout_drops_at_the_rate_and_keeps_the_expectation():
 
 def learned_rate(**arguments):
     """The rate after gradient descent on the layer's loss alone."""
-    layer = concrete(rate=0.3, **arguments)
-    optimizer = keras.optimizers.SGD(0.5)
-    for _ in range(100):
+    layer, x = concrete(rate=0.3, **arguments), tf.constant(INPUTS, tf.float32)
+    layer.build(x.shape)
+
+    @tf.function
+    def step():
         with tf.GradientTape() as tape:
-            layer(INPUTS.astype("float32"))
+            layer(x)
             loss = layer.losses[0]
-        optimizer.apply(tape.gradient(loss, [layer.p_logit.value]), [layer.p_logit])
+        layer.p_logit.assign_sub(0.5 * tape.gradient(loss, layer.p_logit.value))
+
+    for _ in range(100):
+        step()
     return float(layer.p)
 
 

@@ -78,8 +78,10 @@ def trickling_server(*, seconds_between_bytes=0.05):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=serve, args=(listening,), daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        over.set()
-        with contextlib.suppress(OSError):  # wakes a thread that waits for a connection
-            socket.create_connection(listening.getsockname(), timeout=1).close()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            over.set()
+            with contextlib.suppress(OSError):  # wakes a thread that waits for a connection
+                socket.create_connection(listening.getsockname(), timeout=1).close()
+            thread.join()

@@ -67,19 +67,18 @@ def test_with_sync_the_disk_has_the_content_before_the_name_and_the_name_at_the_
 
 
 def test_of_several_that_write_first_one_succeeds(tmp_path):
-    path, begin, ours = tmp_path / "cache" / "choice.json", threading.Barrier(8), []
+    path, begin, ours, theirs = tmp_path / "cache" / "choice.json", threading.Barrier(8), [], []
 
     def write(i):
         begin.wait()
-        if files.write_first(path, str(i) * 10_000):
-            ours.append(str(i) * 10_000)
+        (ours if files.write_first(path, str(i) * 10_000) else theirs).append(str(i) * 10_000)
 
     threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert ours == [path.read_text()] and os.listdir(path.parent) == ["choice.json"]
+    assert ours == [path.read_text()] and len(theirs) == 7 and os.listdir(path.parent) == ["choice.json"]
 
 
 @pytest.mark.parametrize("root", ["ram://test_files", ""])

@@ -151,10 +151,25 @@ def test_a_pydataset_hears_of_an_end_of_an_epoch_when_it_was_trained_on(compile)
     assert data.told.count("read") == 2 + 14
 
 
-@pytest.mark.parametrize("kind", ["pydataset", "own order", "generator"])
-def test_a_bad_step_is_found_and_skipped(kind):
+def with_a_bad_row():
     x, y = tiny.data(16 * 12)
     x[16 * 5 + 3] = np.nan
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def without_the_bad_batch():
+    """The state after 22 steps on all batches but the bad one."""
+    x, y = with_a_bad_row()
+    rest = [(x[16 * i : 16 * (i + 1)], y[16 * i : 16 * (i + 1)]) for i in range(12) if i != 5]
+    task = tiny.Classifier()
+    loops.TrainLoop(task, loops.GeneratorFeed(lambda: iter(rest))).run(steps=22)
+    return tiny.state(task)
+
+
+@pytest.mark.parametrize("kind", ["pydataset", "own order", "generator"])
+def test_a_bad_step_is_found_and_skipped(kind, without_the_bad_batch):
+    x, y = with_a_bad_row()
 
     class Rows(keras.utils.PyDataset):
         def __len__(self):
@@ -171,10 +186,9 @@ def test_a_bad_step_is_found_and_skipped(kind):
     feed = loops.GeneratorFeed(lambda: (made[i] for i in range(12))) if kind == "generator" else loops.PyDatasetFeed(made)
     feed._stacker.size = 4
     assert feed.seekable == (kind == "pydataset")
-    task, reference = tiny.Classifier(), tiny.Classifier()
+    task = tiny.Classifier()
     loops.TrainLoop(task, feed, on_nonfinite="skip").run(steps=22)
-    loops.TrainLoop(reference, loops.GeneratorFeed(lambda: (made[i] for i in range(12) if i != 5))).run(steps=22)
-    tiny.assert_same_bits(tiny.state(task), tiny.state(reference))
+    tiny.assert_same_bits(tiny.state(task), without_the_bad_batch)
 
 
 def test_generators_begin_anew_with_each_pass_and_may_know_its_number():

@@ -162,7 +162,7 @@ def test_a_resumed_run_leaves_the_bytes_of_the_undisturbed_one(tmp_path, epochs,
         first = new_loop(path, append=append)
         first.begin()
         go_on(first, epochs, cut)
-        saved = first.save()
+        saved = first.saved()
         go_on(first, epochs, min(15, cut + 5))  # rows, and columns, of a future that is lost
         first.end("interrupted")
         path.write_bytes(path.read_bytes() + torn)
@@ -178,7 +178,7 @@ def test_a_finished_run_that_is_called_again_leaves_the_file_as_it_is(tmp_path):
     loop = new_loop(tmp_path / "log.csv")
     loop.begin()
     go_on(loop, LATE, 15)
-    saved, before = loop.save(), (tmp_path / "log.csv").read_bytes()
+    saved, before = loop.saved(), (tmp_path / "log.csv").read_bytes()
     loop.end("finished")
     again = new_loop(tmp_path / "log.csv")
     again.resume(saved)
@@ -191,7 +191,7 @@ def test_a_file_that_lost_rows_meanwhile_is_said_and_goes_on(tmp_path):
     loop = new_loop(path)
     loop.begin()
     go_on(loop, LATE, 9)
-    saved = loop.save()
+    saved = loop.saved()
     loop.end("interrupted")
     for rows, expected in ((1, [0, 3, 4]), (0, [3, 4])):
         if rows:
@@ -227,7 +227,7 @@ def test_a_column_of_a_future_that_did_not_happen_goes(tmp_path):
     loop = new_loop(path)
     loop.begin()
     go_on(loop, [{"loss": 1.0}, {"loss": 2.0, "spike": 9.0}], 3)
-    saved, before = loop.save(), path.read_bytes()
+    saved, before = loop.saved(), path.read_bytes()
     go_on(loop, [{"loss": 1.0}, {"loss": 2.0, "spike": 9.0}], 6)
     loop.end("interrupted")
     assert b"spike" in path.read_bytes()

@@ -61,7 +61,7 @@ def run_ours(hook, model, values):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(values=st.lists(VALUES, min_size=1, max_size=12), options=OPTIONS)
 def test_stops_and_restores_where_keras_does(model, values, options):
     looked_at = [v for v in values[options["start_from_epoch"] :] if v is not None]
@@ -195,7 +195,7 @@ def test_layers_that_were_frozen_or_freed_meanwhile_get_their_own_best_weights_b
         layer.set_weights([np.full([1, 1], i, "float32"), np.full([1], i, "float32")])
     loop.run([{"val_loss": 0.5}])
     if resumed:
-        saved = loop.save()
+        saved = loop.saved()
         layers, hook, loop = begin()
         loop.resume(saved)
     layers[0].trainable, layers[1].trainable = True, False

@@ -59,7 +59,7 @@ def test_values_keep_their_types_and_an_undone_future_is_forgotten():
     loop = FakeLoop([])
     loop.begin()
     loop.epoch({"loss": 0.1, "count": 3, "small": np.float32(0.1), "note": "text", "flag": True})
-    saved = loop.save()
+    saved = loop.saved()
     before = repr(loop.history.history)
     loop.epoch({"loss": 99.0})
     loop.history.load_state_dict(saved[0]["hooks"]["History"])

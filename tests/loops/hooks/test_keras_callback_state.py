@@ -12,6 +12,7 @@ from loops import hooks
 from loops.hooks._keras_callback_state import state_of
 from loops.json_values import decode, encode
 from tests.loops.hooks.fake_loop import FakeLoop, tiny_model
+from tests.loops.hooks.keras_reference import Reused
 
 kc = keras.callbacks
 
@@ -53,28 +54,28 @@ def resumed(saved, callbacks):
 
 def test_a_callback_that_gives_its_state_gets_it_back():
     loop, _ = played([Counting(), Remembering()])
-    _, adapter = resumed(loop.save(), [Counting(), Remembering()])
+    _, adapter = resumed(loop.saved(), [Counting(), Remembering()])
     assert [c.count for c in adapter.callbacks] == [0, 2]
 
 
 def test_a_callback_of_unknown_state_is_named_once_in_one_line(capsys):
     loop, _ = played([Counting(), Remembering(), Idle(), kc.EarlyStopping(), kc.LambdaCallback(on_epoch_end=print)], epochs=0)
-    loop.save()
-    loop.save()
+    loop.saved()
+    loop.saved()
     out = capsys.readouterr().out
     assert out == "The state of the Keras callback Counting is not part of snapshots; give it state_dict and load_state_dict.\n"
 
 
 def test_callbacks_whose_files_are_not_cut_back_are_named(capsys, tmp_path):
     loop, _ = played([kc.CSVLogger(tmp_path / "log.csv", append=True), kc.TerminateOnNaN()])
-    loop.save()
+    loop.saved()
     loop.end("finished")
     assert capsys.readouterr().out.startswith("Keras's CSVLogger will begin anew, or write twice, when this run is resumed;")
 
 
 def test_a_state_goes_to_the_callback_of_its_place_and_class_only(capsys):
     loop, _ = played([kc.EarlyStopping(restore_best_weights=True), kc.ReduceLROnPlateau()])
-    _, adapter = resumed(loop.save(), [kc.ReduceLROnPlateau(), kc.ReduceLROnPlateau()])
+    _, adapter = resumed(loop.saved(), [kc.ReduceLROnPlateau(), kc.ReduceLROnPlateau()])
     assert [c.best for c in adapter.callbacks] == [None, 2.0]
     assert "Keras callback 1 was keras.src.callbacks.early_stopping.EarlyStopping when the run was saved" in capsys.readouterr().out
     assert not hasattr(adapter.callbacks[0], "best_weights")
@@ -82,17 +83,17 @@ def test_a_state_goes_to_the_callback_of_its_place_and_class_only(capsys):
 
 def test_arguments_may_change_between_two_starts():
     loop, _ = played([kc.EarlyStopping(patience=1)])
-    _, adapter = resumed(loop.save(), [kc.EarlyStopping(patience=7)])
+    _, adapter = resumed(loop.saved(), [kc.EarlyStopping(patience=7)])
     assert (adapter.callbacks[0].patience, adapter.callbacks[0].best) == (7, 2.0)
 
 
 def test_a_wish_to_stop_that_nobody_heard_is_kept_and_one_that_was_heard_is_not():
     loop, adapter = played([Idle()])
     adapter.model.stop_training = True
-    assert resumed(loop.save(), [Idle()])[1].model.stop_training is True
+    assert resumed(loop.saved(), [Idle()])[1].model.stop_training is True
     loop.epoch({"loss": 1.0})
     assert loop.stopping
-    assert resumed(loop.save(), [Idle()])[1].model.stop_training is False
+    assert resumed(loop.saved(), [Idle()])[1].model.stop_training is False
 
 
 def test_the_last_logs_are_given_at_the_end_of_a_finished_run_again():
@@ -101,7 +102,7 @@ def test_the_last_logs_are_given_at_the_end_of_a_finished_run_again():
             self.logs = logs
 
     loop, _ = played([Ending()])
-    again, adapter = resumed(loop.save(), [Ending()])
+    again, adapter = resumed(loop.saved(), [Ending()])
     again.end("finished")
     assert adapter.callbacks[0].logs == {"loss": 1.0, "val_loss": 2.0}
 
@@ -140,10 +141,15 @@ def test_all_that_kerass_callbacks_change_in_training_is_known(tmp_path):
     # OrbaxCheckpoint, ModelCheckpoint's sibling, needs a further library; LambdaCallback and RemoteMonitor remember nothing.
     known = {*make, "LambdaCallback", "RemoteMonitor", "OrbaxCheckpoint", "Callback", "CallbackList"}
     assert {name for name in dir(kc) if not name.startswith("_")} <= known
-    for name, new in make.items():
+
+    def compiled():
         model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
         model.compile(keras.optimizers.SGD(0.1, use_ema=True), "mse")
-        callback = new()
+        return model
+
+    reused = Reused(compiled)
+    for name, new in make.items():
+        model, callback = reused(), new()
         before = dict(vars(callback))
         x = np.ones([6, 2], "float32")
         model.fit(x, x[:, :1], batch_size=2, epochs=3, verbose=0, validation_data=(x, x[:, :1]), callbacks=[callback])

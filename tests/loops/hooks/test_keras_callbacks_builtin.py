@@ -13,7 +13,8 @@ from keras import callbacks as kc
 from keras import layers
 
 from loops.testing import read_events
-from tests.loops.parity.harness import Outcome, assert_parity, assert_same_bits, differences, keras_fit, loops_fit, train
+from tests.loops.hooks.keras_reference import assert_parity, reused
+from tests.loops.parity.harness import Outcome, assert_same_bits, differences, keras_fit, loops_fit, train
 
 RNG = np.random.default_rng(12)
 X = RNG.normal(size=(70, 4)).astype("float32")  # batches of 32, 32 and 6
@@ -32,17 +33,20 @@ def averaging() -> keras.Model:
 
 
 CALLBACKS = {
-    "early stopping": lambda: [kc.EarlyStopping("val_loss", patience=1)],
     "early stopping, best weights back": lambda: [kc.EarlyStopping("val_loss", patience=2, restore_best_weights=True)],
     "early stopping on the training loss": lambda: [kc.EarlyStopping("loss", min_delta=0.3, baseline=5.0, start_from_epoch=1)],
     "plateau": lambda: [kc.ReduceLROnPlateau("val_loss", factor=0.5, patience=1, cooldown=1, min_lr=0.01)],
     "plateau and early stopping": lambda: [kc.ReduceLROnPlateau("mae", patience=1), kc.EarlyStopping("val_mae", patience=3)],
-    "scheduler": lambda: [kc.LearningRateScheduler(lambda epoch, lr: lr * 0.7)],
-    "scheduler of the epoch": lambda: [kc.LearningRateScheduler(lambda epoch: 0.1 / (1 + epoch))],
-    "lambda with batch methods": lambda: [kc.LambdaCallback(on_train_batch_end=lambda batch, logs: None)],
-    "lambda with epoch methods": lambda: [kc.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(mine=epoch))],
-    "history": lambda: [kc.History()],
-    "progress bar": lambda: [kc.ProgbarLogger()],
+    "scheduler, and lambda with batch methods": lambda: [
+        kc.LearningRateScheduler(lambda epoch, lr: lr * 0.7),
+        kc.LambdaCallback(on_train_batch_end=lambda batch, logs: None),
+    ],
+    "scheduler of the epoch, lambda with epoch methods, history and progress bar": lambda: [
+        kc.LearningRateScheduler(lambda epoch: 0.1 / (1 + epoch)),
+        kc.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(mine=epoch)),
+        kc.History(),
+        kc.ProgbarLogger(),
+    ],
     "a callback list's order": lambda: [kc.ReduceLROnPlateau("loss", patience=1), kc.LearningRateScheduler(lambda e, lr: lr * 0.9)],
 }
 
@@ -97,7 +101,8 @@ def assert_same_files(tmp_path: pathlib.Path, make_callbacks, make_model=regress
     outcomes = []
     for side, fit in (("keras", keras_fit), ("loops", loops_fit)):
         (tmp_path / side).mkdir()
-        outcomes.append(train(fit, make_model, DATA, callbacks=lambda side=side: make_callbacks(tmp_path / side), **arguments))
+        make = reused(make_model) if side == "keras" else make_model
+        outcomes.append(train(fit, make, DATA, callbacks=lambda side=side: make_callbacks(tmp_path / side), **arguments))
     assert differences(*outcomes, metrics=False) == []
     assert_same_bits(content_of(tmp_path / "keras"), content_of(tmp_path / "loops"))
     return outcomes[0], outcomes[1]
@@ -159,14 +164,13 @@ def test_backup_and_restore(double, tmp_path):
     def backup(directory):
         return [kc.BackupAndRestore(directory / "backup", double_checkpoint=double, delete_checkpoint=False)]
 
-    for side, fit in (("keras", keras_fit), ("loops", loops_fit)):
+    sides = (("keras", keras_fit, reused(regression)), ("loops", loops_fit, regression))
+    for side, fit, make in sides:
         (tmp_path / side).mkdir()
         with pytest.raises(RuntimeError, match="crash"):
-            train(fit, regression, DATA, callbacks=lambda side=side: [*backup(tmp_path / side), Crash()])
+            train(fit, make, DATA, callbacks=lambda side=side: [*backup(tmp_path / side), Crash()])
     assert_same_bits(content_of(tmp_path / "keras"), content_of(tmp_path / "loops"))
-    again = [
-        train(f, regression, DATA, callbacks=lambda s=s: backup(tmp_path / s)) for s, f in (("keras", keras_fit), ("loops", loops_fit))
-    ]
+    again = [train(fit, make, DATA, callbacks=lambda side=side: backup(tmp_path / side)) for side, fit, make in sides]
     assert again[0].epochs == [3, 4, 5]
     assert differences(*again, metrics=False) == []
     assert_same_bits(content_of(tmp_path / "keras"), content_of(tmp_path / "loops"))

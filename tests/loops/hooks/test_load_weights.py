@@ -27,24 +27,39 @@ def bits(model):
     return [w.numpy().tobytes() for w in model.weights]
 
 
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "other.weights.h5"
-    other = make(9)
-    other.fit(X, Y, epochs=1, **FIT)
-    other.save_weights(path)
-    return path
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Weights to load, as a file and as arrays, and what `model.fit` makes of them: (path, arrays, bits, losses)."""
+    path = tmp_path_factory.mktemp("other") / "other.weights.h5"
+    model = make(9)
+    model.fit(X, Y, epochs=1, **FIT)
+    model.save_weights(path)
+    arrays = model.get_weights()
+    history = model.fit(X, Y, epochs=3, **FIT)
+    return path, arrays, bits(model), history.history["loss"]
+
+
+@pytest.fixture(scope="module")
+def file(other):
+    return other[0]
+
+
+@pytest.fixture(scope="module")
+def two_epochs():
+    """The bits after two epochs in which nothing is loaded."""
+    plain = make(0)
+    loops.fit(plain, X, Y, epochs=2, compile="graph", **FIT)
+    return bits(plain)
 
 
 @pytest.mark.parametrize("form", ["file", "arrays"])
-def test_it_goes_on_as_keras_does_from_the_other_weights(file, form, capsys):
-    ours, theirs = make(0), make(9)
-    theirs.fit(X, Y, epochs=1, **FIT)
-    hook = hooks.LoadWeights(file if form == "file" else theirs.get_weights(), **MET_AFTER_TWO)
+def test_it_goes_on_as_keras_does_from_the_other_weights(other, form, capsys):
+    path, arrays, weights, losses = other
+    ours = make(0)
+    hook = hooks.LoadWeights(path if form == "file" else arrays, **MET_AFTER_TWO)
     history = loops.fit(ours, X, Y, epochs=5, hooks=[hook], compile="graph", **FIT)
-    expected = theirs.fit(X, Y, epochs=3, **FIT)
-    assert bits(ours) == bits(theirs)
-    assert history.history["loss"][2:] == expected.history["loss"]
+    assert bits(ours) == weights
+    assert history.history["loss"][2:] == losses
     assert history.history["weights_loaded"] == [0, 0, 1, 1, 1] and hook.loaded
     said = capsys.readouterr().out
     assert "Step 8, epoch 2: LoadWeights will act (loss = " in said and "Step 8: epoch 3 begins with the weights of" in said
@@ -60,25 +75,23 @@ def test_optimizers_keep_their_slots_and_rates(file):
         on_epoch_begin=lambda loop: variables.append([v.numpy().tobytes() for v in model.optimizer.variables]),
         phase=hooks.Phase.RECORD,
     )
-    loops.fit(model, X, Y, epochs=3, hooks=[hook, tell], compile="graph", **FIT)
-    loops.fit(plain, X, Y, epochs=2, compile="graph", **FIT)
+    loops.fit(model, X, Y, epochs=3, hooks=[hook, tell], compile="eager", **FIT)
+    loops.fit(plain, X, Y, epochs=2, compile="eager", **FIT)
     assert variables[3] == variables[4] == [v.numpy().tobytes() for v in plain.optimizer.variables]
 
 
-def test_what_was_measured_is_what_is_saved(file, tmp_path):
-    model, plain = make(0), make(0)
+def test_what_was_measured_is_what_is_saved(file, two_epochs, tmp_path):
+    model = make(0)
     saver = hooks.ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True)
     loops.fit(model, X, Y, epochs=4, hooks=[hooks.LoadWeights(file, **MET_AFTER_TWO), saver], compile="graph", **FIT)
-    loops.fit(plain, X, Y, epochs=2, compile="graph", **FIT)
     model.load_weights(tmp_path / "2.weights.h5")
-    assert bits(model) == bits(plain)
+    assert bits(model) == two_epochs
 
 
-def test_reading_the_file_before_training_leaves_no_trace(file):
-    ours, plain = make(0), make(0)
+def test_reading_the_file_before_training_leaves_no_trace(file, two_epochs):
+    ours = make(0)
     loops.fit(ours, X, Y, epochs=2, hooks=[hooks.LoadWeights(file, "loss", threshold=-1.0)], compile="graph", **FIT)
-    loops.fit(plain, X, Y, epochs=2, compile="graph", **FIT)
-    assert bits(ours) == bits(plain)
+    assert bits(ours) == two_epochs
 
 
 def refused(hook, others=()):

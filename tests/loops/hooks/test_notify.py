@@ -59,7 +59,7 @@ def test_a_run_that_is_complete_already_tells_nothing():
     told = []
     loop = tell(Notify(told.append, "val_loss", threshold=0.5))
     again = FakeLoop([Notify(told.append, "val_loss", threshold=0.5)])
-    again.resume(loop.save())
+    again.resume(loop.saved())
     again.end("finished")
     assert len(told) == 2
 
@@ -70,7 +70,7 @@ def test_what_was_told_before_a_snapshot_is_not_told_again():
     loop.begin()
     loop.epoch(LOGS[1])
     again = FakeLoop([Notify(told.append, "val_loss", threshold=0.5, at_end=False)])
-    again.resume(loop.save())
+    again.resume(loop.saved())
     again.epoch(LOGS[2])
     assert len(told) == 1
 

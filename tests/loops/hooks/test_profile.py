@@ -17,9 +17,8 @@ def loop_on(kind, **settings):
     return loops.TrainLoop(tiny.Classifier(random=True), tiny.feed_of(kind, x, y), **settings)
 
 
-@pytest.mark.parametrize("kind", ["array", "known"])
-def test_a_profile_is_of_the_steps_that_were_asked_for_and_changes_no_number(kind, capsys):
-    loop, reference = loop_on(kind), loop_on(kind)
+def test_a_profile_is_of_the_steps_that_were_asked_for_and_changes_no_number(capsys):
+    loop, reference = loop_on("known"), loop_on("known")
     timing = loops.profile(loop, steps=30, after=10)
     assert timing.steps == 30 and loop.progress.step == 40
     assert timing.compute > 0 and timing.data >= 0 and timing.compile == 0
@@ -32,7 +31,7 @@ def test_a_profile_is_of_the_steps_that_were_asked_for_and_changes_no_number(kin
 
 
 def test_a_loop_that_was_used_before_goes_on_as_it_was():
-    loop, reference = loop_on("known"), loop_on("known")
+    loop, reference = loop_on("array"), loop_on("array")
     loop.run(epochs=1)
     assert loops.profile(loop, steps=5, after=2).steps == 5
     assert loop.execution.step.clock is None
@@ -45,18 +44,18 @@ def test_a_loop_that_was_used_before_goes_on_as_it_was():
 def slow_batches():
     x, y = tiny.data(16)
     while True:
-        time.sleep(0.02)  # at least; that is all that the test below relies on
+        time.sleep(0.1)  # far longer than a step takes on a busy machine
         yield x, y
 
 
 def test_waiting_within_a_call_is_told_from_computing():
     spec = (tf.TensorSpec([16, tiny.N_FEATURES], tf.float32), tf.TensorSpec([16], tf.int64))
     source = loops.DatasetFeed(tf.data.Dataset.from_generator(slow_batches, output_signature=spec))
-    hook = hooks.Profile(6, 25, stream=io.StringIO())
+    hook = hooks.Profile(6, 15, stream=io.StringIO())
     loop = loops.TrainLoop(tiny.Classifier(), source, [hook])
-    loop.run(steps=30)
-    assert hook.timing.steps == 20
-    assert hook.timing.data > 20 * 0.02 / 4
+    loop.run(steps=20)
+    assert hook.timing.steps == 10
+    assert hook.timing.data > 10 * 0.1 / 4
     assert hook.timing.share("data") > hook.timing.share("hooks")
 
 

@@ -89,7 +89,7 @@ def test_a_warning_is_not_repeated_in_the_next_process():
     with pytest.warns(UserWarning, match="could not send"):
         loop.epoch({"loss": 1.0})
     again = FakeLoop([RemoteMonitor("http://127.0.0.1:9", timeout=1.0)])
-    again.resume(loop.save())
+    again.resume(loop.saved())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         again.epoch({"loss": 1.0})

@@ -213,7 +213,7 @@ def killed(case: Case, values: list[float | None], cut: int, future: int, model,
             epoch = loop.progress.step // STEPS
             loop.epoch(logs_of(values[epoch]), train(model), until=min(STEPS, end - epoch * STEPS))
         if saved is None:
-            saved = loop.save(), [v.numpy() for v in variables_of(model)], loop.stop_reason, list(loop.evaluated)
+            saved = loop.saved(), [v.numpy() for v in variables_of(model)], loop.stop_reason, list(loop.evaluated)
     for hook in made:
         if isinstance(hook, (hooks.ModelCheckpoint, hooks.CSVLogger)):
             hook.on_train_end(loop)  # ends threads and closes files, as the end of a process does
@@ -236,7 +236,7 @@ VALUES = st.lists(st.one_of(st.none(), st.sampled_from([0.0, 0.5, 0.55, 1.0, 2.0
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_hook_goes_on_as_if_nothing_had_happened(case, model):
-    @settings(deadline=None, max_examples=25)
+    @settings(deadline=None, max_examples=10)
     @given(values=VALUES, where=st.floats(0, 1), future=st.integers(0, 5))
     def check(values, where, future):
         initial = [v.numpy() for v in variables_of(model)]
@@ -276,7 +276,7 @@ def test_a_finished_run_that_is_called_again_ends_with_the_best_weights_again(mo
     loop.begin()
     for value in [2.0, 1.0, 3.0]:
         loop.epoch(logs_of(value), train(model))
-    saved, last = loop.save(), [v.numpy() for v in variables_of(model)]
+    saved, last = loop.saved(), [v.numpy() for v in variables_of(model)]
     loop.end("finished")
     expected = [v.numpy().tolist() for v in variables_of(model)]
     assert expected[0] == [[1.0]]
@@ -297,7 +297,7 @@ def test_a_missing_metric_is_reported_once_in_all_processes_together(model):
     with pytest.warns(UserWarning, match="waits for the metric 'val_acuracy'"):
         loop.epoch(logs_of(1.0))
     again = FakeLoop([hooks.EarlyStopping("val_acuracy")], model)
-    again.resume(loop.save())
+    again.resume(loop.saved())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         again.epoch(logs_of(1.0))

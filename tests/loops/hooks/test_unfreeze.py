@@ -52,7 +52,7 @@ def test_it_trains_as_keras_does_when_the_layer_is_freed_by_hand_between_two_fit
     assert said.count("Retracing the training step: `trainable` changed for") == 1
 
 
-@pytest.mark.parametrize("compile", ["graph", "xla"])
+@pytest.mark.parametrize("compile", [pytest.param("graph", marks=pytest.mark.matrix), "xla"])
 def test_stages_are_set_free_one_after_the_other_and_frozen_weights_keep_every_bit(compile):
     model, seen = make(keras.optimizers.Adam(0.01)), []
     begin = {layer.name: bits(layer) for layer in model.layers}

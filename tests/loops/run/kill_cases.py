@@ -248,9 +248,10 @@ class Copies:
     def __exit__(self, kind, error, trace):
         fault_points.reached = self._real
 
-    def restore(self, point, workdir):
-        """Makes the copy of `point` the folder that the next process finds."""
-        shutil.copytree(self._folders[point], workdir)
+    def restore(self, point):
+        """Makes the copy of `point` the workdir that the next process finds, at the same path: event files are recognized by it."""
+        shutil.rmtree(self.workdir)
+        shutil.copytree(self._folders[point], self.workdir)
 
     def _note(self, name, times=1):
         before = self._counts[name]

@@ -27,7 +27,7 @@ class Raises(hooks.Hook):
 
 
 def loop_with(*given, **settings):
-    return loops.TrainLoop(tiny.Classifier(), loops.ArrayFeed(tiny.data(64), 16), given, **settings)
+    return loops.TrainLoop(tiny.Classifier(), loops.ArrayFeed(tiny.data(64), 16), given, compile="eager", **settings)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_fit_raises_the_interrupt_when_it_has_ended_cleanly(default_interrupts):
     interrupt = hooks.LambdaHook(every="2 steps", on_window_end=lambda loop, window: os.kill(os.getpid(), signal.SIGINT))
     x, _ = tiny.data(64)
     with pytest.raises(KeyboardInterrupt):
-        loops.fit(model, x, x[:, :3], epochs=1000, verbose=0, hooks=[end, interrupt])
+        loops.fit(model, x, x[:, :3], epochs=1000, verbose=0, hooks=[end, interrupt], compile="eager")
     assert end.outcomes == ["interrupted"]
 
 
@@ -104,7 +104,7 @@ def test_an_error_in_the_data_surfaces_and_hooks_end():
     feed = Broken(tiny.data(64), 16)
     feed.block_steps = 2
     end = Ends()
-    loop = loops.TrainLoop(tiny.Classifier(), feed, [end])
+    loop = loops.TrainLoop(tiny.Classifier(), feed, [end], compile="eager")
     with pytest.raises(OSError, match="the disk is gone"):
         loop.run(epochs=1)
     assert end.outcomes == ["failed"]

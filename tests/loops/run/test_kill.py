@@ -80,26 +80,25 @@ def test_killed_several_times_it_ends_with_the_same_bits(case, kills, tmp_path, 
     strategy = strategy_for(case, two_replicas, one_device)
     expected, copies = carried_on(case, tmp_path / "whole" / "run", strategy, kills[0])
     for i, kill in enumerate(kills):
-        workdir = tmp_path / f"killed {i}" / "run"
-        copies.restore(kill, workdir)
-        found, copies = carried_on(case, workdir, strategy, *kills[i + 1 :])
+        copies.restore(kill)
+        found, copies = carried_on(case, copies.workdir, strategy, *kills[i + 1 :])
         assert not kill_cases.differing(expected, found), kill
 
 
 @pytest.mark.parametrize("point", POINTS[TUNED][1:], ids=str)
-def test_fine_tuning_is_carried_on_wherever_it_was_killed(point, undisturbed, tmp_path, one_device):
+def test_fine_tuning_is_carried_on_wherever_it_was_killed(point, undisturbed, one_device):
     expected, copies = undisturbed(TUNED)
-    copies.restore(point, tmp_path / "killed" / "run")
-    found, _ = carried_on(TUNED, tmp_path / "killed" / "run", one_device)
+    copies.restore(point)
+    found, _ = carried_on(TUNED, copies.workdir, one_device)
     assert not kill_cases.differing(expected, found)
 
 
 @pytest.mark.parametrize("point", [*MIDDLE.items(), *EARLY], ids=str)
-def test_every_named_point_is_survived(point, undisturbed, tmp_path, one_device):
+def test_every_named_point_is_survived(point, undisturbed, one_device):
     assert MIDDLE.keys() == set(fault_points.NAMES)
     expected, copies = undisturbed(MIXED)
-    copies.restore(point, tmp_path / "killed" / "run")
-    found, _ = carried_on(MIXED, tmp_path / "killed" / "run", one_device)
+    copies.restore(point)
+    found, _ = carried_on(MIXED, copies.workdir, one_device)
     assert not kill_cases.differing(expected, found)
 
 
@@ -169,11 +168,11 @@ def leave_out(item, state, arrays):
 
 
 @pytest.mark.parametrize("item", LEFT_OUT)
-def test_whatever_is_left_out_of_a_snapshot_shows(item, undisturbed, tmp_path, one_device):
-    case, workdir = LEFT_OUT[item], tmp_path / "killed" / "run"
+def test_whatever_is_left_out_of_a_snapshot_shows(item, undisturbed, one_device):
+    case = LEFT_OUT[item]
     expected, copies = undisturbed(case)
-    copies.restore(LAST if item == "stop_reason" else SEVENTH, workdir)
-    store = SnapshotStore(workdir / "snapshots")
+    copies.restore(LAST if item == "stop_reason" else SEVENTH)
+    store = SnapshotStore(copies.workdir / "snapshots")
     whole = store.load(store.steps()[-1])
     state, arrays = leave_out(item, whole.state, whole.arrays)
     draft = store.begin(whole.step)
@@ -181,7 +180,7 @@ def test_whatever_is_left_out_of_a_snapshot_shows(item, undisturbed, tmp_path, o
         shutil.copytree(whole.files, draft.files, dirs_exist_ok=True)
     draft.commit(arrays, state, whole.info)
     try:
-        found, _ = carried_on(case, workdir, one_device)
+        found, _ = carried_on(case, copies.workdir, one_device)
     except IndexError:
         assert item in ("trace", "progress.step"), "steps are missing in the window of a hook, which shows in this way"
         return

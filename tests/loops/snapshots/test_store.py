@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from loops.snapshots.store import Best, DamagedSnapshot, SnapshotStore
 from loops.testing import InjectedCrash, crash_at
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
+REPOSITORY = pathlib.Path(__file__).parents[3]
 FILES = ("manifest.json", "tensors.bin", "state.json", "files/data/iterator.index")
 POINTS = ("before_write", "half_written", "before_rename", "before_prune")
 

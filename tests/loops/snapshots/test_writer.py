@@ -17,7 +17,7 @@ from loops.snapshots.store import SnapshotStore
 from loops.snapshots.writer import SnapshotWriter
 from loops.testing import InjectedCrash, crash_at
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
+REPOSITORY = pathlib.Path(__file__).parents[3]
 WEIGHTS = {"w": np.arange(5.0)}
 
 
