@@ -114,9 +114,8 @@ class TrainLoop:
         )
         if not self.is_chief:  # records and files are the chief's
             self.hooks = [hook for hook in self.hooks if hook.phase < Phase.RECORD or hook is self.history]
-        for hook in self.hooks:
-            if isinstance(hook, Snapshot):
-                self._saved.keep_last, self._saved.keep_best, self._saved.grace = hook.keep_last, hook.keep_best, hook.grace
+        if (snapshot := next((hook for hook in self.hooks if isinstance(hook, Snapshot)), None)) is not None:
+            self._saved.keep_last, self._saved.keep_best, self._saved.grace = snapshot.keep_last, snapshot.keep_best, snapshot.grace
         asked = {hook.on_nonfinite for hook in self.hooks}
         self.on_nonfinite = next((OnNonFinite(action) for action in ("raise", "stop") if action in asked), policy)
         self._saved.keeps_good = self.on_nonfinite.action == "rollback" or any(hook.rolls_back for hook in self.hooks)

@@ -124,8 +124,8 @@ def check_layer(
         time_axis: axis of the inputs, and of all arrays of the same size there, that is time; None takes axis 1 of `[B, T, ...]` inputs
             if the layer takes a mask.
         strategy: a `tf.distribute.MirroredStrategy` to run on; without it the replicas' properties are not checked.
-        fit: another trainer, called as `fit(model, x, y, batch_size=..., epochs=..., shuffle=..., verbose=..., validation_data=...)`. Give
-            one that compiles the step: what it reports is compared with `model.fit` in eager mode.
+        fit: another trainer, called as `fit(model, x, y, batch_size=..., epochs=..., shuffle=..., verbose=..., validation_data=...)`. What
+            it reports is compared with Keras's own steps in eager mode, so give one that compiles.
         skip: property -> why it does not hold for this layer.
         only: names of the properties to check; all if None.
 

@@ -1,4 +1,7 @@
-"""Pictures of studies, drawn once and small: layout and resolution take most of the time of a short run, and have tests in `pictures/`."""
+"""Pictures of studies, drawn once and small, learning curves not at all: drawing takes most of the time of a short run.
+
+How pictures look to users is tested in `pictures/`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from research.pictures import figures
+from research.pictures import figures, look, plots
 
 
 def _pixels(figure: Figure) -> np.ndarray:
@@ -39,6 +42,7 @@ def sketches():
             return whole_grid(images[:3], titles=titles[:3], **how)
 
         patched.setattr(figures, "image_grid", image_grid)
+        patched.setattr(plots, "learning_curves", lambda history, **_: look.figure(1, 1))
         patched.setattr(figures, "save", save)
         patched.setattr(figures, "pixels", lambda figure: drawn[id(figure)][1])
         yield

@@ -37,7 +37,7 @@ def study(kernel=None, **changes):
     model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
     if kernel is not None:
         model.layers[0].kernel.assign(kernel)
-    feeds = [loops.ArrayFeed((X, Y), batch_size=16, shuffle=i == 0) for i in range(3)]
+    feeds = [loops.ArrayFeed((X, Y), batch_size=32, shuffle=i == 0) for i in range(3)]
     made = {
         "task": loops.SupervisedTask(model, loss="mse", optimizer=keras.optimizers.Adam(0.01)),
         "model": model,
@@ -123,7 +123,7 @@ def test_what_a_study_shows_is_in_plots_and_tensorboard_and_never_doubled(tmp_pa
     # Of a run that goes on, the pictures of its new end take the place of the old ones.
     run = train(study(after=shows), config(epochs=4), workdir=tmp_path)
     assert pictures(tmp_path, "train") == {"learning_curves": 1, "curve": 1}
-    assert [step for step, _ in testing.read_events(tmp_path)["train"]["curve"]] == [run.loop.progress.step] == [16]
+    assert [step for step, _ in testing.read_events(tmp_path)["train"]["curve"]] == [run.loop.progress.step] == [8]
 
 
 def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):

@@ -56,7 +56,7 @@ def run_ours(hook, model, values):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(values=st.lists(VALUES, min_size=1, max_size=14), options=OPTIONS)
 def test_drops_and_logs_the_rate_where_keras_does(model, values, options):
     present = [v for v in values if v is not None]

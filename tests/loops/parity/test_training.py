@@ -78,6 +78,7 @@ TOGETHER = {
         "sample_weight": (np.arange(160) % 3 == 0).astype("float32"),
         "validation_data": (*VALIDATION, WEIGHTS[:80]),
         "validation_steps": 2,
+        "validation_batch_size": 16,
         "validation_freq": 2,
         "epochs": 4,
     },

@@ -207,15 +207,22 @@ def test_a_pydataset_is_read_on_where_it_was(compile, ends, tmp_path, capsys):
     assert "reading and dropping" not in capsys.readouterr().out  # its batches have an index
 
 
+@pytest.fixture(scope="module")
+def two_passes():
+    """State and history of a run over whole blocks that was not interrupted. All kinds of feed give these bits."""
+    loop = make(None, feed=tiny.feed_of("array", *tiny.data(96)))
+    loop.run(epochs=2)
+    return tiny.state(loop.task), loop.history.history
+
+
 @pytest.mark.parametrize("kind", ["array", "known", "unknown"])
-def test_a_run_that_ended_with_the_last_step_of_a_pass_is_carried_on(kind, tmp_path):
-    whole = make(tmp_path / "whole", feed=tiny.feed_of(kind, *tiny.data(96)))
-    whole.run(epochs=2)
+def test_a_run_that_ended_with_the_last_step_of_a_pass_is_carried_on(kind, two_passes, tmp_path):
     make(tmp_path / "run", feed=tiny.feed_of(kind, *tiny.data(96))).run(steps=6)
     loop = make(tmp_path / "run", feed=tiny.feed_of(kind, *tiny.data(96)))
     loop.run(epochs=2)
-    tiny.assert_same_bits(tiny.state(loop.task), tiny.state(whole.task))
-    assert loop.history.history == whole.history.history
+    state, history = two_passes
+    tiny.assert_same_bits(tiny.state(loop.task), state)
+    assert loop.history.history == history
 
 
 # What would break exactness, said beforehand.
@@ -459,7 +466,7 @@ def _retrace(loop):
     loop.save()
 
 
-RETRACES = [(_freeze, 2, "built"), (_freeze, 3, "built by the data"), (_retrace, 2, "built by the data"), (_retrace, 3, "built")]
+RETRACES = [(_freeze, 3, "built by the data"), (_retrace, 2, "built by the data"), (_retrace, 3, "built")]
 OTHER_RETRACES = sorted(set(itertools.product([_freeze, _retrace], [2, 3], ["built", "built by the data"])) - set(RETRACES), key=str)
 
 

@@ -34,7 +34,7 @@ EDGES = [n for d in range(1, 10) for n in (2 ** (7 * d) - 1, 2 ** (7 * d)) if n 
 STEPS = st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 300) | st.sampled_from(EDGES)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     data=st.data(),
     steps=st.lists(STEPS, min_size=1, max_size=6),

@@ -14,14 +14,18 @@ from tests.loops.sampling import sample
 N, BATCH = 97, 32
 
 
-def train(strategy, make_task, *, epochs=2, feed=None, **settings):
+def loop_of(strategy, make_task, *, feed=None, **settings):
     x, y = tiny.data(N)
     with strategy.scope():
         task = make_task()
-    loop = loops.TrainLoop(
+    return loops.TrainLoop(
         task, feed or loops.ArrayFeed((x, y), BATCH), evaluate={"val": loops.ArrayFeed((x, y), BATCH)}, strategy=strategy, **settings
     )
-    loop.run(epochs=epochs)
+
+
+def train(strategy, make_task, **settings):
+    loop = loop_of(strategy, make_task, **settings)
+    loop.run(epochs=2)
     return loop
 
 
@@ -134,34 +138,37 @@ class SkipsSteps(tiny.Classifier):
 
 
 def test_a_skipped_update_changes_nothing_bit_for_bit_on_any_number_of_replicas(one_device, two_replicas):
-    one, two = train(one_device, SkipsSteps), train(two_replicas, SkipsSteps)
+    one, two = train(one_device, SkipsSteps), loop_of(two_replicas, SkipsSteps)
+    two.run(steps=1)
+    before = tiny.state(two.task)
+    two.run(steps=3)
+    tiny.assert_same_bits(tiny.state(two.task), before)
+    two.run(epochs=2)
     assert int(one.task.optimizer.iterations.numpy()) == int(two.task.optimizer.iterations.numpy()) == 3  # of 8 steps: 0, 3, 6
     assert_close(one, two)
-    with two_replicas.scope():
-        task = SkipsSteps()
-    loop = loops.TrainLoop(task, loops.ArrayFeed(tiny.data(N), BATCH), strategy=two_replicas)
-    loop.run(steps=1)
-    before = tiny.state(task)
-    loop.run(steps=3)
-    tiny.assert_same_bits(tiny.state(task), before)
+
+
+def loop_on(strategy, x, y):
+    with strategy.scope():
+        task = tiny.Classifier()
+    return loops.TrainLoop(task, loops.ArrayFeed((x, y), BATCH), strategy=strategy)
+
+
+@pytest.fixture(scope="module")
+def after_two_steps(two_replicas):
+    loop = loop_on(two_replicas, *tiny.data(N))
+    loop.run(steps=2)
+    return tiny.state(loop.task)
 
 
 @pytest.mark.parametrize("bad_row", [32 * 2 + 3, 32 * 2 + 20], ids=["first replica", "second replica"])
-def test_a_non_finite_value_on_one_replica_halts_all(two_replicas, bad_row):
-    def run(x, y, **target):
-        with two_replicas.scope():
-            task = tiny.Classifier()
-        return loops.TrainLoop(task, loops.ArrayFeed((x, y), BATCH), strategy=two_replicas), task, target
-
+def test_a_non_finite_value_on_one_replica_halts_all(two_replicas, after_two_steps, bad_row):
     x, y = tiny.data(N)
-    bad = x.copy()
-    bad[bad_row, 0] = np.nan
-    loop, task, _ = run(bad, y)
+    x[bad_row, 0] = np.nan
+    loop = loop_on(two_replicas, x, y)
     with pytest.raises(loops.NonFiniteError, match="At step 3 "):
         loop.run(epochs=1)
-    clean, clean_task, _ = run(x, y)
-    clean.run(steps=2)
-    tiny.assert_same_bits(tiny.state(task), tiny.state(clean_task))
+    tiny.assert_same_bits(tiny.state(loop.task), after_two_steps)
 
 
 class DrawsNumbers(loops.Task):

@@ -16,8 +16,8 @@ RNG = np.random.default_rng(5)
 # input, kernel, strides, padding
 CONVOLUTIONS = {
     "few taps": ([3, 7, 6, 1], [3, 2, 1, 5], 1, "VALID"),
-    "few taps, the same size": ([2, 7, 8, 2], [3, 3, 2, 4], 1, "SAME"),
-    "few taps, strides": ([2, 9, 8, 1], [3, 3, 1, 4], (2, 3), "SAME"),
+    "few taps, the same size": ([2, 5, 4, 2], [2, 2, 2, 2], 1, "SAME"),
+    "few taps, strides": ([2, 7, 6, 1], [3, 2, 1, 2], (2, 1), "SAME"),
     "many taps": ([3, 7, 8, 4], [3, 4, 4, 5], 1, "VALID"),
     "many taps, the same size": ([2, 6, 5, 5], [4, 3, 5, 3], 1, "SAME"),
     "many channels": ([2, 6, 5, 10], [3, 2, 10, 3], 1, "SAME"),
@@ -33,7 +33,7 @@ POOLS = {
     "tiles": ([2, 6, 8, 3], (3, 2), (3, 2), "VALID"),
     "tiles, rows left over": ([2, 7, 9, 3], 2, 2, "VALID"),
     "tiles, padded": ([2, 7, 9, 3], 2, 2, "SAME"),
-    "windows overlap": ([2, 8, 9, 2], 3, 2, "SAME"),
+    "windows overlap": ([2, 6, 5, 2], (3, 2), (2, 1), "SAME"),
     "windows overlap in rows": ([2, 7, 6, 2], (3, 2), (1, 2), "VALID"),
     "gaps": ([2, 9, 9, 2], 2, 3, "VALID"),
 }
@@ -80,7 +80,10 @@ def test_convolutions_and_their_derivatives_are_those_of_the_kernels(name):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", sample(["many taps", "few taps", "strides, rows left over"], "few taps", "strides, rows left over"))
+TRANSPOSED = ["many taps", "few taps, strides", "strides, rows left over"]
+
+
+@pytest.mark.parametrize("name", sample(TRANSPOSED, "few taps, strides", "strides, rows left over"))
 def test_transposed_convolutions_and_their_derivatives_are_those_of_the_kernels(name):
     x, w, strides, padding = CONVOLUTIONS[name]
     image, kernel = numbers(x), numbers(w)

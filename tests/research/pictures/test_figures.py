@@ -6,11 +6,13 @@ import keras
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from ml_collections import config_dict
 
 import loops
-from loops import hooks, testing
+from loops import testing
+from research import runner
 from research.pictures import figures, plots
-from research.study import Run, Study
+from research.study import Study
 
 
 def test_a_grid_has_a_place_for_every_image_and_its_title():
@@ -89,10 +91,16 @@ def test_the_file_and_the_pixels_are_the_same_picture(tmp_path):
 def test_what_a_run_draws_is_in_its_folder_and_in_tensorboard(tmp_path):
     model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
     task = loops.SupervisedTask(model, loss="mse", optimizer="sgd")
-    loop = loops.TrainLoop(task, loops.ArrayFeed((np.ones([4, 1]), np.ones([4, 1]))), hooks=[hooks.TensorBoard()], workdir=tmp_path)
-    loop.run(epochs=1)
-    study = Study(task, model, loop.feed, {}, None, title="a line", description="Four points.")
-    Run(study, loop, {}).picture("line", plots.lines({"one": [1.0, 2.0]}))
-    assert (tmp_path / "plots" / "line.png").stat().st_size > 5_000
-    ((step, image),) = testing.read_events(tmp_path)["train"]["line"]
-    assert step == 1 and [int(side) for side in image[:2]] == list(imread(tmp_path / "plots" / "line.png").shape[1::-1])
+    feed = loops.ArrayFeed((np.ones([4, 1]), np.ones([4, 1])))
+
+    def draw(run):
+        run.picture("line", plots.lines({"one": [1.0, 2.0]}))
+        return []
+
+    study = Study(task, model, feed, {"val": feed}, None, title="a line", description="Four points.", after=draw)
+    runner.train(study, config_dict.ConfigDict({"epochs": 2}), workdir=tmp_path, compile="eager")
+    events = testing.read_events(tmp_path)["train"]
+    for name in ("learning_curves", "line"):
+        assert (tmp_path / "plots" / f"{name}.png").stat().st_size > 5_000
+        ((step, image),) = events[name]
+        assert step == 2 and [int(side) for side in image[:2]] == list(imread(tmp_path / "plots" / f"{name}.png").shape[1::-1])

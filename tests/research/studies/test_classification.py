@@ -40,7 +40,7 @@ def test_it_learns_the_digits():
 
 
 def test_it_shows_where_it_errs(tmp_path):
-    made = config(epochs=1, batch_size=128)
+    made = config(epochs=1, batch_size=420)
     run = runner.train(study.build(made), made, workdir=tmp_path, compile="eager")
     assert {path.stem for path in (tmp_path / "plots").iterdir()} == {"learning_curves", "confusion_matrix", "mistakes"}
     test = datasets.load("digits", normalization="zscore").test

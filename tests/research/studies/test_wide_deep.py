@@ -49,14 +49,14 @@ def test_with_all_columns_on_both_ways_two_inputs_are_the_functional_form():
 @pytest.fixture(scope="module")
 def compared():
     """All forms, trained on equal batches (Keras averages the losses of two outputs over batches), and what was printed."""
-    settings, said = config(epochs=2, batch_size=77), io.StringIO()
+    settings, said = config(epochs=2, batch_size=154), io.StringIO()
     with contextlib.redirect_stdout(said):
         return runner.train(study.build(settings), settings, compile="eager"), said.getvalue()
 
 
 def test_two_losses_are_logged_apart_and_weighted_in_their_sum(compared):
     run = compared[0]["multi_output"]
-    assert run.loop.feed.n_examples % 77 == 0
+    assert run.loop.feed.n_examples % 154 == 0
     history = run.history.history
     main, aux, total = (np.array(history[name]) for name in ("main_loss", "aux_loss", "loss"))
     np.testing.assert_allclose(total, 0.9 * main + 0.1 * aux, rtol=1e-5)
