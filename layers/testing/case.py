@@ -107,10 +107,10 @@ class Case:
         """The layer of all checks that leave its state as it is. A check that changes it makes one of its own."""
         return self.make()
 
-    def eager(self, training: bool) -> Seen:
+    def eager(self, training: bool, *, gradients: bool = True) -> Seen:
         """What a call of `layer` leaves in eager mode."""
         seen: Seen = self.once(("eager", training), lambda: self.measure(self.layer, training=training))
-        return seen
+        return seen if gradients else {name: value for name, value in seen.items() if not name.startswith("gradient/")}
 
     # Making layers.
 

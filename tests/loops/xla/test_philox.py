@@ -56,7 +56,8 @@ def test_integers_of_all_types_and_ranges_are_the_kernels():
 @pytest.mark.parametrize("seeds", [tf.constant(SEEDS, tf.int32), tf.constant(LONG_SEEDS, tf.int64)], ids=["int32", "int64"])
 def test_seeds_lead_to_the_kernels_stream(seeds):
     def draw(seed):
-        numbers = [tf.random.stateless_uniform([5], seed, alg=alg) for alg in ("auto_select", "philox", None, tf.random.Algorithm.PHILOX)]
+        names = ("auto_select", "philox", None, tf.random.Algorithm.PHILOX) if seeds.dtype == tf.int32 else ("auto_select",)
+        numbers = [tf.random.stateless_uniform([5], seed, alg=alg) for alg in names]
         return [*numbers, tf.random.split(seed, 3), tf.random.fold_in(seed, tf.constant(5, seed.dtype))]
 
     by_xla = tf.function(lambda seed: compiled(draw, seed)[0], autograph=False)
