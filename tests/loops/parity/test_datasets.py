@@ -12,7 +12,6 @@ import tensorflow as tf
 from keras import layers
 
 from tests.loops.parity.harness import assert_parity, differences, keras_fit, loops_fit, train
-from tests.loops.sampling import sample
 
 RNG = np.random.default_rng(8)
 X = RNG.normal(size=(90, 4)).astype("float32")
@@ -60,8 +59,7 @@ DATASETS = {
 }
 
 
-# Those that are not alone in every run are there with a validation, see below.
-@pytest.mark.parametrize("make_data", sample(DATASETS, "a dropped tail", values=True))
+@pytest.mark.parametrize("make_data", DATASETS.values(), ids=DATASETS)
 def test_datasets(make_data):
     assert_parity(classifier, lambda: {"epochs": 2, **make_data()})
 
@@ -77,7 +75,7 @@ UNKNOWN = {
 LENGTH = int(keep_some(X, CLASSES).sum())
 
 
-@pytest.mark.parametrize("make_data", sample(UNKNOWN, "filtered, shuffled", "some steps, 3 + 1 + 3", values=True))
+@pytest.mark.parametrize("make_data", UNKNOWN.values(), ids=UNKNOWN)
 def test_datasets_of_unknown_length(make_data):
     """With `steps_per_execution=1`, Keras finds the end by running one step more, on nothing.
 
@@ -134,25 +132,9 @@ VALIDATIONS = {
 }
 
 
-@pytest.mark.matrix
 @pytest.mark.parametrize("make_validation", VALIDATIONS.values(), ids=VALIDATIONS)
 def test_validation_datasets(make_validation):
     assert_parity(classifier, lambda: {"x": rows().shuffle(90, seed=3).batch(32), "epochs": 3, **make_validation()})
-
-
-@pytest.mark.parametrize(
-    ("training", "validation"),
-    [
-        ("a seeded shuffle", "known"),
-        ("sample weights", "unknown, weighted"),
-        ("repeated, shuffled", "shuffled, some steps"),
-        ("steps of a pass, shuffled", "shuffled, unknown, some steps"),
-        ("mapped, cached, prefetched", "repeated, some steps"),
-        ("repeated twice", "arrays"),
-    ],
-)
-def test_datasets_with_a_validation(training, validation):
-    assert_parity(classifier, lambda: {"epochs": 3, **DATASETS[training](), **VALIDATIONS[validation]()})
 
 
 def test_batches_of_changing_length():

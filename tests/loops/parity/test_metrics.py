@@ -14,7 +14,6 @@ from keras.src import metrics
 from keras.src.utils.naming import to_snake_case
 
 from tests.loops.parity.harness import assert_parity, keras_fit, loops_fit
-from tests.loops.sampling import sample
 
 ROWS = 44  # batches of 16, 16 and 12
 RNG = np.random.default_rng(6)
@@ -126,17 +125,8 @@ def names_of(kind: str) -> list[str]:
     return sorted(name for name, metric in metrics.ALL_OBJECTS_DICT.items() if to_snake_case(metric.__name__) in METRICS[kind])
 
 
-@pytest.mark.parametrize("kind", ["binary", "one hot", "class index", "positive"])
-def test_metrics(kind):
-    names = METRICS[kind] + ["accuracy"] * (kind in CHOSEN_BY_SHAPE)
-    if kind == "binary":  # these make signs of it
-        names += ["hinge", "squared_hinge"]
-    assert set(names) < metrics_parity(kind, lambda: names)
-
-
-@pytest.mark.matrix
 @pytest.mark.parametrize("kind", METRICS)
-def test_metrics_by_all_their_names(kind):
+def test_metrics(kind):
     names = names_of(kind) + ["accuracy", "acc"] * (kind in CHOSEN_BY_SHAPE)
     assert set(names) < metrics_parity(kind, lambda: names)
 
@@ -146,12 +136,12 @@ def test_metric_objects(kind):
     metrics_parity(kind, METRIC_OBJECTS[kind])
 
 
-@pytest.mark.parametrize("kind", sample(METRIC_OBJECTS, "class index"))
+@pytest.mark.parametrize("kind", METRIC_OBJECTS)
 def test_metrics_of_a_validation(kind):
     assert_parity(lambda: compiled(kind, METRIC_OBJECTS[kind]()), {"x": X, "y": KINDS[kind][0], "epochs": 2}, validation_split=0.3)
 
 
-@pytest.mark.parametrize("name", sample(NO_METRICS, "Metric", "Mean", "IoU"))
+@pytest.mark.parametrize("name", NO_METRICS)
 def test_what_keras_makes_no_metric_of(name):
     for fit in (keras_fit, loops_fit):
         with pytest.raises((ValueError, TypeError, NotImplementedError)):
@@ -160,5 +150,4 @@ def test_what_keras_makes_no_metric_of(name):
 
 def test_every_metric_name_is_covered():
     left_out = {name for name, metric in metrics.ALL_OBJECTS_DICT.items() if metric.__name__ in NO_METRICS}
-    assert {name for kind in METRICS for name in METRICS[kind]} < set(metrics.ALL_OBJECTS_DICT)
     assert {name for kind in METRICS for name in names_of(kind)} | left_out == set(metrics.ALL_OBJECTS_DICT)

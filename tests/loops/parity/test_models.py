@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keras
 import numpy as np
-import pytest
 from keras import layers, ops
 
 from tests.loops.parity.harness import assert_parity
@@ -31,7 +30,6 @@ def parity(make_model, x=X, y=CLASSES, **arguments):
     assert_parity(make_model, {"x": x, "y": y, "epochs": 2, **arguments})
 
 
-@pytest.mark.matrix  # models of most other tests are sequential
 def test_sequential():
     parity(lambda: classifier(layers.Dense(8, activation="relu"), layers.Dense(8, activation="selu"), optimizer="adam"))
 

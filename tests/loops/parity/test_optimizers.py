@@ -8,7 +8,6 @@ import pytest
 from keras import layers
 
 from tests.loops.parity.harness import assert_parity
-from tests.loops.sampling import sample
 
 RNG = np.random.default_rng(4)
 DATA = {"x": RNG.normal(size=(80, 4)).astype("float32"), "y": RNG.normal(size=(80, 1)).astype("float32"), "epochs": 2, "batch_size": 16}
@@ -33,23 +32,12 @@ def decay(kind: str) -> keras.optimizers.schedules.LearningRateSchedule:
     }[kind]
 
 
-@pytest.mark.matrix  # every run tries each with a setting below
 @pytest.mark.parametrize("kind", ["exponential", "staircase", "piecewise", "polynomial", "inverse time", "cosine with warm-up", "restarts"])
 def test_schedules(kind):
     assert_parity(lambda: regression(keras.optimizers.SGD(decay(kind))), DATA)
 
 
 SGD, Adam = keras.optimizers.SGD, keras.optimizers.Adam
-WITH_A_SCHEDULE = {
-    "nesterov, staircase": lambda: SGD(decay("staircase"), momentum=0.9, nesterov=True),
-    "clipvalue, piecewise": lambda: SGD(decay("piecewise"), clipvalue=0.01),
-    "global clipnorm, polynomial": lambda: SGD(decay("polynomial"), global_clipnorm=0.1),
-    "amsgrad, inverse time": lambda: Adam(decay("inverse time"), amsgrad=True),
-    "centered, restarts": lambda: keras.optimizers.RMSprop(decay("restarts"), centered=True, momentum=0.5),
-    "ema, overwriting every 3 steps, exponential": lambda: SGD(
-        decay("exponential"), use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=3
-    ),
-}
 OPTIMIZERS = {
     "momentum": lambda: SGD(0.1, momentum=0.9),
     "nesterov": lambda: SGD(0.1, momentum=0.9, nesterov=True),
@@ -70,23 +58,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("make_optimizer", WITH_A_SCHEDULE.values(), ids=WITH_A_SCHEDULE)
-def test_settings_of_optimizers_that_follow_a_schedule(make_optimizer):
-    assert_parity(lambda: regression(make_optimizer()), DATA)
-
-
-# Momentum, weight decay, averages and clipped norms are in every run too: in tests/loops/tasks/test_fused_updates.py.
-@pytest.mark.parametrize(
-    "make_optimizer",
-    sample(
-        OPTIMIZERS,
-        "accumulation with adam",
-        "schedule, ema, clipping, decay",
-        "static loss scale",
-        "dynamic loss scale",
-        values=True,
-    ),
-)
+@pytest.mark.parametrize("make_optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_settings_of_optimizers(make_optimizer):
     assert_parity(lambda: regression(make_optimizer()), DATA)
 

@@ -47,7 +47,17 @@ NO_OPTIMIZERS = {
 }
 
 
-OPTIMIZERS = sorted(set(optimizers.ALL_OBJECTS_DICT) - set(NO_OPTIMIZERS))
+@pytest.mark.parametrize("name", sorted(set(optimizers.ALL_OBJECTS_DICT) - set(NO_OPTIMIZERS)))
+def test_optimizers(name):
+    def make():
+        model = keras.Sequential([keras.Input((6,)), layers.Dense(4, activation="tanh"), layers.Dense(2)])
+        model.compile(name, "mse")
+        if name == "schedulefreeadamw":
+            # Its slots begin as the weights. `model.fit` builds an optimizer within a first trace that it throws away, and this with it.
+            model.optimizer.build(model.trainable_variables)
+        return model
+
+    assert_parity(make, {"x": X, "y": POSITIVE, "batch_size": 16, "epochs": 2})
 
 
 @pytest.mark.parametrize("name", NO_OPTIMIZERS)
@@ -86,53 +96,36 @@ def names_of(kind: str) -> list[str]:
     return sorted(name for name, loss in losses.ALL_OBJECTS_DICT.items() if to_snake_case(loss.__name__) in LOSSES[kind])
 
 
-def pairs_of(known: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    """Two losses for each model; its outputs share nothing, so each proves its own.
+@pytest.mark.parametrize("kind", LOSSES)
+def test_losses(kind):
+    """Two losses in one model; its outputs share nothing, so each proves its own.
 
     Not more than two: the total of three or more is an AddN, which begins with whichever of its inputs is free first, so that `model.fit`
     itself may differ in the last bit from run to run.
     """
-    return [known[first : first + 2] for first in range(0, len(known), 2)]
+    names = names_of(kind) + CHOSEN_BY_SHAPE.get(kind, [])
+    for first in range(0, len(names), 2):
+        assert_losses(kind, names[first : first + 2])
 
 
-PAIRS = pairs_of([(kind, name) for kind in LOSSES for name in LOSSES[kind]] + [("one hot", "ce")])
-
-
-@pytest.mark.parametrize("case", range(max(len(OPTIMIZERS), len(PAIRS))), ids=lambda i: OPTIMIZERS[i % len(OPTIMIZERS)])
-def test_every_optimizer_and_every_loss(case):
-    assert_losses(PAIRS[case % len(PAIRS)], OPTIMIZERS[case % len(OPTIMIZERS)])
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize("kind", LOSSES)
-def test_losses_by_all_their_names(kind):
-    for pair in pairs_of([(kind, name) for name in names_of(kind) + CHOSEN_BY_SHAPE.get(kind, [])]):
-        assert_losses(pair, "sgd")
-
-
-def assert_losses(known, optimizer):
-    names = [name for _, name in known]
-    targets = [HEADS[kind][0] for kind, _ in known]
+def assert_losses(kind, names):
+    target, head = HEADS[kind]
 
     def make():
         x = keras.Input((6,))
         outputs = []
-        for i, (kind, name) in enumerate(known):
+        for i, name in enumerate(names):
             output = x
-            for layer in HEADS[kind][1]():
+            for layer in head():
                 output = layer(output)
             outputs.append(layers.Identity(name=f"{name}_{i}")(output))
         model = keras.Model(x, outputs)
-        model.compile(optimizer, names if len(names) > 1 else names[0])
-        if optimizer == "schedulefreeadamw":
-            # Its slots begin as the weights. `model.fit` builds an optimizer within a first trace that it throws away, and this with it.
-            model.optimizer.build(model.trainable_variables)
+        model.compile("sgd", names if len(names) > 1 else names[0])
         return model
 
-    data = {"x": X, "y": targets if len(names) > 1 else targets[0], "batch_size": 16, "epochs": 2}
+    data = {"x": X, "y": [target] * len(names) if len(names) > 1 else target, "batch_size": 16, "epochs": 2}
     expected, _ = assert_parity(make, data)
     assert len(expected.history) == len(names) + (len(names) > 1)
-    assert all(np.isfinite(values).all() for values in expected.history.values())
 
 
 @pytest.mark.parametrize("name", NO_LOSSES)
@@ -144,6 +137,5 @@ def test_what_keras_makes_no_loss_of(name):
 
 
 def test_every_loss_name_is_covered():
-    assert {name for kind in LOSSES for name in LOSSES[kind]} < set(losses.ALL_OBJECTS_DICT)
     covered = {name for kind in LOSSES for name in names_of(kind)}
     assert covered | set(NO_LOSSES) == set(losses.ALL_OBJECTS_DICT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 from keras import layers, ops
 
@@ -54,7 +53,6 @@ class ReportsOtherKeys(ReportsMetrics):
         return {"gap": tf.reduce_max(self(x) - y)}
 
 
-@pytest.mark.matrix  # the next one trains by it too
 def test_a_train_step_that_returns_other_keys():
     assert_parity(lambda: regression(ReportsOtherKeys), DATA)
 
@@ -106,7 +104,6 @@ class OwnTrackers(keras.Model):
         return {"mae": self.mae_metric.result()}
 
 
-@pytest.mark.matrix  # the next one has no compiled loss either
 def test_trackers_of_its_own_and_no_compiled_loss():
     assert_parity(lambda: regression(OwnTrackers, loss=None, metrics=None), DATA)
 
