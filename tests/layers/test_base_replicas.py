@@ -118,8 +118,16 @@ def history_of_one_device():
     return model(declare=True).fit(X, X[:, :1], **SETTINGS).history
 
 
-@pytest.mark.parametrize("declare", [True, False], ids=["declared", "made inside of a replica"])
-@pytest.mark.parametrize("trainer", ["keras", "loops"])
+@pytest.mark.parametrize(
+    "trainer, declare",
+    [
+        pytest.param("keras", True, marks=pytest.mark.matrix),
+        ("keras", False),
+        ("loops", True),
+        pytest.param("loops", False, marks=pytest.mark.matrix),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "declared" if value else "made inside of a replica",
+)
 def test_training_on_two_replicas_reports_what_one_device_reports(two_replicas, trainer, declare):
     alone = history_of_one_device()
     with two_replicas.scope():

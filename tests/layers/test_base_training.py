@@ -20,12 +20,7 @@ VALIDATION = RANDOM.standard_normal((6, 4)).astype("float32"), RANDOM.standard_n
 
 def functional():
     inputs = keras.Input([4])
-    return keras.Model(inputs, keras.layers.Dense(1)(Wrapper(Reporter(name="reporter"), name="wrapper")(inputs)))
-
-
-def ours():
-    inputs = keras.Input([4])
-    return layers.Model(inputs, Reporter(units=1, name="reporter")(inputs))
+    return layers.Model(inputs, keras.layers.Dense(1)(Wrapper(Reporter(name="reporter"), name="wrapper")(inputs)))
 
 
 def sequential():
@@ -41,7 +36,7 @@ def nested():
     return keras.Model(inputs, ReportingModel(name="model")(inputs))
 
 
-MODELS = {f.__name__: f for f in (functional, ours, sequential, subclassed, nested)}
+MODELS = {f.__name__: f for f in (functional, sequential, subclassed, nested)}
 
 
 def compiled(kind):

@@ -48,11 +48,11 @@ def test_every_property_has_a_mutation_that_it_has_to_name():
 @pytest.mark.parametrize(
     "kind, broken", [(MovesAtInference, {"inference"}), (NeedsTheBatchSize, {"empty_batch", "unknown_dimensions"})], ids=["moves", "fails"]
 )
-def test_properties_are_independent_of_each_other(kind, broken, two_replicas):
+def test_properties_are_independent_of_each_other(kind, broken):
     """Though they share a layer: what moves it when it should not, or fails in the middle of a call, leaves nothing behind for the rest."""
-    only = [name for name in PROPERTIES if name not in ("training", "export", "replica_noise")]
+    only = [name for name in PROPERTIES if name not in ("training", "export", "xla")]
     with pytest.raises(BrokenLayer) as caught:
-        check_layer(factory_of(kind), **REFERENCE, strategy=two_replicas, only=only)
+        check_layer(factory_of(kind), **REFERENCE, only=only)
     assert {*caught.value.broken} == broken
 
 

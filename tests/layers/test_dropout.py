@@ -122,18 +122,18 @@ def test_the_chi_square_tests_notice_bits_that_are_not_random(name):
     assert min(p_values_of_bits(mutant(random_bits, *WRONG_BITS[name])).values()) < 1e-9
 
 
-def p_values_of_large_masks(bits):
+def p_values_of_large_masks(bits, seeds):
     """Of elements far apart, as neighbours in the next row or the next example are; at a rate of a half, which is the first bit."""
     draw = tf.function(lambda seed: bits([2**20], seed) >= 2**31, autograph=False)
     lags, found = [*(2**i for i in range(20)), 300, 768, 1000, 1536, 3072], []
-    for seed in range(3):
+    for seed in seeds:
         kept = draw(tf.constant([seed, 0])).numpy()
         found += [p_of_independence(kept[lag:], kept[:-lag]) for lag in lags]
     return found
 
 
 def test_elements_far_apart_are_independent():
-    found = p_values_of_large_masks(random_bits)
+    found = p_values_of_large_masks(random_bits, range(3))
     assert min(found) > 1e-3 / len(found)
 
 
@@ -146,7 +146,7 @@ def test_elements_far_apart_are_independent():
     ids=["index not spread", "one round only"],
 )
 def test_the_chi_square_tests_notice_elements_that_are_not_independent(old, new):
-    assert min(p_values_of_large_masks(mutant(random_bits, old, new))) < 1e-9
+    assert min(p_values_of_large_masks(mutant(random_bits, old, new), [0])) < 1e-9
 
 
 def test_masks_of_replicas_are_independent(two_replicas):

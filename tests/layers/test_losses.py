@@ -69,12 +69,10 @@ def close_by_value(loss, y_true, y_pred, expected):
 @pytest.mark.parametrize("margin", [0.0, 0.3, 2.0])
 def test_triplet_losses_are_those_of_all_triplets(distance, margin):
     settings = {"margin": margin, "distance": distance, "dtype": "float64"}
-    for seed in range(3):
-        random = np.random.default_rng(seed)
-        labels, x = random.integers(0, 3, 11), random.standard_normal((11, 3))
-        close_by_value(TripletSemiHardLoss(**settings), labels, x, semi_hard(labels, x, margin, distance))
-        close_by_value(TripletHardLoss(**settings), labels, x, hard(labels, x, margin, distance))
-        close_by_value(TripletHardLoss(**settings, soft=True), labels[:, None], x, hard(labels, x, margin, distance, soft=True))
+    labels, x = RANDOM.integers(0, 3, 17), RANDOM.standard_normal((17, 3))
+    close_by_value(TripletSemiHardLoss(**settings), labels, x, semi_hard(labels, x, margin, distance))
+    close_by_value(TripletHardLoss(**settings), labels, x, hard(labels, x, margin, distance))
+    close_by_value(TripletHardLoss(**settings, soft=True), labels[:, None], x, hard(labels, x, margin, distance, soft=True))
 
 
 @pytest.mark.parametrize("name", ODD_BATCHES)
@@ -244,7 +242,7 @@ def test_losses_are_good_keras_losses(name):
         np.testing.assert_allclose(loss(y_true, tf.cast(y_pred, dtype)), loss(y_true, y_pred), rtol=0.03, atol=0.01)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "pinball"])  # "quantiles" is the same loss
 def test_values_and_gradients_are_the_same_in_graphs_of_unknown_size_and_under_xla(name):
     kind, arguments, y_true, y_pred = LOSSES[name]
     y_true, y_pred = tf.constant(y_true, tf.float32), tf.constant(y_pred, tf.float32)
@@ -285,9 +283,9 @@ def test_a_model_learns_to_part_classes(train):
     labels = RANDOM.integers(0, 3, 96)
     x = np.float32(np.eye(3)[labels] + 0.3 * RANDOM.standard_normal((96, 3)))
     model = keras.Sequential([keras.Input([3]), keras.layers.Dense(8, "relu"), keras.layers.Dense(2), keras.layers.UnitNormalization()])
-    model.compile(keras.optimizers.Adam(0.02), TripletSemiHardLoss(margin=0.5), jit_compile=False)
+    model.compile(keras.optimizers.Adam(0.04), TripletSemiHardLoss(margin=0.5), jit_compile=False)
     model.optimizer.build(model.trainable_variables)  # else Keras traces the step twice
-    history = train(model, x, labels, batch_size=32, epochs=15, verbose=0).history["loss"]
+    history = train(model, x, labels, batch_size=32, epochs=8, verbose=0).history["loss"]
     assert history[-1] < 0.5 * history[0]
 
 

@@ -217,8 +217,9 @@ def test_nothing_is_nan_where_an_example_lies_on_its_class_or_opposite(dtype):
     np.testing.assert_allclose(np.diag(logits.numpy()[[0, 2, 3]]), expected[[0, 2, 3]], rtol=1e-3 if "16" in dtype else 1e-6)
     np.testing.assert_allclose(logits[1, 0], expected[1], rtol=1e-3 if "16" in dtype else 1e-6)
     assert all(np.isfinite(g).all() for g in found)
-    *_, broken = gradients(mutant(MarginSoftmax, "tf.sqrt(tf.where(squared_sine > 0, squared_sine, 1.0))", "tf.sqrt(squared_sine)"))
-    assert not np.isfinite(broken).all()
+    if dtype == "float32":
+        *_, broken = gradients(mutant(MarginSoftmax, "tf.sqrt(tf.where(squared_sine > 0, squared_sine, 1.0))", "tf.sqrt(squared_sine)"))
+        assert not np.isfinite(broken).all()
 
 
 def test_without_a_label_that_is_a_class_there_is_no_margin():

@@ -205,12 +205,12 @@ def test_replicas_count_together(name, two_replicas):
 
 def test_fit_evaluate_and_loops_report_the_same_value_of_the_whole_epoch():
     x, histories = RANDOM.standard_normal((SIZE, 3)).astype("float32"), []
-    for train in (keras.Model.fit, graph_fit):
+    for train, eagerly in ((keras.Model.fit, True), (graph_fit, False)):
         keras.utils.set_random_seed(1)
         model = keras.Sequential([keras.Input([3]), keras.layers.Dense(4)])
         metrics = [CohenKappa(num_classes=4, name="kappa"), MatthewsCorrelation(num_classes=4, name="matthews")]
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("sgd", loss, metrics=metrics, jit_compile=False)
+        model.compile("sgd", loss, metrics=metrics, jit_compile=False, run_eagerly=eagerly)
         kwargs = {"batch_size": 64, "epochs": 2, "verbose": 0, "validation_data": (x, CLASSES)}
         histories.append(train(model, x, CLASSES, **kwargs).history)
         logits = model(x).numpy()
