@@ -59,7 +59,7 @@ def train(
         config: what it was built from. Of its fields this uses `epochs`, `patience` (epochs without a better `Study.monitor` until training
             stops; 0 or absent: never) and `on_nonfinite` ("raise" if absent).
         workdir: folder for everything that the run leaves, a comparison has a folder in it for each part; None keeps nothing.
-        resume: "auto" carries on what is in the workdir, "never" refuses it, "must" refuses to begin anew.
+        resume: "auto" carries on what is in the workdir, "never" refuses it, "must" refuses to begin a new run.
         strategy: distribution strategy, the one that the study was built with.
         compile: how steps run, as in `loops.TrainLoop`.
         seed: seed of the loop, the one that the study was built with.

@@ -199,7 +199,7 @@ class Runs(dict[str, Run]):
 
         figures.save(figure, self.workdir / PLOTS / f"{name}.png")
         self._pictures[name] = figures.pixels(figure)
-        # All of them anew, so that a comparison that concludes again doubles none.
+        # All of them are written again, so that a comparison that concludes twice holds each once.
         folder = self.workdir / COMPARISON
         mark = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
         if folder.is_dir():

@@ -2,8 +2,8 @@
 
     python scripts/evaluate.py --workdir=runs/first
 
-The study is built anew from the config that scripts/train.py left in the workdir. Of a comparison, all parts are evaluated; give the folder
-of one to evaluate that.
+The study is built again from the config that scripts/train.py left in the workdir. Of a comparison, all parts are evaluated; give the
+folder of one to evaluate that.
 """
 
 from __future__ import annotations

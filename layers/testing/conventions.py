@@ -60,7 +60,7 @@ def config(case: Case) -> str | None:
 
 def build(case: Case) -> str | None:
     """`build`, a symbolic and an eager first call make the same weights; nothing appears later; metrics are there before the first call."""
-    symbolic = case.make()
+    symbolic = case.layer
     eager = case.factory()
     case.call(eager, case.batch.tensors(), True)
     built = case.factory()

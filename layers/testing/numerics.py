@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -21,8 +22,7 @@ def oracle(case: Case) -> str | None:
     """The output is what the formula gives."""
     if case.oracle is None:
         return "no oracle was given"
-    with double_precision():
-        layer = case.make(dtype="float64")
+    with _double_layer(case) as layer:
         for training in case.modes():
             batch = _double(case.batch)
             expected = tf.nest.flatten(ask(case.oracle, layer, batch, training))
@@ -38,8 +38,7 @@ def loss_oracle(case: Case) -> str | None:
     if case.loss_oracle is None:
         assert not case.losses, "the layer adds losses: give a loss_oracle"
         return "the layer adds no losses"
-    with double_precision():
-        layer = case.make(dtype="float64")
+    with _double_layer(case) as layer:
         for training in case.modes():
             batch = _double(case.batch)
             expected = np.ravel(np.asarray(ask(case.loss_oracle, layer, batch, training), "float64"))
@@ -70,8 +69,7 @@ def degenerate(case: Case) -> str | None:
 
 def gradient(case: Case) -> str | None:
     """Gradients are the derivatives, by finite differences at float64 with the noise held fixed; or what `gradient_oracle` says."""
-    with double_precision():
-        layer = case.make(dtype="float64")
+    with _double_layer(case) as layer:
         batch = _double(case.batch)
         if case.gradient_oracle is not None:
             _compare_with_oracle(case, layer, batch)
@@ -93,6 +91,15 @@ def stop_gradient(case: Case) -> str | None:
         largest = 0.0 if gradient is None else float(np.max(np.abs(gradient), initial=0.0))
         assert largest == 0, f"the gradient of {part} with respect to {wanted} must be zero; its largest element is {largest:.6g}"
     return None
+
+
+@contextlib.contextmanager
+def _double_layer(case: Case) -> Iterator[keras.layers.Layer]:
+    """The layer of all checks at float64; its state is put back."""
+    with double_precision():
+        layer = case.once("float64", lambda: case.make(dtype="float64"))
+        with state_kept(layer):
+            yield layer
 
 
 def _double(batch: Batch) -> Batch:

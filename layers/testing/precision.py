@@ -24,7 +24,7 @@ def policies(case: Case) -> str | None:
     batch = case.batch.map_floats(lambda a: a.astype("float16").astype("float32"))
     full = case.measure(layer, batch, training, gradients=False)
     for policy, dtype in (("mixed_float16", "float16"), ("mixed_bfloat16", "bfloat16"), ("float64", "float64")):
-        other = case.twin(layer, dtype=policy)
+        other = _twin(case, policy)
         handed: list[Any] = []
         _listen(other, handed)
         seen = case.measure(other, batch, training, gradients=False)
@@ -50,7 +50,7 @@ def extremes(case: Case) -> str | None:
     for name, batch in _extreme_batches(case):
         for training in case.trainings():
             _finite(_call(case, batch, training), f"{name} at training={training}")
-    half = case.twin(case.layer, dtype="mixed_float16")
+    half = _twin(case, "mixed_float16")
     for name, batch in (("the inputs", case.batch), ("zeros", case.batch.map_floats(np.zeros_like))):
         _finite(case.measure(half, batch), f"{name} in float16")
     return None
@@ -78,6 +78,11 @@ def _finite(seen: Seen, what: str) -> None:
     for name, value in seen.items():
         if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
             assert np.isfinite(value.astype("float64")).all(), f"{name} is not finite for {what}"
+
+
+def _twin(case: Case, policy: str) -> Any:
+    """The case's layer under another policy."""
+    return case.once(policy, lambda: case.twin(case.layer, dtype=policy))
 
 
 def _listen(layer: Any, dtypes: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Who trains in `scripts/benchmark.py`: `model.fit`, loops written by hand, and `loops`. How it is shown is the script's business.
+"""Who trains in `scripts/benchmark.py`: `model.fit`, loops written by hand, and `loops`. The script shows it.
 
 A contender is set up once (that compiles), then asked again and again to train whole epochs. It times itself from the beginning of its
 first epoch to the end of its last, so that what is done once per call (copying the data, opening files) counts for nobody.

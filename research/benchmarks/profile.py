@@ -19,7 +19,7 @@ _CONTAINERS = ("cond", "while", "call", "indexed_case", "tuple")
 
 
 def operations(contender: Contender) -> dict[str, float]:
-    """Kind of operation -> microseconds a step that the threads which compute spent in it, the dearest first.
+    """Kind of operation -> microseconds a step that the threads which compute spent in it, the most expensive first.
 
     Two threads may compute at the same time, so the sum may exceed the time of a step. The profiler makes small operations slower.
 

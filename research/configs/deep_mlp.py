@@ -6,7 +6,7 @@ All five, one after the other, on scikit-learn's digits in about a minute. The f
 
 The loss of the plain net stays where it began for hundreds of steps. The picture `gradient_norms` (in plots/, and in TensorBoard under
 Images) shows why: from layer to layer the signal shrinks on its way in, and the error on its way back, so all layers get gradients hundreds
-of times smaller than those of SELU, which keeps the scale of both. Batch norm sets the scale of the signal anew at each layer; there
+of times smaller than those of SELU, which keeps the scale of both. Batch norm sets the scale of the signal at each layer; there
 the gradient grows towards the input. Under Histograms: `hidden_1/kernel/gradient_histogram`. One of them alone: --config.variant=selu.
 """
 

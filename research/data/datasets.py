@@ -1,6 +1,6 @@
 """Small real data sets as NumPy arrays, split and normalised the same way every time.
 
-For data that fits in memory; how batches are made of it is the business of `loops.feeds`.
+For data that fits in memory; `loops.feeds` makes batches of it.
 """
 
 from __future__ import annotations

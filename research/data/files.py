@@ -1,6 +1,6 @@
 """Original files of public data sets: found below a data folder, known by their checksum, else downloaded once.
 
-What is in them is the business of `research.data.datasets`, `research.data.tables` and `research.data.text`.
+`research.data.datasets`, `research.data.tables` and `research.data.text` know what is in them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Source", "data_folder", "fetch", "original", "unavailable"]
 
 
 class Source(NamedTuple):
-    """Where a file is had from.
+    """Where a file is downloaded from.
 
     Attributes:
         url: address of the file, or of an archive that holds it.
@@ -64,7 +64,7 @@ def fetch(name: str, source: Source, *, wanted: Iterable[str], root: pathlib.Pat
 
     Args:
         name: the data set, the folder that its files are looked for in.
-        source: where it is had from.
+        source: where it is downloaded from.
         wanted: names of the files that would do instead, for the error.
         root: what `data_folder` gave.
 

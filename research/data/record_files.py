@@ -1,6 +1,6 @@
 """The same examples as CSV, TFRecord and PNG files: writing them, and `tf.data` pipelines that read them back, bit for bit.
 
-The pipelines give unbatched examples; shuffling and batching are the business of `batches`, the same for all.
+The pipelines give unbatched examples; `batches` shuffles and batches them, the same way for all.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Text as characters: a small corpus in three parts, and its cutting into streams that go on from batch to batch.
 
-For models that read one character after the other; how batches are made of the streams is the business of `loops.feeds`.
+For models that read one character after the other; `loops.feeds` makes batches of the streams.
 """
 
 from __future__ import annotations

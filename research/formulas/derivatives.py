@@ -1,4 +1,4 @@
-"""What can be had from gradient tapes beyond one gradient: several at once, higher orders, Jacobians, products with a Hessian, own rules.
+"""What gradient tapes give beyond one gradient: several at once, higher orders, Jacobians, products with a Hessian, own rules.
 
 Each function is a few lines to copy. What they compute is set beside formulas in `research/formulas/closed_forms.py`, and trained with in
 `research/studies/autodiff.py`.

@@ -1,6 +1,6 @@
 """Pictures of data and of what a model makes of it. Needs matplotlib, but no display and no pyplot state.
 
-Curves are in `research.pictures.plots`; where a picture is written is the business of `research.study.Run.picture`.
+Curves are in `research.pictures.plots`; `research.study.Run.picture` decides where a picture is written.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def binarize(images: Any, seed: Any) -> tf.Tensor:
 class VAETask(loops.Task):
     """Raises the evidence lower bound. Batches are grey images for training, binary ones for evaluation: `[B, ...]` in 0..1.
 
-    Grey images are binarised anew whenever they are shown, by seeds that follow from the step: a resumed run draws the same. Hooks can
+    Grey images are binarised each time they are shown, by seeds that follow from the step: a resumed run draws the same. Hooks can
     observe them as "binary".
 
     Args:

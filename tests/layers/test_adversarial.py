@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from layers.adversarial import GradientReversal
 from layers.testing import BrokenLayer, check_layer
-from tests.layers.graph_fit import graph_fit
 from tests.layers.mutations import mutant
 
 INPUTS = np.random.default_rng(0).standard_normal((6, 4))
@@ -26,10 +25,13 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("inputs", [INPUTS, INPUTS.reshape(4, 3, 2)], ids=["BD", "BTD"])
-def test_gradient_reversal_keeps_its_promises(inputs, two_replicas):
-    only = None if inputs.ndim == 2 else ["oracle", "gradient", "masking", "output_spec", "unknown_dimensions"]
-    check_layer(functools.partial(GradientReversal, strength=0.3), inputs, strategy=two_replicas, fit=graph_fit, only=only, **SETTINGS)
+def test_gradient_reversal_keeps_its_promises(battery):
+    check_layer(functools.partial(GradientReversal, strength=0.3), INPUTS, **battery, **SETTINGS)
+
+
+def test_it_does_so_with_sequences():
+    only = ["oracle", "gradient", "masking", "output_spec"]
+    check_layer(functools.partial(GradientReversal, strength=0.3), INPUTS.reshape(4, 3, 2), only=only, **SETTINGS)
 
 
 MUTATIONS = {

@@ -82,7 +82,7 @@ def test_dense_variational_keeps_its_promises_in_sequences(two_replicas):
 
 
 def test_the_other_estimator_does_too(two_replicas):
-    only = ["config", "oracle", "degenerate", "gradient", "function", "xla", "policies", "extremes", "replica_noise", "seeds"]
+    only = ["config", "oracle", "degenerate", "gradient", "function", "policies", "extremes", "replica_noise", "seeds"]
     check_layer(functools.partial(factory_of, estimator="local"), INPUTS, strategy=two_replicas, only=only, **SETTINGS)
 
 

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from layers.decorrelation import BarlowTwins, VICReg
 from layers.testing import check_layer
-from tests.layers.graph_fit import graph_fit
 from tests.layers.mutations import check_caught, mutant
 
 RANDOM = np.random.default_rng(0)
@@ -89,9 +88,9 @@ DECORRELATION = {"BarlowTwins": (barlow, BARLOW), "VICReg": (vicreg, VICREG)}
 
 
 @pytest.mark.parametrize("name", DECORRELATION)
-def test_decorrelation_passes_the_battery(name, two_replicas):
+def test_decorrelation_passes_the_battery(name, battery):
     factory, settings = DECORRELATION[name]
-    check_layer(factory, LONG_VIEWS, call_kwargs={"mask": MASK}, strategy=two_replicas, fit=graph_fit, **settings)
+    check_layer(factory, LONG_VIEWS, call_kwargs={"mask": MASK}, **battery, **settings)
 
 
 @pytest.mark.parametrize("name", DECORRELATION)

@@ -160,8 +160,8 @@ MARGIN = {
 }
 
 
-def test_margin_softmax_passes_the_battery(two_replicas):
-    check_layer(margin_softmax, (SEQUENCES, TAGS), call_kwargs={"mask": MASK}, strategy=two_replicas, fit=graph_fit, **MARGIN)
+def test_margin_softmax_passes_the_battery(battery):
+    check_layer(margin_softmax, (SEQUENCES, TAGS), call_kwargs={"mask": MASK}, **battery, **MARGIN)
 
 
 def test_margin_softmax_passes_it_without_time_and_mask(two_replicas):

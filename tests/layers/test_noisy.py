@@ -10,7 +10,6 @@ import pytest
 
 from layers.noisy import NoisyDense
 from layers.testing import BrokenLayer, check_layer
-from tests.layers.graph_fit import graph_fit
 from tests.layers.mutations import mutant
 
 INPUTS = np.random.default_rng(0).standard_normal((6, 5))
@@ -34,9 +33,9 @@ SETTINGS = {
 INVALID = [{"units": 0}, {"units": 2.5}, {"noise": "pink"}, {"sigma": -0.1}, {"sigma": float("nan")}]
 
 
-def test_noisy_dense_keeps_its_promises(two_replicas):
+def test_noisy_dense_keeps_its_promises(battery):
     factory = functools.partial(NoisyDense, **{"units": 3, "activation": "tanh", "seed": 1})
-    check_layer(factory, INPUTS, invalid=INVALID, strategy=two_replicas, fit=graph_fit, **SETTINGS)
+    check_layer(factory, INPUTS, invalid=INVALID, **battery, **SETTINGS)
 
 
 def test_independent_noise_does_too():

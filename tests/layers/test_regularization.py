@@ -62,7 +62,7 @@ def test_concrete_dropout_passes_the_battery(two_replicas):
 
 
 def test_it_does_so_with_sequences():
-    only = ["oracle", "loss_oracle", "masking", "output_spec", "unknown_dimensions", "keras_file"]
+    only = ["oracle", "loss_oracle", "masking", "output_spec", "unknown_dimensions"]
     check_layer(concrete, SEQUENCES, only=only, **CONCRETE)
 
 
@@ -190,12 +190,12 @@ HARD = {
 }
 
 
-def test_hard_concrete_gates_pass_the_battery(two_replicas):
-    check_layer(gated, INPUTS, strategy=two_replicas, fit=graph_fit, **HARD)
+def test_hard_concrete_gates_pass_the_battery(battery):
+    check_layer(gated, INPUTS, **battery, **HARD)
 
 
 def test_they_do_so_with_sequences():
-    only = ["oracle", "loss_oracle", "gradient", "masking", "output_spec", "unknown_dimensions", "keras_file", "single_example"]
+    only = ["oracle", "loss_oracle", "gradient", "masking", "output_spec", "unknown_dimensions", "single_example"]
     check_layer(gated, SEQUENCES, only=only, **HARD)
 
 

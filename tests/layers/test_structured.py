@@ -267,8 +267,8 @@ SINKHORN = {
 sinkhorn_of = functools.partial(Sinkhorn, temperature=0.7, iterations=4)
 
 
-def test_sinkhorn_keeps_its_promises(two_replicas):
-    check_layer(sinkhorn_of, SCORES, strategy=two_replicas, fit=graph_fit, **SINKHORN)
+def test_sinkhorn_keeps_its_promises(battery):
+    check_layer(sinkhorn_of, SCORES, **battery, **SINKHORN)
 
 
 def test_many_iterations_run_in_a_loop_that_does_the_same(monkeypatch):

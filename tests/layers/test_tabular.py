@@ -32,14 +32,8 @@ def some_bias(layer):
 CROSS = {"oracle": crossed, "degenerate": {"a bias": (some_bias, crossed)}}
 
 
-def test_cross_keeps_its_promises(two_replicas):
-    check_layer(
-        CrossV2,
-        (X0, X),
-        invalid=[{"projection": 0}, {"projection": 1.5}],
-        strategy=two_replicas,
-        **CROSS,
-    )
+def test_cross_keeps_its_promises(battery):
+    check_layer(CrossV2, (X0, X), invalid=[{"projection": 0}, {"projection": 1.5}], **battery, **CROSS)
 
 
 def test_a_first_layer_and_a_low_rank_do_too():
@@ -84,11 +78,16 @@ PERIODIC = {
 }
 
 
-def test_periodic_embedding_keeps_its_promises(two_replicas):
-    factory = functools.partial(PeriodicEmbedding, **{"frequencies": 3, "sigma": 0.3})
+PERIODIC_OF = functools.partial(PeriodicEmbedding, **{"frequencies": 3, "sigma": 0.3})
+
+
+def test_periodic_embedding_keeps_its_promises(battery):
     invalid = [{"frequencies": 0}, {"frequencies": 1.5}, {"sigma": 0.0}, {"sigma": float("nan")}]
-    check_layer(factory, X0, invalid=invalid, strategy=two_replicas, **PERIODIC)
-    check_layer(factory, SEQUENCES, only=["oracle", "masking", "output_spec", "unknown_dimensions"], **PERIODIC)
+    check_layer(PERIODIC_OF, X0, invalid=invalid, **battery, **PERIODIC)
+
+
+def test_periodic_embedding_does_so_with_sequences():
+    check_layer(PERIODIC_OF, SEQUENCES, only=["oracle", "masking", "output_spec", "unknown_dimensions"], **PERIODIC)
 
 
 def test_frequencies_begin_with_the_given_deviation():
@@ -126,9 +125,12 @@ def coded(layer, x):
 PIECEWISE = {"oracle": coded, "degenerate": {"a single bin": ({"edges": [[-1.0, 3.0]] * 4}, lambda layer, x: (x[..., None] + 1) / 4)}}
 
 
-def test_piecewise_linear_embedding_keeps_its_promises(two_replicas):
+def test_piecewise_linear_embedding_keeps_its_promises(battery):
     invalid = [{"edges": e} for e in ([1.0, 2.0], [[1.0]], [[2.0, 1.0]], [[0.0, float("inf")]], [[0.0, 1.0], [0.0, 1.0, 2.0]], "edges")]
-    check_layer(functools.partial(PiecewiseLinearEmbedding, edges=EDGES), X0, invalid=invalid, strategy=two_replicas, **PIECEWISE)
+    check_layer(functools.partial(PiecewiseLinearEmbedding, edges=EDGES), X0, invalid=invalid, **battery, **PIECEWISE)
+
+
+def test_piecewise_linear_embedding_does_so_with_sequences():
     factory = functools.partial(PiecewiseLinearEmbedding, edges=np.float32(EDGES[:3]))
     check_layer(factory, SEQUENCES, oracle=coded, only=["config", "oracle", "masking", "output_spec", "unknown_dimensions"])
 

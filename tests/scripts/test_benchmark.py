@@ -42,7 +42,7 @@ def test_one_tiny_workload(tmp_path):
 
 
 def test_a_step_is_shown_by_its_operations():
-    # Enough of them for all: which are the dearest depends on what else the machine does.
+    # All of them: which are the most expensive depends on what else the machine does.
     arguments = ["--workloads=wide_deep", "--contenders=loops,loops_xla", "--rounds=1", "--seconds=0", "--rows=640", "--operations=99"]
     code, out, err = run(benchmark, *arguments)
     assert code == 0, err

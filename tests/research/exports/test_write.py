@@ -121,7 +121,7 @@ def test_tables_of_the_preprocessing_are_served_too(tmp_path):
     served = serving(**{name: tf.constant(column) for name, column in columns.items()})["predictions"]
     np.testing.assert_allclose(served, model(words), rtol=1e-5)
     # The same by way of the file that the process of `check` reads, which holds no objects.
-    fresh_process.save(tmp_path / "given.npz", list(columns.values()), [served])
+    fresh_process.save(tmp_path / "given.npz", [tf.constant(column) for column in columns.values()], [served])
     inputs, expected = fresh_process._read(str(tmp_path / "given.npz"))
     found = fresh_process._serve(str(tmp_path / "saved_model"), list(columns), inputs)
     assert fresh_process.compare(expected, found) <= fresh_process.TOLERANCE

@@ -59,7 +59,7 @@ def test_eager_gives_the_numbers_of_the_graph():
         return logs, task.model.get_weights()
 
     (eager, weights), (graph, expected) = history("eager"), history("graph")
-    assert set(graph) == {"loss", "accuracy", "learning_rate"} or set(graph) == {"loss", "accuracy"}
+    assert {"loss", "accuracy"} <= set(graph)
     for name in graph:
         np.testing.assert_allclose(eager[name], graph[name], rtol=1e-6)
     for a, b in zip(weights, expected, strict=True):
