@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -23,11 +24,13 @@ def function(case: Case) -> str | None:
 
 
 def xla(case: Case) -> str | None:
-    """XLA gives what eager mode gives; of noise only that it is finite."""
-    found = Compiled(case, case.trainings(), jit_compile=True).run(case.batch)
-    for training, seen in zip(case.trainings(), found, strict=True):
+    """XLA gives what eager mode gives; of noise only that it is finite. Gradients once, at training=True unless noise hides them there."""
+    with_gradients = {training: training or case.stochastic for training in case.trainings()}
+    found = Compiled(case, with_gradients, jit_compile=True).run(case.batch)
+    for training, seen in zip(with_gradients, found, strict=True):
         if training in case.modes():
-            agree(case.eager(training), seen, f"eager mode and XLA at training={training}", rtol=1e-3, atol=1e-4)
+            eager = case.eager(training, gradients=with_gradients[training])
+            agree(eager, seen, f"eager mode and XLA at training={training}", rtol=1e-3, atol=1e-4)
         else:
             bad = [name for name, value in seen.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
             assert not bad, f"under XLA at training={training}, {bad} are not finite"
@@ -37,7 +40,9 @@ def xla(case: Case) -> str | None:
 def unknown_dimensions(case: Case) -> str | None:
     """One trace serves batches of several sizes (and times): batch and time may be unknown."""
     training = case.modes()[0]
-    traced = Compiled(case, [training], unknown=case.axes())
+    traced = compiled(case, training)
+    if not traced.unknown:  # because it cannot be traced so: to see why
+        traced = Compiled(case, {training: True}, unknown=case.axes())
     agree(case.eager(training), traced(), "eager mode and a trace for unknown sizes, with a batch")
     shorter = case.shorter()
     eager = case.measure(case.layer, shorter, training)
@@ -74,8 +79,20 @@ def coefficients(case: Case) -> str | None:
 
 
 def compiled(case: Case, training: bool) -> Compiled:
-    """The call as a `tf.function` for the batch's own shapes: one trace for all checks."""
-    traced: Compiled = case.once(("compiled", training), lambda: Compiled(case, [training]))
+    """The call as a `tf.function`, traced once for all checks.
+
+    For unknown sizes where `unknown_dimensions` needs them, unless that fails: this breaks `unknown_dimensions`, not the other checks.
+    """
+
+    def make() -> Compiled:
+        if training == case.modes()[0]:
+            traced = Compiled(case, {training: True}, unknown=case.axes())
+            with contextlib.suppress(Exception):
+                traced()
+                return traced
+        return Compiled(case, {training: True})
+
+    traced: Compiled = case.once(("compiled", training), make)
     return traced
 
 
@@ -84,29 +101,29 @@ class Compiled:
 
     Args:
         case: the layer under test.
-        trainings: a call for each of these values of `training`, all from the same state. XLA shares what they have in common.
+        calls: for each value of `training` one from the same state, and whether with gradients. XLA shares what they have in common.
         unknown: axis -> size of the dimensions that are unknown to the trace.
         **options: those of `tf.function`.
     """
 
-    def __init__(self, case: Case, trainings: Sequence[bool], *, unknown: dict[int, int] | None = None, **options: Any):
-        self.case, self.layer, self.traces = case, case.layer, 0
+    def __init__(self, case: Case, calls: Mapping[bool, bool], *, unknown: dict[int, int] | None = None, **options: Any):
+        self.case, self.layer, self.unknown, self.traces = case, case.layer, unknown, 0
 
-        def calls(arrays: list[tf.Tensor]) -> list[dict[str, tf.Tensor]]:
+        def run(arrays: list[tf.Tensor]) -> list[dict[str, tf.Tensor]]:
             self.traces += 1
             before = [tf.identity(variable.value) for variable in self.layer.variables]
             found: list[dict[str, tf.Tensor]] = []
-            for training in trainings:
+            for training, gradients in calls.items():
                 if found:
                     restore(self.layer, before)
-                found.append(case.left(self.layer, case.batch.replace(arrays), training))
+                found.append(case.left(self.layer, case.batch.replace(arrays), training, gradients=gradients))
             return found
 
         def spec(array: np.ndarray) -> tf.TensorSpec:
             shape = [None if (unknown or {}).get(axis) == size else size for axis, size in enumerate(array.shape)]
             return tf.TensorSpec(shape, array.dtype)
 
-        self._function = tf.function(calls, input_signature=[[spec(a) for a in case.batch.arrays]], autograph=False, **options)
+        self._function = tf.function(run, input_signature=[[spec(a) for a in case.batch.arrays]], autograph=False, **options)
 
     def run(self, batch: Batch) -> list[Seen]:
         """What each call leaves. The state is put back."""

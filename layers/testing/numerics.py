@@ -97,7 +97,7 @@ def stop_gradient(case: Case) -> str | None:
 def _double_layer(case: Case) -> Iterator[keras.layers.Layer]:
     """The layer of all checks at float64; its state is put back."""
     with double_precision():
-        layer = case.once("float64", lambda: case.make(dtype="float64"))
+        layer = case.once("double precision", lambda: case.make(dtype="float64"))
         with state_kept(layer):
             yield layer
 

@@ -41,7 +41,7 @@ def policies(case: Case) -> str | None:
             if part in ("output", "loss", "metric") and full[name].dtype.kind == "f":
                 close(value, full[name], f"{name} under {policy}, against float32", **HALF_CLOSE)
     with double_precision():
-        case.measure(case.make(), case.batch.map_floats(lambda a: a.astype("float64")), training)
+        case.measure(case.make(), case.batch.map_floats(lambda a: a.astype("float64")), training, gradients=False)
     return None
 
 
@@ -82,7 +82,7 @@ def _finite(seen: Seen, what: str) -> None:
 
 def _twin(case: Case, policy: str) -> Any:
     """The case's layer under another policy."""
-    return case.once(policy, lambda: case.twin(case.layer, dtype=policy))
+    return case.once(("policy", policy), lambda: case.twin(case.layer, dtype=policy))
 
 
 def _listen(layer: Any, dtypes: list[Any]) -> None:

@@ -154,15 +154,14 @@ REFERENCE = {
 
 NOISY = {"inputs": INPUTS, "oracle": lambda layer, x: x, "stochastic": True}
 
-MUTATIONS: list[tuple[type, str]] = []
+MUTATIONS: dict[type, tuple[str, ...]] = {}
 
 
 def mutation(*properties):
     """Lists a mutation and the properties that have to name it."""
 
     def note(kind):
-        kind = register(kind)
-        MUTATIONS.extend((kind, name) for name in properties)
+        MUTATIONS[register(kind)] = properties
         return kind
 
     return note
@@ -250,7 +249,7 @@ class NotRegistered(Reference):
     pass
 
 
-MUTATIONS.extend([(NotRegistered, "constructor"), (NotRegistered, "keras_file")])
+MUTATIONS[NotRegistered] = ("constructor", "keras_file")
 
 
 @mutation("build")

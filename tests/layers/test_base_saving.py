@@ -63,8 +63,16 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", MODELS)
+#: Copies in memory are made by way of a `.keras` file in memory.
+IN_MEMORY = ["clone_model", "deepcopy", "pickle"]
+COPIES = [
+    pytest.param(kind, way, marks=pytest.mark.matrix if kind == "functional" and way in IN_MEMORY else [])
+    for kind in MODELS
+    for way in WAYS
+]
+
+
+@pytest.mark.parametrize("kind, way", COPIES)
 def test_a_copy_behaves_and_reports_as_the_original(kind, way, tmp_path):
     model = MODELS[kind]()
     model(X)
@@ -143,7 +151,7 @@ def test_a_checkpoint_holds_the_state_of_a_seed_generator(tmp_path):
     np.testing.assert_array_equal(other(X), layer(X))
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", [pytest.param("functional", marks=pytest.mark.matrix), "ours", "subclassed"])
 def test_an_exported_model_serves_and_leaves_the_metrics_behind(kind, tmp_path):
     model = MODELS[kind]()
     model(X)

@@ -54,9 +54,14 @@ def history_of(kind, mode):
     return fit(compiled(kind), X, Y, **settings).history
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_fit_reports_layer_metrics_of_training_and_validation_and_loops_the_same(kind):
-    history = history_of(kind, "keras")
+def models(*names):
+    """These, and the others for `pytest -m matrix`."""
+    return [kind if kind in names else pytest.param(kind, marks=pytest.mark.matrix) for kind in MODELS]
+
+
+@pytest.mark.parametrize("kind", models("functional", "sequential", "nested"))
+def test_layer_metrics_of_training_and_validation_are_reported(kind):
+    history = history_of(kind, "graph")
     name = "reporter" if "reporter/mean" in history else "model_reporter"
     # Inputs do not change while training, so each epoch has the numbers of the data; "last" are the 4 of the ragged last batch.
     wanted = expected(name, X[:8], X[8:16], X[16:]) | {f"val_{k}": v for k, v in expected(name, VALIDATION[0]).items()}
@@ -64,10 +69,14 @@ def test_fit_reports_layer_metrics_of_training_and_validation_and_loops_the_same
         np.testing.assert_allclose(history[key], [value] * 2, rtol=1e-4, atol=1e-5, err_msg=key)
     if kind in ("subclassed", "nested"):
         np.testing.assert_allclose(history["val_model/top"], [VALIDATION[0].max()] * 2)
-    again = history_of(kind, "graph")
-    assert {*again} == {*history}
-    for key, values in history.items():
-        np.testing.assert_array_equal(again[key], values, err_msg=key)
+
+
+@pytest.mark.parametrize("kind", models("functional", "nested"))
+def test_model_fit_reports_the_same_to_the_bit(kind):
+    history, keras_history = history_of(kind, "graph"), history_of(kind, "keras")
+    assert {*history} == {*keras_history}
+    for key, values in keras_history.items():
+        np.testing.assert_array_equal(history[key], values, err_msg=key)
 
 
 def test_loops_reports_them_under_xla_too():

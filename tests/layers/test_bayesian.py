@@ -16,7 +16,6 @@ import tensorflow as tf
 from layers.base import register
 from layers.bayesian import DenseVariational, RandomFeatureGP
 from layers.testing import BrokenLayer, check_layer
-from tests.layers.graph_fit import graph_fit
 
 RANDOM = np.random.default_rng(0)
 INPUTS, SEQUENCES = RANDOM.standard_normal((6, 5)), RANDOM.standard_normal((4, 6, 5))
@@ -77,12 +76,12 @@ factory_of = functools.partial(
 )
 
 
-def test_dense_variational_keeps_its_promises_in_sequences(two_replicas):
-    check_layer(functools.partial(factory_of, estimator="flipout"), SEQUENCES, strategy=two_replicas, fit=graph_fit, **SETTINGS)
+def test_dense_variational_keeps_its_promises_in_sequences(battery):
+    check_layer(functools.partial(factory_of, estimator="flipout"), SEQUENCES, **battery, **SETTINGS)
 
 
 def test_the_other_estimator_does_too(two_replicas):
-    only = ["config", "oracle", "degenerate", "gradient", "function", "policies", "extremes", "replica_noise", "seeds"]
+    only = ["config", "oracle", "degenerate", "gradient", "function", "policies", "replica_noise", "seeds"]
     check_layer(functools.partial(factory_of, estimator="local"), INPUTS, strategy=two_replicas, only=only, **SETTINGS)
 
 
@@ -219,8 +218,8 @@ PROCESS = {
 process_of = functools.partial(RandomFeatureGP, units=3, features=20, length_scale=2.0, ridge=0.5, return_variance=True, seed=1)
 
 
-def test_random_feature_gp_keeps_its_promises(two_replicas):
-    check_layer(process_of, SEQUENCES, strategy=two_replicas, fit=graph_fit, **PROCESS)
+def test_random_feature_gp_keeps_its_promises(battery):
+    check_layer(process_of, SEQUENCES, **battery, **PROCESS)
 
 
 def check_posterior(kind):

@@ -29,9 +29,9 @@ def largest(layer, x):
 MAXOUT = {"oracle": largest, "degenerate": {"groups of one": ({"units": 6}, lambda layer, x: x)}}
 
 
-def test_maxout_keeps_its_promises(battery):
+def test_maxout_keeps_its_promises(battery_of_a_function):
     factory = functools.partial(Maxout, **{"units": 2})
-    check_layer(factory, INPUTS, invalid=[{"units": 0}, {"units": 1.5}, {"axis": 0}], **battery, **MAXOUT)
+    check_layer(factory, INPUTS, invalid=[{"units": 0}, {"units": 1.5}, {"axis": 0}], **battery_of_a_function, **MAXOUT)
 
 
 @pytest.mark.parametrize("axis", [-1, 2, 1, -2])
@@ -77,9 +77,11 @@ def one_cluster(layer, x, mask=None):
 VLAD = {"oracle": described, "degenerate": {"one cluster": ({"clusters": 1}, one_cluster)}}
 
 
-def test_netvlad_keeps_its_promises(battery):
+def test_netvlad_keeps_its_promises(battery_of_a_function):
     invalid = [{"clusters": 0}, {"sharpness": 0.0}, {"sharpness": float("nan")}, {"clusters": 2.5}]
-    check_layer(functools.partial(NetVLAD, clusters=3), SEQUENCES, call_kwargs={"mask": MASK}, invalid=invalid, **battery, **VLAD)
+    check_layer(
+        functools.partial(NetVLAD, clusters=3), SEQUENCES, call_kwargs={"mask": MASK}, invalid=invalid, **battery_of_a_function, **VLAD
+    )
 
 
 def test_netvlad_does_so_without_a_mask():
@@ -157,9 +159,9 @@ GATED = {
 }
 
 
-def test_gated_residual_keeps_its_promises(battery):
+def test_gated_residual_keeps_its_promises(battery_of_a_function):
     invalid = [{"units": 0}, {"output_units": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"epsilon": 0.0}]
-    check_layer(functools.partial(GatedResidual, **{"units": 5}), (SEQUENCES, CONTEXT), invalid=invalid, **battery, **GATED)
+    check_layer(functools.partial(GatedResidual, **{"units": 5}), (SEQUENCES, CONTEXT), invalid=invalid, **battery_of_a_function, **GATED)
 
 
 def test_without_context_and_of_another_size_it_does_too():

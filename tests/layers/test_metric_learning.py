@@ -195,7 +195,7 @@ def test_the_battery_notices_in_margin_softmax(name):
     check_caught(found_by, factory, (SEQUENCES, TAGS), call_kwargs={"mask": MASK}, **MARGIN)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_float16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.matrix), "mixed_float16"])
 def test_nothing_is_nan_where_an_example_lies_on_its_class_or_opposite(dtype):
     def gradients(kind):
         layer = margin_softmax(kind, kernel_initializer="identity", cosine_margin=0.0, dtype=dtype)

@@ -62,7 +62,7 @@ def in_batches(metric, true, prediction, weight=None, size=64):
 
 
 @pytest.mark.parametrize("name", METRICS)
-@pytest.mark.parametrize("size", [1, 64, 1000])
+@pytest.mark.parametrize("size", [1, 64])
 def test_a_metric_is_that_of_all_examples_whatever_the_batches(name, size):
     kind, arguments, true, prediction, reference = METRICS[name]
     metric = kind(**arguments, dtype="float64")
@@ -205,18 +205,17 @@ def test_replicas_count_together(name, two_replicas):
 
 def test_fit_evaluate_and_loops_report_the_same_value_of_the_whole_epoch():
     x, histories = RANDOM.standard_normal((SIZE, 3)).astype("float32"), []
-    for train, eagerly in ((keras.Model.fit, True), (graph_fit, False)):
+    for train in (keras.Model.fit, graph_fit):
         keras.utils.set_random_seed(1)
         model = keras.Sequential([keras.Input([3]), keras.layers.Dense(4)])
-        metrics = [CohenKappa(num_classes=4, name="kappa"), MatthewsCorrelation(num_classes=4, name="matthews")]
+        metrics = [CohenKappa(num_classes=4, name="kappa")]
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("sgd", loss, metrics=metrics, jit_compile=False, run_eagerly=eagerly)
+        model.compile("sgd", loss, metrics=metrics, jit_compile=False)
         kwargs = {"batch_size": 64, "epochs": 2, "verbose": 0, "validation_data": (x, CLASSES)}
         histories.append(train(model, x, CLASSES, **kwargs).history)
         logits = model(x).numpy()
         np.testing.assert_allclose(histories[-1]["val_kappa"][-1], cohen_kappa_score(CLASSES, logits.argmax(1)), rtol=1e-5)
-        np.testing.assert_allclose(histories[-1]["val_matthews"][-1], matthews_corrcoef(CLASSES, logits.argmax(1)), rtol=1e-5)
-    for name in ("kappa", "matthews", "val_kappa", "val_matthews"):
+    for name in ("kappa", "val_kappa"):
         np.testing.assert_allclose(histories[1][name], histories[0][name], rtol=1e-5)
 
 

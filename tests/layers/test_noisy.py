@@ -40,7 +40,7 @@ def test_noisy_dense_keeps_its_promises(battery):
 
 def test_independent_noise_does_too():
     factory = functools.partial(NoisyDense, **{"units": 3, "noise": "independent", "sigma": 0.3, "seed": 1})
-    check_layer(factory, INPUTS, only=["config", "oracle", "degenerate", "gradient", "policies", "function", "seeds"], **SETTINGS)
+    check_layer(factory, INPUTS, only=["config", "oracle", "degenerate", "gradient", "policies", "seeds"], **SETTINGS)
 
 
 MUTATIONS = {

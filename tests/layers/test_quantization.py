@@ -12,7 +12,6 @@ from layers import quantization
 from layers.base import register
 from layers.quantization import VectorQuantizer
 from layers.testing import BrokenLayer, check_layer
-from tests.layers.graph_fit import graph_fit
 
 RANDOM = np.random.default_rng(0)
 SEQUENCES = RANDOM.standard_normal((4, 6, 3))
@@ -62,15 +61,15 @@ MOVING = SETTINGS | {
 }
 
 
-def test_a_trained_codebook_keeps_its_promises(two_replicas):
+def test_a_trained_codebook_keeps_its_promises(battery):
     factory = functools.partial(VectorQuantizer, codes=CODES, beta=0.7)
-    check_layer(factory, SEQUENCES, strategy=two_replicas, fit=graph_fit, **TRAINED)
+    check_layer(factory, SEQUENCES, **battery, **TRAINED)
 
 
 def test_a_moving_codebook_keeps_its_promises(two_replicas):
     factory = functools.partial(VectorQuantizer, codes=CODES, beta=0.7, decay=0.5, update="ema", return_indices=True)
     only = ["config", "build", "output_spec", "oracle", "loss_oracle", "gradient", "function", "unknown_dimensions", "policies"]
-    only += ["masking", "export", "checkpoint", "replica_losses", "replica_state", "inference", "frozen", "empty_batch"]
+    only += ["masking", "export", "checkpoint", "replica_state", "inference", "frozen", "empty_batch"]
     check_layer(factory, SEQUENCES, strategy=two_replicas, only=only, **MOVING)
 
 

@@ -12,7 +12,6 @@ from scipy import special, stats
 
 from layers.regularization import ConcreteDropout, HardConcreteGate
 from layers.testing import BrokenLayer, check_layer
-from tests.layers.graph_fit import graph_fit
 from tests.layers.mutations import mutant
 
 RANDOM = np.random.default_rng(0)
@@ -57,12 +56,12 @@ CONCRETE = {
 }
 
 
-def test_concrete_dropout_passes_the_battery(two_replicas):
-    check_layer(concrete, INPUTS, strategy=two_replicas, fit=graph_fit, **CONCRETE)
+def test_concrete_dropout_passes_the_battery(battery):
+    check_layer(concrete, INPUTS, **battery, **CONCRETE)
 
 
 def test_it_does_so_with_sequences():
-    only = ["oracle", "loss_oracle", "masking", "output_spec", "unknown_dimensions"]
+    only = ["oracle", "loss_oracle", "masking", "output_spec"]
     check_layer(concrete, SEQUENCES, only=only, **CONCRETE)
 
 
@@ -195,7 +194,7 @@ def test_hard_concrete_gates_pass_the_battery(battery):
 
 
 def test_they_do_so_with_sequences():
-    only = ["oracle", "loss_oracle", "gradient", "masking", "output_spec", "unknown_dimensions", "single_example"]
+    only = ["oracle", "loss_oracle", "gradient", "masking", "output_spec", "single_example"]
     check_layer(gated, SEQUENCES, only=only, **HARD)
 
 

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from layers.stochastic import GaussianSampling
 from layers.testing import BrokenLayer, check_layer
-from tests.layers.graph_fit import graph_fit
 from tests.layers.mutations import mutant
 
 RANDOM = np.random.default_rng(0)
@@ -50,13 +49,12 @@ SETTINGS = {
     "stochastic": True,
     "invalid": [{"beta": -1.0}, {"free_bits": -0.1}, {"clip_logvar": 0.0}, {"clip_logvar": 1000.0}, {"beta": float("nan")}],
     "extremes": [(SEQUENCES[0], np.full_like(SEQUENCES[1], 1e6)), (SEQUENCES[0], np.full_like(SEQUENCES[1], -1e6))],
-    "fit": graph_fit,
 }
 
 
-def test_gaussian_sampling_keeps_its_promises(two_replicas):
+def test_gaussian_sampling_keeps_its_promises(battery):
     factory = functools.partial(GaussianSampling, beta=2.0, free_bits=0.3, seed=1)
-    check_layer(factory, SEQUENCES, call_kwargs={"mask": MASK}, strategy=two_replicas, **SETTINGS)
+    check_layer(factory, SEQUENCES, call_kwargs={"mask": MASK}, **battery, **SETTINGS)
 
 
 def test_it_does_so_without_time_mask_and_free_bits():

@@ -32,8 +32,8 @@ def some_bias(layer):
 CROSS = {"oracle": crossed, "degenerate": {"a bias": (some_bias, crossed)}}
 
 
-def test_cross_keeps_its_promises(battery):
-    check_layer(CrossV2, (X0, X), invalid=[{"projection": 0}, {"projection": 1.5}], **battery, **CROSS)
+def test_cross_keeps_its_promises(battery_of_a_function):
+    check_layer(CrossV2, (X0, X), invalid=[{"projection": 0}, {"projection": 1.5}], **battery_of_a_function, **CROSS)
 
 
 def test_a_first_layer_and_a_low_rank_do_too():
@@ -81,13 +81,13 @@ PERIODIC = {
 PERIODIC_OF = functools.partial(PeriodicEmbedding, **{"frequencies": 3, "sigma": 0.3})
 
 
-def test_periodic_embedding_keeps_its_promises(battery):
+def test_periodic_embedding_keeps_its_promises(battery_of_a_function):
     invalid = [{"frequencies": 0}, {"frequencies": 1.5}, {"sigma": 0.0}, {"sigma": float("nan")}]
-    check_layer(PERIODIC_OF, X0, invalid=invalid, **battery, **PERIODIC)
+    check_layer(PERIODIC_OF, X0, invalid=invalid, **battery_of_a_function, **PERIODIC)
 
 
 def test_periodic_embedding_does_so_with_sequences():
-    check_layer(PERIODIC_OF, SEQUENCES, only=["oracle", "masking", "output_spec", "unknown_dimensions"], **PERIODIC)
+    check_layer(PERIODIC_OF, SEQUENCES, only=["oracle", "masking", "output_spec"], **PERIODIC)
 
 
 def test_frequencies_begin_with_the_given_deviation():
@@ -125,14 +125,14 @@ def coded(layer, x):
 PIECEWISE = {"oracle": coded, "degenerate": {"a single bin": ({"edges": [[-1.0, 3.0]] * 4}, lambda layer, x: (x[..., None] + 1) / 4)}}
 
 
-def test_piecewise_linear_embedding_keeps_its_promises(battery):
+def test_piecewise_linear_embedding_keeps_its_promises(battery_of_a_function):
     invalid = [{"edges": e} for e in ([1.0, 2.0], [[1.0]], [[2.0, 1.0]], [[0.0, float("inf")]], [[0.0, 1.0], [0.0, 1.0, 2.0]], "edges")]
-    check_layer(functools.partial(PiecewiseLinearEmbedding, edges=EDGES), X0, invalid=invalid, **battery, **PIECEWISE)
+    check_layer(functools.partial(PiecewiseLinearEmbedding, edges=EDGES), X0, invalid=invalid, **battery_of_a_function, **PIECEWISE)
 
 
 def test_piecewise_linear_embedding_does_so_with_sequences():
     factory = functools.partial(PiecewiseLinearEmbedding, edges=np.float32(EDGES[:3]))
-    check_layer(factory, SEQUENCES, oracle=coded, only=["config", "oracle", "masking", "output_spec", "unknown_dimensions"])
+    check_layer(factory, SEQUENCES, oracle=coded, only=["config", "oracle", "masking", "output_spec"])
 
 
 def test_at_the_edges_it_is_continuous_where_bins_have_width():
