@@ -20,8 +20,8 @@ from typing import Any
 import tensorflow as tf
 
 from loops.engine.batch_readers import eager_batch, empty_recording, inputs_of, reader_for, signature_of
-from loops.engine.rows import CHECK
-from loops.engine.step import GlobalStep
+from loops.engine.rows import CHECK, LogSpec, aligned
+from loops.engine.step import GlobalStep, StepMeta
 from loops.feeds import Block
 
 __all__ = ["MODES", "Call", "Guard", "Program"]
@@ -66,6 +66,7 @@ class Call:
         observed: name -> tensor that hooks observe, of the last step.
         collected: name -> outputs, nested, of all steps: `[>= examples, ...]`.
         guard: the guard after the call, or None.
+        meta: names and reductions of the rows, and the metrics that the steps returned.
         last_batch: the batch of the last step, in eager mode only.
         capacity: number of steps that `collected` has room for, where that is fixed (XLA).
     """
@@ -75,6 +76,7 @@ class Call:
     observed: Any
     collected: Any
     guard: Guard | None
+    meta: StepMeta
     last_batch: Any = None
     capacity: int | None = None
 
@@ -134,7 +136,8 @@ class Program:
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
             raise _cannot_compile(error) if self.mode == "xla" and "ompil" in str(error) else error from error
         after = Guard(guard.variables, out["finite"], tuple(out["backup"]), tuple(out["recorded"])) if guard else None
-        return Call(out["done"], out["rows"], out["observed"], out["collected"], after, capacity=capacity)
+        meta = self.step.traced(spec)[1]
+        return Call(out["done"], out["rows"], out["observed"], out["collected"], after, meta, capacity=capacity)
 
     def _compile(self, source: Any, spec: Any, capacity: int | None, guard: Guard | None) -> Any:
         step = self.step.concrete(spec)
@@ -179,6 +182,8 @@ class Program:
 
     def _run_eagerly(self, source: Any, start: int, n: int, first_step: int, guard: Guard | None) -> Call:
         results: list[dict[str, Any]] = []
+        parts: list[tuple[LogSpec, Any]] = []
+        metrics: dict[str, Any] = {}
         batch = None
         while len(results) < n and (guard is None or bool(guard.finite)):
             try:
@@ -186,15 +191,17 @@ class Program:
             except StopIteration:
                 break
             before = tuple(tf.identity(v) for v in guard.variables) if guard else ()
-            result = self.step.eager(batch, tf.constant(first_step + len(results), tf.int64))
+            result, meta = self.step.eager(batch, tf.constant(first_step + len(results), tf.int64))
             results.append(result)
+            parts.append((meta.spec, result["row"]))
+            metrics.update(meta.metrics)
             if guard is not None:
                 finite = tf.math.is_finite(result["row"][CHECK]) & _stayed_finite(guard.variables, before)
                 guard = Guard(guard.variables, finite, before)
-        rows = tf.stack([r["row"] for r in results]) if results else tf.zeros([0, 2], tf.float64)
+        names, rows = aligned(parts) if parts else (LogSpec({}), tf.zeros([0, 2], tf.float64))
         collected = tf.nest.map_structure(lambda *v: tf.concat(v, 0), *[r["collected"] for r in results]) if results else {}
         observed = results[-1]["observed"] if results else {}
-        return Call(tf.constant(len(results), tf.int64), rows, observed, collected, guard, batch)
+        return Call(tf.constant(len(results), tf.int64), rows, observed, collected, guard, StepMeta(names, metrics), batch)
 
 
 class _Outputs:
