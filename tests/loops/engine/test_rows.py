@@ -75,7 +75,9 @@ def test_a_name_has_one_reduction(compile):
         def train_step(self, batch):
             return {"x": loops.Sum(batch[0]) if batch.shape[0] == 4 else batch[0]}
 
-    with pytest.raises(ValueError, match=r"returned 'x' as (Mean|Sum) and before, for another batch, as .*; a name has to be reduced in one way"):
+    with pytest.raises(
+        ValueError, match=r"returned 'x' as (Mean|Sum) and before, for another batch, as .*; a name has to be reduced in one way"
+    ):
         loops.TrainLoop(Both(), Sizes(), compile=compile).run(epochs=1)
 
 

@@ -58,7 +58,11 @@ def test_clip_acts_on_what_was_accumulated_as_the_optimizers_own_clipping_does(c
     def plain(**own):
         return lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=4, **own)
 
-    for clip, own in ((1.0, {"global_clipnorm": 1.0}), (loops.ClipByNorm(0.5), {"clipnorm": 0.5}), (loops.ClipByValue(0.2), {"clipvalue": 0.2})):
+    for clip, own in (
+        (1.0, {"global_clipnorm": 1.0}),
+        (loops.ClipByNorm(0.5), {"clipnorm": 0.5}),
+        (loops.ClipByValue(0.2), {"clipvalue": 0.2}),
+    ):
         expected = by_keras(plain(**own)())
         np.testing.assert_allclose(by_loop(plain(), compile=compile, clip=clip), expected, atol=1e-6)
         if compile == "graph":
