@@ -7,11 +7,28 @@ import tensorflow as tf
 
 import loops
 
-NAMES = (
-    "mse mae mape msle huber log_cosh hinge squared_hinge categorical_hinge poisson kl_divergence cosine_similarity binary_crossentropy "
-    "binary_focal_crossentropy categorical_crossentropy categorical_focal_crossentropy sparse_categorical_crossentropy dice tversky "
-    "crossentropy"
-).split()
+NAMES = [
+    "mse",
+    "mae",
+    "mape",
+    "msle",
+    "huber",
+    "log_cosh",
+    "hinge",
+    "squared_hinge",
+    "categorical_hinge",
+    "poisson",
+    "kl_divergence",
+    "cosine_similarity",
+    "binary_crossentropy",
+    "binary_focal_crossentropy",
+    "categorical_crossentropy",
+    "categorical_focal_crossentropy",
+    "sparse_categorical_crossentropy",
+    "dice",
+    "tversky",
+    "crossentropy",
+]
 
 
 def own_loss(y, y_pred):

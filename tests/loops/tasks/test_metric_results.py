@@ -69,10 +69,7 @@ class InControlFlow(loops.Task):
     def train_step(self, batch):
         self.accuracy.update_state(batch)
         doubled = tf.function(lambda: 2 * self.accuracy.result())()
-        if self.step >= 0:
-            chosen = self.accuracy.result()
-        else:
-            chosen = tf.constant(-1.0)
+        chosen = self.accuracy.result() if self.step >= 0 else tf.constant(-1.0)
         total, loss = tf.constant(0.0), tf.constant(0.0)
         for _ in tf.range(3):
             total += self.accuracy.result()
