@@ -25,11 +25,10 @@ import tensorflow as tf
 
 from loops import _private_api
 from loops.engine import mode_cache
-from loops.engine.program import Guard, Program
+from loops.engine.program import Program
 from loops.feeds import Block, Feed, Position
 from loops.graphs import walk
 from loops.messages import say
-from loops.tasks.replicas import local_variables
 from loops.tasks.tracking import layers_of
 from loops.xla import convolutions
 
@@ -190,7 +189,8 @@ class _Timer:
 
     def __init__(self, program: Program, feed: Feed, block: Block, guarded: bool):
         self._program, self._feed, self._block = program, feed, block
-        self._guard = Guard.over(local_variables(program.step.task.tracked.all_variables())) if guarded else None
+        program.graph_for(block, feed.element_spec)
+        self._guard = program.new_guard() if guarded else None
         self._call(1)
         self.once = min(self._call(1) for _ in range(3))
         self._steps, self._seconds = 1, list[float]()

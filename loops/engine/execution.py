@@ -24,7 +24,6 @@ from loops.engine.step import GlobalStep, StepMeta
 from loops.engine.timing import Accounts
 from loops.feeds import Block, Feed
 from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader, open_reader
-from loops.tasks.replicas import local_variables
 
 __all__ = ["Execution"]
 
@@ -83,6 +82,7 @@ class Execution:
 
     def use(self, program: Program) -> None:
         """Continues with another program, after a retrace."""
+        program.step.used = self.program.step.used
         self.program, self._guard = program, None
 
     @property
@@ -242,7 +242,7 @@ class Execution:
         return call
 
     def _new_guard(self) -> Guard:
-        return Guard.over(local_variables(self.step.task.tracked.all_variables()))
+        return self.program.new_guard()
 
     def _spec(self) -> LogSpec:
         assert self.step.meta is not None

@@ -21,6 +21,7 @@ from loops.tasks import replicas
 from loops.tasks.base import Task
 from loops.tasks.reductions import Collect
 from loops.tasks.step_context import StepContext, Transform
+from loops.tasks.used_variables import UsedVariables
 from loops.xla.replaced_ops import FastOps
 
 __all__ = ["GlobalStep", "StepMeta"]
@@ -72,6 +73,7 @@ class GlobalStep:
         self.clock = StepClock() if "waiting" in observes and fuse else None
         self.meta: StepMeta | None = None
         self.traces = 0
+        self.used = UsedVariables()
         self._eager = False
         self._concrete: dict[Any, Any] = {}
 
@@ -79,6 +81,11 @@ class GlobalStep:
     def graph(self) -> tf.Graph | None:
         """The graph of the first trace, None before it."""
         return next((function.graph for function in self._concrete.values()), None)
+
+    @property
+    def graphs(self) -> list[tf.Graph]:
+        """The graphs of all traces, in the order in which they were made."""
+        return [function.graph for function in self._concrete.values()]
 
     @staticmethod
     def key(spec: Any) -> Any:
@@ -133,7 +140,7 @@ class GlobalStep:
     def eager(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
         """Runs the step in Python, so that breakpoints work."""
         self._eager = True
-        with self.strategy.scope():
+        with self.strategy.scope(), self.used:
             return self(batch, step)
 
     @tf.autograph.experimental.do_not_convert

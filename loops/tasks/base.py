@@ -193,7 +193,7 @@ class Task:
     @property
     def tracked(self) -> Tracked:
         """Everything that belongs to this task; each access searches the attributes again, because they may change."""
-        return track(self)
+        return track(self, Task)
 
     @property
     def models(self) -> list[Any]:
@@ -219,8 +219,8 @@ class Task:
             spec: type specs of one batch.
         """
         tracked = self.tracked
-        variables = self.trainable_variables
-        if len(tracked.optimizers) == 1 and variables and all(getattr(layer, "built", True) for layer in tracked.layers):
+        variables = [v for v in tracked.own_variables() if v.trainable]
+        if len(tracked.optimizers) == 1 and variables and all(getattr(layer, "built", True) for layer in tracked.own_layers()):
             self._build(next(iter(tracked.optimizers.values())), variables)
 
     def owns(self, method: str) -> bool:
