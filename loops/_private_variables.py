@@ -31,10 +31,14 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
 
 
 @contextlib.contextmanager
-def uses_of_variables(noticed: Callable[[Any], None]) -> Iterator[None]:
+def uses_of_variables(noticed: Callable[[Any], None], *, traces: bool = False) -> Iterator[None]:
     """Within this context `noticed(variable)` is called before each operation on a plain TensorFlow variable, in any thread.
 
-    The operations that a `tf.function` holds do not ask the variable again; of these all variables are noticed when the function is called.
+    The operations that a `tf.function` holds do not ask the variable again; of these the variables are noticed when the function is called.
+
+    Args:
+        noticed: gets the variable.
+        traces: whether a function is traced in the context.
     """
     module = _private_api.op_module(_VARIABLES)
     if _private_api.missing({_VARIABLES: OPTIONAL[_VARIABLES]}):
@@ -54,8 +58,8 @@ def uses_of_variables(noticed: Callable[[Any], None]) -> Iterator[None]:
 
     kind.handle, module.variable_accessed = property(handle), accessed
     try:
-        # A function that is called says what it uses only while a tape listens. This one watches nothing.
-        with tf.GradientTape(watch_accessed_variables=False):
+        # A function that is called eagerly says what it uses only while a tape listens. This one watches nothing.
+        with contextlib.nullcontext() if traces else tf.GradientTape(watch_accessed_variables=False):
             yield
     finally:
         kind.handle, module.variable_accessed = of_variable, of_function

@@ -29,6 +29,7 @@ from loops.engine.program import Program
 from loops.feeds import Block, Feed, Position
 from loops.graphs import walk
 from loops.messages import say
+from loops.tasks.run_variables import flat
 from loops.tasks.tracking import layers_of
 from loops.xla import convolutions
 
@@ -151,8 +152,8 @@ def _measured(programs: dict[str, Program], new_program: Callable[[str], Program
     """Times both programs in turns on the first block, and then restores the variables."""
     begin = time.perf_counter()
     block = next(iter(feed.blocks(Position())))
-    graph = programs["graph"].step.concrete(feed.element_spec).graph
-    kept = [(v, v.read_value()) for v in graph.variables]
+    programs["graph"].step.concrete(feed.element_spec)
+    kept = [(v, v.read_value()) for v in flat(programs["graph"].variables())]
     try:
         programs["xla"] = new_program("xla")
         timers = {mode: _Timer(program, feed, block, guarded) for mode, program in programs.items()}

@@ -128,7 +128,7 @@ class GlobalStep:
         function = tf.function(self.__call__ if self.clock is None else self.clock.around(self.__call__), autograph=False)
         try:
             self.build(spec)
-            with self.strategy.scope():
+            with self.strategy.scope(), self.used.while_traced():
                 return function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             if not self.task.owns(self.method):  # the user's own code: the error as it is, with a note on where it happened

@@ -102,7 +102,7 @@ class EvalLoop:
     def _keep_what_is_written(self, graph: Any) -> None:
         """Keeps the values of those variables that the traced step can write, before it runs."""
         if id(graph) not in self._written:  # the program keeps its graphs
-            by_handle = {id(v.handle): v for v in local_variables(graph.variables)}
+            by_handle = {id(v.handle): v for v in [*local_variables(graph.variables), *flat(self.program.variables())]}
             self._written[id(graph)] = [by_handle[id(handle)] for handle, _ in written_captures(graph) if id(handle) in by_handle]
         self._kept.keep(self._written[id(graph)])
 

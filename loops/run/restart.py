@@ -23,7 +23,7 @@ from loops.run import resume_rules
 from loops.run.parts import RunParts
 from loops.run.run_state import RunState
 from loops.run.saved_states import SavedStates
-from loops.tasks.run_variables import note_on_other_state
+from loops.tasks.run_variables import flat, note_on_other_state
 from loops.tasks.tracking import apply_flags
 
 __all__ = ["Restart", "Settings"]
@@ -189,7 +189,8 @@ class Restart:
             parts.execution.build()
             if parts.step.graph is not None and (found := hidden_random_state.stateful_random_ops(parts.step.graph)):
                 raise ValueError(hidden_random_state.refusal(found))
-        if (note := note_on_other_state(parts.task, parts.step.graph)) is not None:
+        variables = flat(parts.execution.program.variables())
+        if (note := note_on_other_state(parts.task, parts.step.graph, variables)) is not None:
             warn(f"Note: {note}")
 
     def _restore(self, saved: RunState) -> None:

@@ -20,9 +20,9 @@ __all__ = ["Task"]
 class Task:
     """Base class of tasks: override `train_step`, and `eval_step` and `predict_step` where needed.
 
-    The models, layers, optimizers, metrics, variables and seed generators among a task's attributes, also those inside lists and dicts,
-    belong to the state of the run. A step is traced once for each batch signature, in replica context; the scalars that it returns are
-    reduced over steps and replicas.
+    The models, layers, optimizers, metrics, variables and random generators among a task's attributes, also those inside lists, dicts,
+    plain objects, `tf.Module`s and other tasks, belong to the state of the run. A step is traced once for each batch signature, in replica
+    context; the scalars that it returns are reduced over steps and replicas.
 
     Example:
         >>> import keras, tensorflow as tf

@@ -40,6 +40,9 @@ __all__ = [
 
 CAPTURED = "captured"
 
+# How operations on variables begin.
+_OF_VARIABLES = ("Assign", "Resource")
+
 Identity = tuple[str, tuple[Any, ...], str]
 
 
@@ -49,7 +52,7 @@ def variables_of(task: Task, graphs: Iterable[tf.Graph] = (), used: Iterable[tf.
     Args:
         task: the task, with everything built.
         graphs: the graphs of its step, in the order in which they were traced.
-        used: plain variables that the step was seen to use where there is no graph, in the order of their first use.
+        used: plain variables that the step was seen to use, in the order of their first use.
 
     Returns:
         group -> variables, each in one group, in an order that is the same in every process that builds the same task.
@@ -62,7 +65,8 @@ def variables_of(task: Task, graphs: Iterable[tf.Graph] = (), used: Iterable[tf.
         known |= {id(v) for v in variables}
     multipliers = multipliers_of([*tracked.optimizers.values(), *tracked.inner_optimizers])
     local = {id(v) for variables in (*groups.values(), multipliers) for v in local_variables(variables)}
-    in_order = {id(v): v for v in [*(v for graph in graphs for v in _in_order_of_use(graph)), *used]}
+    graphs, used = list(graphs), list(used)
+    in_order = {id(v): v for v in ([v for graph in graphs for v in in_order_of_use(graph, used)] if graphs else used)}
     groups[CAPTURED] = [v for v in in_order.values() if id(v) not in local]
     return groups
 
@@ -72,10 +76,16 @@ def flat(groups: dict[str, list[Any]]) -> list[tf.Variable]:
     return [v for variables in groups.values() for v in local_variables(variables)]
 
 
-def _in_order_of_use(graph: tf.Graph) -> list[tf.Variable]:
-    """The plain variables of a traced graph. `graph.variables` orders them by address in memory, which differs between processes."""
-    place = {id(handle): i for i, (handle, _) in enumerate(getattr(graph, "captures", ()))}
-    return sorted(local_variables(getattr(graph, "variables", ())), key=lambda v: place.get(id(v.handle), len(place)))
+def in_order_of_use(graph: Any, used: Iterable[tf.Variable]) -> list[tf.Variable]:
+    """The plain variables of a traced graph, in the order in which it captured them.
+
+    Args:
+        graph: a function's graph.
+        used: variables that were seen to be used while it was traced. The graph itself does not list those that only operations of
+            optimizers take, and lists others by their address in memory, which differs between processes.
+    """
+    by_handle = {id(v.handle): v for v in [*local_variables(getattr(graph, "variables", ())), *used]}
+    return [by_handle[id(handle)] for handle, _ in getattr(graph, "captures", ()) if id(handle) in by_handle]
 
 
 # Captured variables in another process.
@@ -132,19 +142,24 @@ def note_on(task: Task, captured: Sequence[tf.Variable]) -> str | None:
     )
 
 
-def note_on_other_state(task: Task, graph: tf.Graph | None) -> str | None:
-    """A sentence that names what the task holds, or its traced step changes, that has state in no variable; None if there is nothing."""
+def note_on_other_state(task: Task, graph: tf.Graph | None, variables: Iterable[tf.Variable]) -> str | None:
+    """A sentence that names what the task holds, or its traced step changes, that has state in no variable; None if there is nothing.
+
+    Args:
+        task: the task.
+        graph: the graph of its step, or None.
+        variables: the plain variables that belong to the run.
+    """
     found = list(task.tracked.not_saved)
     if not found and graph is not None:
-        variables = {id(v.handle) for v in _in_order_of_use(graph)}
-        found = list(
-            dict.fromkeys(f"what {by} changes in its step" for handle, by in written_captures(graph) if id(handle) not in variables)
-        )
+        known = {id(v.handle) for v in variables}
+        changed = [by for handle, by in written_captures(graph) if id(handle) not in known and not by.startswith(_OF_VARIABLES)]
+        found = [f"what {op_type} changes in its step" for op_type in dict.fromkeys(changed)]
     if not found:
         return None
     return (
-        f"{type(task).__name__} has state that is in no variable, so it is not saved ({', '.join(found[:5])}): a resumed run begins it anew. "
-        "Batches come at their place again if they come from the feed."
+        f"{type(task).__name__} has state that is in no variable, so it is not saved ({', '.join(found[:5])}): a resumed run begins it "
+        "anew. Batches come at their place again if they come from the feed."
     )
 
 

@@ -1,4 +1,4 @@
-"""Which variables eager steps use: there is no graph to ask. Values of a resumed run are given to them right before their first use.
+"""Which variables a step uses. An eager step has no graph to ask; values of a resumed run are given to them right before their first use.
 
 Only variables that no attribute leads to need this: the others are known without it.
 """
@@ -38,7 +38,7 @@ class _Waiting:
 
 
 class UsedVariables:
-    """A context for eager steps that notes which plain variables they use, in the order of their first use.
+    """A context for each eager step that notes which plain variables they use, in the order of their first use.
 
     Variables are not kept alive: one that a step makes for itself is forgotten with it.
 
@@ -69,6 +69,10 @@ class UsedVariables:
         """Takes over what was used before."""
         for variable in variables:
             self._seen.setdefault(id(variable), weakref.ref(variable))
+
+    def while_traced(self) -> contextlib.AbstractContextManager[None]:
+        """A context for tracing a step: the graph does not list all variables that it uses."""
+        return _private_variables.uses_of_variables(self._noticed, traces=True)
 
     def __enter__(self) -> UsedVariables:
         self._contexts.enter_context(_private_variables.uses_of_variables(self._noticed))

@@ -11,7 +11,7 @@ from loops.graphs.written_resources import written_captures
 
 def written(function, variables, *arguments):
     names = {id(v.handle): name for name, v in variables.items()}
-    graph = tf.function(function).get_concrete_function(*arguments).graph
+    graph = tf.function(function, autograph=False).get_concrete_function(*arguments).graph
     return {names[id(handle)]: by for handle, by in written_captures(graph) if id(handle) in names}
 
 
@@ -21,7 +21,7 @@ def v():
 
 
 def test_at_any_depth(v):
-    inner = tf.function(lambda x: v["write"].assign_add(x * v["read"]))
+    inner = tf.function(lambda x: v["write"].assign_add(x * v["read"]), autograph=False)
     steps = {
         "itself": lambda x: v["write"].assign(x + v["read"]),
         "call": lambda x: inner(x),

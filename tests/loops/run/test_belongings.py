@@ -171,7 +171,9 @@ def test_those_that_are_alike_are_known_by_their_order_in_the_trace_and_refused_
     task = Hidden(["v", "v", "v"])
     run(task, 3, "graph", tmp_path / "graph")
     assert task.values() == [3.0, 6.0, 9.0]
-    with pytest.raises(ValueError, match=r"the eager step uses 3 variables v \(\[\] float32\) that cannot be told apart; hold such variables"):
+    with pytest.raises(
+        ValueError, match=r"the eager step uses 3 variables v \(\[\] float32\) that cannot be told apart; hold such variables"
+    ):
         run(Hidden(["v", "v", "v"]), 3, "eager", tmp_path / "eager")
     run(Hidden(["v", "v", "v"]), 3, "eager", None)  # nothing is saved
 

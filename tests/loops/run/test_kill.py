@@ -132,7 +132,10 @@ def test_the_whole_matrix(case, name, tmp_path, two_replicas, one_device):
 # epoch.
 PROGRESS = ("examples", "step_in_epoch", "batch", "pass_index", "epoch")
 LEFT_OUT = {
-    **dict.fromkeys(("model", "optimizer", "metric", "captured", "learning_rates", "logs", "trainable", *(f"progress.{name}" for name in PROGRESS)), MIXED),
+    **dict.fromkeys(
+        ("model", "optimizer", "metric", "captured", "learning_rates", "logs", "trainable", *(f"progress.{name}" for name in PROGRESS)),
+        MIXED,
+    ),
     **dict.fromkeys(("hooks.ReduceLROnPlateau", "hooks.History", "hooks.TensorBoard"), MIXED),
     **dict.fromkeys(("trace", "totals", "looks", "task", "progress.step"), TWO_NETWORKS),
     **dict.fromkeys(("stop_reason", "hooks.EarlyStopping", "hooks.ModelCheckpoint"), STOPPED),
