@@ -33,11 +33,11 @@ ROOMS = (
     ("loops.snapshots",),
     ("loops.xla",),
     ("loops.graphs",),
-    ("loops.files", "loops.json_values", "loops.fault_points", "loops.messages", "loops._private_api", "loops._private_variables"),
+    ("loops.files", "loops.json_values", "loops.fault_points", "loops.messages", "loops._private_api"),
     ("loops.errors",),
 )
 FORBIDDEN = (("loops", "layers"), ("layers", "loops"))
-PRIVATE_APIS = ("loops._private_api", "loops._private_variables", "layers._private_api")
+PRIVATE_APIS = ("loops._private_api", "loops.tasks._private_variables", "layers._private_api")
 PRIVATE_MODULES = ("tensorflow.python", "tensorflow.core", "tensorflow.compiler", "keras.src")
 MAX_LINES = 350
 MAX_FILES_BESIDE_ROOMS = 12

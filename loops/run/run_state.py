@@ -165,13 +165,14 @@ def _saved_identities(group: str, arrays: Mapping[str, np.ndarray], names: Mappi
 
 
 def check_model(task: Task, saved: RunState) -> None:
-    """Checks that a built model fits a state. A model that is built later is checked when the state is restored.
+    """Checks that a built model fits a state. What is built by the first step is checked when the state is restored.
 
     Raises:
         MismatchError: if it does not fit.
     """
-    if all(getattr(layer, "built", True) for layer in task.models):
-        _check_group("model", local_variables(task.tracked.model_variables()), saved.arrays, saved.state["variables"]["model"])
+    variables, names = local_variables(task.tracked.model_variables()), saved.state["variables"]["model"]
+    if all(getattr(layer, "built", True) for layer in task.models) and len(variables) >= len(names):
+        _check_group("model", variables, saved.arrays, names)
 
 
 def _check_group(group: str, variables: Sequence[Any], arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:

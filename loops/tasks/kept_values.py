@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops import _private_variables
+from loops.tasks import _private_variables
 from loops.tasks.replicas import local_variables
 
 __all__ = ["KeptValues"]

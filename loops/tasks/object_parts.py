@@ -20,8 +20,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from loops import _private_variables
 from loops.feeds.base import Feed
+from loops.tasks import _private_variables
 
 __all__ = ["TENSORFLOWS_NOTES", "Kind", "Kinds", "attributes_of", "bookkeeping_of_layers", "parts_of"]
 

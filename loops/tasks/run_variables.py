@@ -17,9 +17,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops import _private_variables
 from loops.errors import MismatchError
 from loops.graphs.written_resources import written_captures
+from loops.tasks import _private_variables
 from loops.tasks.base import Task
 from loops.tasks.learning_rates import multipliers_of
 from loops.tasks.replicas import local_variables

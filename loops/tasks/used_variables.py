@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from loops import _private_variables
 from loops.errors import MismatchError
+from loops.tasks import _private_variables
 from loops.tasks.run_variables import ADVICE, Identity, described, identities, unnumbered
 
 __all__ = ["UsedVariables", "alike"]

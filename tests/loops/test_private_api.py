@@ -13,8 +13,9 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-from loops import _private_api, _private_variables
+from loops import _private_api
 from loops._private_api import NEEDED, OPTIONAL
+from loops.tasks import _private_variables
 from loops.xla.replaced_ops import replaceable
 
 REPOSITORY = pathlib.Path(__file__).parents[2]

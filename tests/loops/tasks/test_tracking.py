@@ -182,9 +182,8 @@ def test_what_is_not_state_is_left_alone_and_no_property_is_called():
     callback, hook, feed, sly = Callback(), Hook(), Feed(1), Sly()
     for one in (callback, hook, feed):
         one.part = hidden
-    task = task_with(
-        callback=callback, hook=hook, feed=feed, sly=sly, a_set={Holder(hidden)}, function=lambda: hidden, kind=type("Kind", (), {"v": hidden})
-    )
+    kind = type("Kind", (), {"v": hidden})
+    task = task_with(callback=callback, hook=hook, feed=feed, sly=sly, a_set={Holder(hidden)}, function=lambda: hidden, kind=kind)
     assert task.tracked.all_variables() == []
 
 

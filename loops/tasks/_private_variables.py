@@ -1,4 +1,4 @@
-"""Names that are not public and say which variables a piece of code uses: beside `_private_api.py`, which has all others and the checks.
+"""Names that are not public and say which variables a step uses; `loops/_private_api.py` has all others, and the checks.
 
 All of these are optional: without them it is not seen which variables an eager step uses, and it is not noticed that one draws random
 numbers from hidden state.
