@@ -59,6 +59,13 @@ from loops._private_api.of_tensorflow import (
     registered_function,
     variant_of,
 )
+from loops._private_api.of_variables import (
+    hidden_draws,
+    is_global_seed,
+    is_trackable_object,
+    uses_of_variables,
+    wraps_container,
+)
 
 __all__ = [
     "NEEDED",
@@ -84,8 +91,11 @@ __all__ = [
     "functions_of",
     "graph_of_function",
     "have_tangents",
+    "hidden_draws",
     "inputs_of",
+    "is_global_seed",
     "is_scipy_sparse",
+    "is_trackable_object",
     "jit_compile_setting",
     "layers_within",
     "learning_rate_setting",
@@ -108,6 +118,8 @@ __all__ = [
     "unsupported",
     "update_step_of",
     "update_step_replaced",
+    "uses_of_variables",
     "variables_to_update",
     "variant_of",
+    "wraps_container",
 ]

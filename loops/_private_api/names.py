@@ -27,6 +27,9 @@ OP_DEFINITIONS = "tensorflow.python.framework.op_def_registry"
 LOSS = "keras.src.losses.loss"
 LOSS_SCALING = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
 COMPILE_TOOLS = "keras.src.trainers.compile_utils"
+VARIABLES = "tensorflow.python.ops.resource_variable_ops"
+RANDOM_SEEDS = "tensorflow.python.framework.random_seed"
+WRAPPERS = "tensorflow.python.trackable.data_structures"
 AUTOGRAPH = "tensorflow.__internal__.autograph"
 TRACKING = "tensorflow.__internal__.tracking"
 ADAPTERS = "keras.src.trainers.data_adapters"
@@ -86,7 +89,11 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "tensorflow.python.data.ops.from_tensor_slices_op._TensorSliceDataset": ("_tensors",),
     "keras.Variable": ("_value",),
     SAVING: ("get_attr_skipset",),
-    GLOBAL_STATE: ("set_global_attribute",),
+    GLOBAL_STATE: ("set_global_attribute", "get_global_attribute"),
+    TRACKING: ("AutoTrackable",),
+    VARIABLES: ("BaseResourceVariable", "variable_accessed"),
+    RANDOM_SEEDS: ("get_seed",),
+    WRAPPERS: ("_DictWrapper", "_TupleWrapper"),
     NN_OPS: ("conv2d", "conv2d_backprop_input", "max_pool"),
     STATELESS_RANDOM_OPS: ("stateless_multinomial",),
     STATELESS_RANDOM_OPS_V2: (

@@ -24,7 +24,6 @@ from loops.engine.step import GlobalStep
 from loops.engine.timing import Accounts
 from loops.feeds import Block, Feed
 from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader, open_reader
-from loops.tasks.replicas import local_variables
 
 __all__ = ["Execution"]
 
@@ -84,6 +83,7 @@ class Execution:
 
     def use(self, program: Program) -> None:
         """Continues with another program, after a retrace."""
+        program.step.used = self.program.step.used
         self.program, self._guard = program, None
 
     def begin_epoch(self) -> None:
@@ -243,7 +243,7 @@ class Execution:
         return call
 
     def _new_guard(self) -> Guard:
-        return Guard.over(local_variables(self.step.task.tracked.all_variables()))
+        return self.program.new_guard()
 
     def _pass_is_over(self) -> bool:
         if isinstance(self._reader, LeftoverReader) and self._reader.exhausted:

@@ -23,6 +23,7 @@ from loops.engine.batch_readers import eager_batch, empty_recording, inputs_of, 
 from loops.engine.rows import CHECK, LogSpec, aligned
 from loops.engine.step import GlobalStep, StepMeta
 from loops.feeds import Block
+from loops.tasks.run_variables import flat, variables_of
 
 __all__ = ["MODES", "Call", "Guard", "Program"]
 
@@ -121,10 +122,10 @@ class Program:
         """
         if self.mode == "eager":
             return self._run_eagerly(source, start, n, first_step, guard)
-        if self.mode == "xla" and isinstance(source, Block):
-            spec = tf.nest.map_structure(lambda t: None if t is None else tf.TensorSpec(t.shape[1:], t.dtype), source.tensors)
+        spec = self._spec_for(source, spec)
         capacity = source.capacity if self.mode == "xla" else None
-        key = (type(source).__name__, capacity, guard is not None, self.step.key(spec))
+        guarded = None if guard is None else len(guard.variables)  # a later trace may have brought more
+        key = (type(source).__name__, capacity, guarded, self.step.key(spec))
         if key not in self._compiled:
             self._compiled[key] = self._compile(source, spec, capacity, guard)
         finite, backup, recorded = tf.constant(True), [], []
@@ -138,6 +139,27 @@ class Program:
         after = Guard(guard.variables, out["finite"], tuple(out["backup"]), tuple(out["recorded"])) if guard else None
         meta = self.step.traced(spec)[1]
         return Call(out["done"], out["rows"], out["observed"], out["collected"], after, meta, capacity=capacity)
+
+    def variables(self) -> dict[str, list[Any]]:
+        """The variables that belong to the run, by group; those that no attribute leads to, as far as the step was traced or run."""
+        return variables_of(self.step.task, () if self.mode == "eager" else self.step.graphs, self.step.used)
+
+    def new_guard(self) -> Guard:
+        """A guard over everything that belongs to the run; the step has to be traced, or in eager mode built."""
+        variables = flat(self.variables())
+        if self.mode == "xla":  # it has no strings, so no step that it compiles can change one
+            variables = [v for v in variables if v.dtype != tf.string]
+        return Guard.over(variables)
+
+    def graph_for(self, source: Any, spec: Any) -> tf.Graph | None:
+        """The graph of the step that a call on this source runs; traces it unless it was traced already. None in eager mode."""
+        return None if self.mode == "eager" else self.step.concrete(self._spec_for(source, spec)).graph
+
+    def _spec_for(self, source: Any, spec: Any) -> Any:
+        """The specs that the step is traced for: of XLA those of the block, whose sizes are all known."""
+        if self.mode == "xla" and isinstance(source, Block):
+            return tf.nest.map_structure(lambda t: None if t is None else tf.TensorSpec(t.shape[1:], t.dtype), source.tensors)
+        return spec
 
     def _compile(self, source: Any, spec: Any, capacity: int | None, guard: Guard | None) -> Any:
         step = self.step.concrete(spec)

@@ -25,6 +25,7 @@ from loops.tasks.metric_results import ResultsRecorded, with_metrics
 from loops.tasks.plain_values import changes_by_trace, plain_values
 from loops.tasks.reductions import Collect
 from loops.tasks.step_context import StepContext, Transform
+from loops.tasks.used_variables import UsedVariables
 from loops.xla.replaced_ops import FastOps
 
 __all__ = ["GlobalStep", "StepMeta"]
@@ -76,6 +77,7 @@ class GlobalStep:
         self.clock = StepClock() if "waiting" in observes and fuse else None
         self.meta: StepMeta | None = None
         self.traces = 0
+        self.used = UsedVariables()
         self._eager = False
         self._traced: dict[Any, tuple[Any, StepMeta]] = {}
         self._kinds: dict[str, type] = {}
@@ -85,6 +87,11 @@ class GlobalStep:
     def graph(self) -> tf.Graph | None:
         """The graph of the first trace, None before it."""
         return next((function.graph for function, _ in self._traced.values()), None)
+
+    @property
+    def graphs(self) -> list[tf.Graph]:
+        """The graphs of all traces, in the order in which they were made."""
+        return [function.graph for function, _ in self._traced.values()]
 
     @staticmethod
     def key(spec: Any) -> Any:
@@ -128,7 +135,7 @@ class GlobalStep:
         before = plain_values(self.task)
         try:
             self.build(spec)
-            with self.strategy.scope():
+            with self.strategy.scope(), self.used.while_traced():
                 traced = function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             if not self.task.owns(self.method):  # the user's own code: the error as it is, with a note on where it happened
@@ -143,7 +150,7 @@ class GlobalStep:
     def eager(self, batch: Any, step: tf.Tensor) -> tuple[dict[str, Any], StepMeta]:
         """Runs the step in Python, so that breakpoints work; returns its results and what is known about them."""
         self._eager = True
-        with self.strategy.scope():
+        with self.strategy.scope(), self.used:
             results = self(batch, step)
         assert self.meta is not None
         return results, self.meta

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 from loops.hooks.base import Loop, Phase
@@ -160,14 +161,15 @@ def _numbered(arrays: Mapping[str, np.ndarray], kind: str) -> list[np.ndarray]:
 
 
 def _weights(loop: Loop) -> list[Any]:
-    # `weights` leaves out seed generators and metrics: they are not learned, so they do not go back to the best epoch.
-    if loop.task.model is not None:
+    # Seed generators and metrics are left out: they are not learned, so they do not go back to the best epoch. The order of `weights` does
+    # not depend on `trainable` flags.
+    if isinstance(loop.task.model, keras.layers.Layer):
         return list(loop.task.model.weights)
-    return loop.task.tracked.model_variables()  # their order does not depend on `trainable` flags
+    return loop.task.tracked.weights()
 
 
 def _optimizer_variables(loop: Loop) -> list[Any]:
-    return [v for optimizer in loop.task.optimizers.values() for v in optimizer.variables]
+    return loop.task.tracked.optimizer_variables()
 
 
 def _assign(variables: list[Any], values: list[np.ndarray]) -> None:

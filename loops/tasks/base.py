@@ -20,9 +20,9 @@ __all__ = ["Task"]
 class Task:
     """Base class of tasks: override `train_step`, and `eval_step` and `predict_step` where needed.
 
-    The models, layers, optimizers, metrics, variables and seed generators among a task's attributes, also those inside lists and dicts,
-    belong to the state of the run. A step is traced once for each batch signature, in replica context; the scalars that it returns are
-    reduced over steps and replicas.
+    The models, layers, optimizers, metrics, variables and random generators among a task's attributes, also those inside lists, dicts,
+    plain objects, `tf.Module`s and other tasks, belong to the state of the run. A step is traced once for each batch signature, in replica
+    context; the scalars that it returns are reduced over steps and replicas.
 
     Example:
         >>> import keras, tensorflow as tf
@@ -213,7 +213,7 @@ class Task:
     @property
     def tracked(self) -> Tracked:
         """Everything that belongs to this task; each access searches the attributes again, because they may change."""
-        return track(self)
+        return track(self, Task)
 
     @property
     def models(self) -> list[Any]:
@@ -239,8 +239,8 @@ class Task:
             spec: type specs of one batch.
         """
         tracked = self.tracked
-        variables = self.trainable_variables
-        if len(tracked.optimizers) == 1 and variables and all(getattr(layer, "built", True) for layer in tracked.layers):
+        variables = [v for v in tracked.own_variables() if v.trainable]
+        if len(tracked.optimizers) == 1 and variables and all(getattr(layer, "built", True) for layer in tracked.own_layers()):
             self._build(next(iter(tracked.optimizers.values())), variables)
 
     def owns(self, method: str) -> bool:

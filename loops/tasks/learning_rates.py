@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -15,7 +15,7 @@ import numpy as np
 
 from loops import _private_api
 
-__all__ = ["LearningRates", "ScaledSchedule"]
+__all__ = ["CalledSchedule", "LearningRates", "ScaledSchedule", "innermost", "is_function", "multipliers_of", "name_of"]
 
 
 @keras.saving.register_keras_serializable(package="tapeloops")
@@ -55,6 +55,30 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["multiplier"])
 
 
+class CalledSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A function without arguments, which Keras takes as a learning rate, as a schedule.
+
+    Args:
+        function: returns the rate.
+
+    Example:
+        >>> CalledSchedule(lambda: 0.5)(3)
+        0.5
+    """
+
+    def __init__(self, function: Callable[[], Any]):
+        self.function = function
+
+    def __call__(self, step: Any) -> Any:
+        return self.function()
+
+
+def multipliers_of(optimizers: Iterable[keras.optimizers.Optimizer]) -> list[keras.Variable]:
+    """The factors of scaled schedules. They are no part of what a step changes; `LearningRates.state_dict` has them."""
+    settings = (_private_api.learning_rate_setting(innermost(optimizer)) for optimizer in optimizers)
+    return [setting.multiplier for setting in settings if isinstance(setting, ScaledSchedule)]
+
+
 class LearningRates:
     """The learning rate of each optimizer of a task, by the optimizer's name.
 
@@ -73,7 +97,7 @@ class LearningRates:
     """
 
     def __init__(self, optimizers: Mapping[str, keras.optimizers.Optimizer]):
-        self._optimizers = {name: _innermost(optimizer) for name, optimizer in optimizers.items()}
+        self._optimizers = {name: innermost(optimizer) for name, optimizer in optimizers.items()}
         # Rate before the first change since the optimizer's last update: name -> (iterations at the change, rate).
         self._before_change: dict[str, tuple[int, float]] = {}
 
@@ -131,8 +155,7 @@ class LearningRates:
             raise ValueError(f"A learning rate has to be a finite number, got {value}.")
         names = self._select(name)
         for each in names:
-            if not isinstance(self._named(each).learning_rate, keras.Variable):
-                schedule = _private_api.learning_rate_setting(self._named(each))
+            if is_function(schedule := _private_api.learning_rate_setting(self._named(each))):
                 raise ValueError(
                     f"The learning rate of optimizer {each!r} follows {_describe(schedule)}, so it cannot be set "
                     f"to {value:g}. Give the optimizer a number as learning rate, or scale the schedule with `learning_rate.scale(factor)`."
@@ -154,8 +177,7 @@ class LearningRates:
             The new rates of those that changed, by name.
 
         Raises:
-            ValueError: if `factor` is not usable, there is no optimizer, or a rate comes from a callable or from a schedule without
-                `make_scalable`.
+            ValueError: if `factor` is not usable, there is no optimizer, or a rate comes from a schedule without `make_scalable`.
             KeyError: if there is no optimizer `name`.
         """
         if not (math.isfinite(factor) and factor >= 0):
@@ -167,29 +189,31 @@ class LearningRates:
             if not rate > np.float32(minimum):
                 continue
             new = max(rate * factor, minimum)
-            if isinstance(optimizer.learning_rate, keras.Variable):
+            if not is_function(schedule := _private_api.learning_rate_setting(optimizer)):
                 self._remember(each)
                 optimizer.learning_rate = new
-            elif isinstance(schedule := _private_api.learning_rate_setting(optimizer), ScaledSchedule):
+            elif isinstance(schedule, ScaledSchedule):
                 self._remember(each)
                 multiplier = schedule.multiplier
                 multiplier.assign(_to_float(multiplier) * (factor if new == rate * factor else new / rate))
             else:
                 raise ValueError(
                     f"The learning rate of optimizer {each!r} follows {_describe(schedule)}, which cannot be scaled now; "
-                    "call `loop.learning_rate.make_scalable()` in on_train_begin (it takes LearningRateSchedules, no other callables)."
+                    "call `loop.learning_rate.make_scalable()` in on_train_begin."
                 )
             changed[each] = new
         return changed
 
     def make_scalable(self) -> None:
-        """Wraps each `LearningRateSchedule` in a `ScaledSchedule`. Call it before tracing; calling it again changes nothing.
+        """Wraps each `LearningRateSchedule`, or function, in a `ScaledSchedule`. Call it before tracing; calling it again changes nothing.
 
         The multiplier is kept where the optimizer's variables are (mirrored under a strategy).
         """
         for optimizer in self._optimizers.values():
             schedule = _private_api.learning_rate_setting(optimizer)
-            if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) and not isinstance(schedule, ScaledSchedule):
+            if is_function(schedule) and not isinstance(schedule, ScaledSchedule):
+                if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+                    schedule = CalledSchedule(schedule)
                 strategy = getattr(optimizer.iterations.value, "distribute_strategy", None)
                 with strategy.scope() if strategy is not None else contextlib.nullcontext():
                     optimizer.learning_rate = ScaledSchedule(schedule)
@@ -232,7 +256,8 @@ class LearningRates:
             self._before_change[name] = (iterations, self[name])
 
 
-def _innermost(optimizer: Any) -> Any:
+def innermost(optimizer: Any) -> Any:
+    """The optimizer inside loss scaling, whose rate counts."""
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer
@@ -243,5 +268,17 @@ def _to_float(value: Any) -> float:
     return float(value.numpy() if hasattr(value, "numpy") else value)
 
 
+def is_function(setting: Any) -> bool:
+    """Whether a rate comes from a schedule or another function; else it is a number, which Keras keeps in a variable."""
+    return callable(setting) and not isinstance(setting, keras.Variable)
+
+
+def name_of(setting: Any) -> str:
+    """The name of the function or of the schedule's class that gives a rate, scaled or not."""
+    while isinstance(setting, (ScaledSchedule, CalledSchedule)):
+        setting = setting.schedule if isinstance(setting, ScaledSchedule) else setting.function
+    return str(getattr(setting, "__qualname__", type(setting).__name__))
+
+
 def _describe(rate: Any) -> str:
-    return f"the schedule {type(rate.schedule if isinstance(rate, ScaledSchedule) else rate).__name__}"
+    return f"the schedule {name_of(rate)}"

@@ -128,11 +128,14 @@ def test_the_whole_matrix(case, name, tmp_path, two_replicas, one_device):
 
 
 # What is left out of the run state, and a case that has to notice.
-# Three things can be told from others: the position in a tf.data pipeline from the number of batches, the rows of history.csv from the
-# epoch, and the multiplier of a schedule from the variables that the step uses.
+# Two things can be told from others: the position in a tf.data pipeline from the number of batches, and the rows of history.csv from the
+# epoch.
 PROGRESS = ("examples", "step_in_epoch", "batch", "pass_index", "epoch")
 LEFT_OUT = {
-    **dict.fromkeys(("model", "optimizer", "metric", "captured", "logs", "trainable", *(f"progress.{name}" for name in PROGRESS)), MIXED),
+    **dict.fromkeys(
+        ("model", "optimizer", "metric", "captured", "learning_rates", "logs", "trainable", *(f"progress.{name}" for name in PROGRESS)),
+        MIXED,
+    ),
     **dict.fromkeys(("hooks.ReduceLROnPlateau", "hooks.History", "hooks.TensorBoard"), MIXED),
     **dict.fromkeys(("trace", "totals", "looks", "task", "progress.step"), TWO_NETWORKS),
     **dict.fromkeys(("stop_reason", "hooks.EarlyStopping", "hooks.ModelCheckpoint"), STOPPED),
@@ -158,6 +161,7 @@ def leave_out(item, state, arrays):
             "trace": {"trace": {**state["trace"], "chunks": []}},
             "totals": {"trace": {**state["trace"], "totals": None}},
             "logs": {"logs": {"evaluation": {}, "extra": {}}},
+            "learning_rates": {"learning_rates": {"multipliers": {}, "before_change": {}}},
             "looks": {"looks": {}},
             "task": {"task": {"epochs_begun": 0}},
             "trainable": {"trainable": {"layers": [], "variables": []}},
