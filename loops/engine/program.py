@@ -127,17 +127,17 @@ class Program:
         guarded = None if guard is None else len(guard.variables)  # a later trace may have brought more
         key = (type(source).__name__, capacity, guarded, self.step.key(spec))
         if key not in self._compiled:
-            self._compiled[key] = self._compile(source, spec, capacity, guard)
+            self._compiled[key] = self._compile(source, spec, capacity, guard), self.step.traced(spec)[1]
+        function, meta = self._compiled[key]
         finite, backup, recorded = tf.constant(True), [], []
         if guard is not None:
             finite, backup, recorded = guard.finite, list(guard.backup), list(guard.recorded or empty_recording(source, spec))
         scalars = (tf.constant(v, tf.int64) for v in (start, n, first_step))
         try:
-            out = self._compiled[key](inputs_of(source), *scalars, finite, backup, recorded)
+            out = function(inputs_of(source), *scalars, finite, backup, recorded)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
             raise _cannot_compile(error) if self.mode == "xla" and "ompil" in str(error) else error from error
         after = Guard(guard.variables, out["finite"], tuple(out["backup"]), tuple(out["recorded"])) if guard else None
-        meta = self.step.traced(spec)[1]
         return Call(out["done"], out["rows"], out["observed"], out["collected"], after, meta, capacity=capacity)
 
     def variables(self) -> dict[str, list[Any]]:

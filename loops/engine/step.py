@@ -21,6 +21,7 @@ from loops.graphs.dependence import EagerOps
 from loops.messages import warn
 from loops.tasks import replicas
 from loops.tasks.base import Task
+from loops.tasks.keras import KerasTask
 from loops.tasks.metric_results import ResultsRecorded, with_metrics
 from loops.tasks.plain_values import changes_by_trace, plain_values
 from loops.tasks.reductions import Collect
@@ -185,7 +186,7 @@ class GlobalStep:
         context = StepContext(
             counted, step, examples, self._seed, self._transforms, self._observes, fuse=self._fuse, carriers=self._carriers
         )
-        ops = EagerOps() if self._eager and self.task.tracked.metrics else None
+        ops = EagerOps() if self._eager and not isinstance(self.task, KerasTask) and self.task.tracked.metrics else None
         with context, ops or contextlib.nullcontext(), _private_api.loss_scaling(by_keras=False):
             keep = self._per_replica_state() if context.replicas > 1 else []
             scope = tf.xla.experimental.jit_scope() if self._xla and context.replicas > 1 else contextlib.nullcontext()

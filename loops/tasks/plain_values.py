@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ import tensorflow as tf
 __all__ = ["changes_by_trace", "plain_values"]
 
 _DEPTH = 4
-_MOST_ITEMS = 100
+_MOST_ITEMS, _MOST_VALUES = 50, 200
 _OF_KERAS = ("built", "stop_training")  # set by Keras itself
 
 _told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
@@ -22,14 +23,14 @@ _told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 def plain_values(task: Any) -> dict[str, Any]:
     """Path -> number or string, among the attributes of a task, of its models, and of plain objects, lists and dicts in them.
 
-    Of a list or dict the length is one of the values.
+    Of a list or dict the length is one of the values. The first 200 are taken, because this is looked at again and again.
 
     Example:
         >>> import types
         >>> plain_values(types.SimpleNamespace(rate=0.5, state={"n": 1}, layers=["a"]))
         {'rate': 0.5, 'state.n': 1, 'len(state)': 1, 'layers.0': 'a', 'len(layers)': 1}
     """
-    return dict(_values(task, "", _DEPTH, {id(task)}))
+    return dict(itertools.islice(_values(task, "", _DEPTH, {id(task)}), _MOST_VALUES))
 
 
 def changes_by_trace(task: Any, before: Mapping[str, Any]) -> list[str]:
