@@ -142,7 +142,8 @@ class Program:
 
     def variables(self) -> dict[str, list[Any]]:
         """The variables that belong to the run, by group; those that no attribute leads to, as far as the step was traced or run."""
-        return variables_of(self.step.task, () if self.mode == "eager" else self.step.graphs, self.step.used)
+        graphs = () if self.mode == "eager" else self.step.graphs
+        return variables_of(self.step.task, graphs, self.step.used, apart=self.step.clock.variables if self.step.clock is not None else ())
 
     def new_guard(self) -> Guard:
         """A guard over everything that belongs to the run; the step has to be traced, or in eager mode built."""

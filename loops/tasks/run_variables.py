@@ -34,6 +34,7 @@ __all__ = [
     "identities",
     "name_of",
     "note_on",
+    "note_on_other_state",
     "partners",
     "unnumbered",
     "variables_of",
@@ -47,13 +48,16 @@ _OF_VARIABLES = ("Assign", "Resource")
 Identity = tuple[str, tuple[Any, ...], str]
 
 
-def variables_of(task: Task, graphs: Iterable[tf.Graph] = (), used: Iterable[tf.Variable] = ()) -> dict[str, list[Any]]:
+def variables_of(
+    task: Task, graphs: Iterable[tf.Graph] = (), used: Iterable[tf.Variable] = (), *, apart: Iterable[tf.Variable] = ()
+) -> dict[str, list[Any]]:
     """The variables that belong to the run of a task.
 
     Args:
         task: the task, with everything built.
         graphs: the graphs of its step, in the order in which they were traced.
         used: plain variables that the step was seen to use, in the order of their first use.
+        apart: variables that the step uses and that are no state of the run.
 
     Returns:
         group -> variables, each in one group, in an order that is the same in every process that builds the same task.
@@ -65,7 +69,7 @@ def variables_of(task: Task, graphs: Iterable[tf.Graph] = (), used: Iterable[tf.
         groups[name] = [v for v in variables if id(v) not in known]
         known |= {id(v) for v in variables}
     multipliers = multipliers_of([*tracked.optimizers.values(), *tracked.inner_optimizers])
-    local = {id(v) for variables in (*groups.values(), multipliers) for v in local_variables(variables)}
+    local = {id(v) for variables in (*groups.values(), multipliers, apart) for v in local_variables(variables)}
     graphs, used = list(graphs), list(used)
     in_order = {id(v): v for v in ([v for graph in graphs for v in in_order_of_use(graph, used)] if graphs else used)}
     groups[CAPTURED] = [v for v in in_order.values() if id(v) not in local and not is_carrier(v)]

@@ -44,8 +44,9 @@ EARLY = [("hook", 1), ("half_written", 1)]
 # The folders that tests go on from. At the seventh writing of a snapshot, in the second epoch, records of the steps up to that snapshot are
 # on the disk already; the one before is carried on from.
 SEVENTH, LAST = ("before_write", 7), ("before_prune", None)
+TENTH = ("before_write", 10)  # a learning rate was reduced before it
 POINTS = {
-    MIXED: [*MIDDLE.items(), *EARLY],
+    MIXED: [*MIDDLE.items(), *EARLY, TENTH],
     TWO_NETWORKS: [SEVENTH],
     STOPPED: [SEVENTH, LAST],
     TUNED: [SEVENTH, ("before_prune", 5), ("hook", 60)],
@@ -175,7 +176,7 @@ def leave_out(item, state, arrays):
 def test_whatever_is_left_out_of_a_snapshot_shows(item, undisturbed, one_device):
     case = LEFT_OUT[item]
     expected, copies = undisturbed(case)
-    copies.restore(LAST if item == "stop_reason" else SEVENTH)
+    copies.restore({"stop_reason": LAST, "learning_rates": TENTH}.get(item, SEVENTH))
     store = SnapshotStore(copies.workdir / "snapshots")
     whole = store.load(store.steps()[-1])
     state, arrays = leave_out(item, whole.state, whole.arrays)
