@@ -17,7 +17,7 @@ import tensorflow as tf
 from loops import _private_api
 from loops.engine.rows import LogSpec, merge_replicas, row_of
 from loops.engine.step_clock import StepClock
-from loops.tasks import replicas
+from loops.tasks import loss_weights, replicas
 from loops.tasks.base import Task
 from loops.tasks.reductions import Collect
 from loops.tasks.step_context import StepContext, Transform
@@ -141,7 +141,7 @@ class GlobalStep:
         count = self.strategy.num_replicas_in_sync
         if count == 1:
             return self._on_replica(batch, step)
-        parts = [tf.nest.flatten(replicas.shard(batch, i, count)) for i in range(count)]
+        parts = [tf.nest.flatten(part) for part in replicas.split(batch, count)]
         spread = tf.nest.pack_sequence_as(batch, [self._per_replica(group) for group in zip(*parts, strict=True)])
         out = self.strategy.run(self._on_replica, args=(spread, step))
         rows = tf.stack(self.strategy.experimental_local_results(out["row"]))
@@ -174,6 +174,8 @@ class GlobalStep:
             collected = {name: entry.value for name, entry in logs.items() if isinstance(entry, Collect)}
             metrics = {name: entry for name, entry in logs.items() if isinstance(entry, keras.metrics.Metric)}
             scalars = {name: entry for name, entry in logs.items() if name not in collected and name not in metrics}
+            if several:
+                loss_weights.check(self.task, batch, context.losses, scalars)
             if "batch" in self._observes:
                 context.observed["batch"] = batch
             spec, row = row_of(scalars, context.examples, context.total_loss(scalars))

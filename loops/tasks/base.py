@@ -84,7 +84,10 @@ class Task:
         raise TypeError(f"{type(self).__name__} defines no predict_step(self, x), so it cannot predict.")
 
     def batch_size(self, batch: Any) -> Any:
-        """Examples in a batch, an integer scalar tensor: the first dimension of its first tensor, unless overridden."""
+        """What a batch counts for, an integer scalar tensor: its examples, the first dimension of its first tensor, unless overridden.
+
+        Replicas, and scalars that a step returns without a weight, are weighted by it. If losses are means over tokens, return the tokens.
+        """
         return tf.convert_to_tensor(replicas.batch_size_of(batch))
 
     def state_dict(self) -> dict[str, Any]:
