@@ -24,6 +24,7 @@ SUPPORTED = {"TensorFlow": "2.21", "Keras": "3.15"}
 NN_OPS = "tensorflow.python.ops.gen_nn_ops"
 STATELESS_RANDOM_OPS = "tensorflow.python.ops.gen_stateless_random_ops"
 STATELESS_RANDOM_OPS_V2 = "tensorflow.python.ops.gen_stateless_random_ops_v2"
+SLICE_ASSIGN = "_strided_slice_assign"  # the method of a variable behind `variable[i].assign`
 
 _CONTEXT = "tensorflow.python.eager.context"
 _FORWARD = "tensorflow.python.eager.forwardprop_util"

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from loops import _private_api
+from loops.engine.kept_rows import KeptRows
 from loops.engine.rows import LogSpec, merge_replicas, row_of
 from loops.engine.step_clock import StepClock
 from loops.tasks import loss_weights, replicas
@@ -70,6 +71,9 @@ class GlobalStep:
         self._fuse, self._xla = fuse, False
         # Only for graph mode: a program of XLA cannot read the time, and takes its batches from blocks.
         self.clock = StepClock() if "waiting" in observes and fuse else None
+        # A variable with a copy on each replica is not made within a trace.
+        several = strategy.num_replicas_in_sync > 1
+        self.kept_rows = KeptRows() if method == "train_step" and not several else None
         self.meta: StepMeta | None = None
         self.traces = 0
         self._eager = False
@@ -121,7 +125,8 @@ class GlobalStep:
         function = tf.function(self.__call__ if self.clock is None else self.clock.around(self.__call__), autograph=False)
         try:
             self.build(spec)
-            with self.strategy.scope():
+            kept = self.kept_rows.watching(xla=self._xla) if self.kept_rows is not None else contextlib.nullcontext()
+            with self.strategy.scope(), kept:
                 return function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             if not self.task.owns(self.method):  # the user's own code: the error as it is, with a note on where it happened

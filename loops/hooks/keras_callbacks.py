@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -53,6 +54,7 @@ class KerasCallbacks(Hook):
         self.watches_evaluation = _overrides(self.callbacks, _TEST_BATCH)
         self.batches = KerasBatchCalls(self, _overrides(self.callbacks, _TRAIN_BATCH))
         self.model: Any = None
+        self._optimizer: Any = None
         self._last_logs: dict[str, Any] | None = None
         self._test_batches_ended = 0
         self._stopped = self._noticed = False
@@ -66,8 +68,11 @@ class KerasCallbacks(Hook):
         for callback in self.callbacks:
             callback.set_model(self.model)
         for callback in self.callbacks:
-            callback.set_params(params)
+            # In the epoch that it takes for the last, `SwapEMAWeights` overwrites the weights that another run would go on from.
+            callback.set_params({**params, "epochs": 0} if isinstance(callback, keras.callbacks.SwapEMAWeights) else params)
         self.model.stop_training = False
+        self._optimizer = _optimizer_of(self.model, loop)
+        self._swap_back(all_of_them=False)
         self.call("on_train_begin", {})
         if loop.progress.step == 0 and (epoch := _private_api.epoch_to_begin_with(self.model)):
             loop.progress.epoch = epoch
@@ -99,6 +104,16 @@ class KerasCallbacks(Hook):
                 loop.log(name, value)
         if self.model.stop_training:
             self.stop(loop)
+
+    def release_weights(self, loop: Loop) -> None:
+        self._swap_back(all_of_them=True)
+
+    def _swap_back(self, *, all_of_them: bool) -> None:
+        """Puts the trained weights into the model where `SwapEMAWeights` has left averages there: at the end, or in a failed evaluation."""
+        for callback in self.callbacks:
+            if isinstance(callback, keras.callbacks.SwapEMAWeights) and (all_of_them or not callback.swap_on_epoch):
+                with self._model_with_optimizer():
+                    callback.on_test_end()
 
     def on_train_end(self, loop: Loop) -> None:
         if loop.outcome in ("finished", "stopped"):
@@ -144,8 +159,22 @@ class KerasCallbacks(Hook):
 
     def call(self, method: str, *arguments: Any, **named: Any) -> None:
         """Calls `method` of all callbacks, in their order. Keras passes `logs` by name to batch methods, and by position to others."""
-        for callback in self.callbacks:
-            getattr(callback, method)(*arguments, **named)
+        with self._model_with_optimizer():
+            for callback in self.callbacks:
+                getattr(callback, method)(*arguments, **named)
+
+    @contextlib.contextmanager
+    def _model_with_optimizer(self) -> Iterator[None]:
+        """Callbacks find the task's optimizer where a compiled model has it. At other times the model is as its task made it."""
+        if self._optimizer is None:
+            yield
+            return
+        attributes = vars(self.model)  # not by assignment, which would make it a part of the model that is saved
+        attributes["optimizer"] = self._optimizer
+        try:
+            yield
+        finally:
+            attributes.pop("optimizer", None)
 
 
 class KerasBatchCalls(Hook):
@@ -190,6 +219,12 @@ class _NextStep(Never):
 
     def due(self, progress: Progress, now: float) -> bool:
         return self._always or self.wanted
+
+
+def _optimizer_of(model: keras.Model, loop: Loop) -> Any:
+    """The task's optimizer, for callbacks of a model that was not compiled; None if the model has one, or the task has not one exactly."""
+    optimizers = list(loop.task.optimizers.values())
+    return optimizers[0] if getattr(model, "optimizer", None) is None and len(optimizers) == 1 else None
 
 
 def _overrides(callbacks: Sequence[keras.callbacks.Callback], methods: Sequence[str]) -> bool:

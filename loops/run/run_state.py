@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from loops.engine import kept_rows
 from loops.errors import MismatchError
 from loops.run.parts import RunParts
 from loops.tasks.base import Task
@@ -109,7 +110,7 @@ def variables_of(task: Task, graph: tf.Graph | None) -> dict[str, list[Any]]:
     local = {id(v) for variables in groups.values() for v in local_variables(variables)}
     used = _variables_in_order_of_use(graph) if graph is not None else []
     # Variables that the step uses and that no attribute of the task leads to, such as Keras's global seed generator.
-    groups["captured"] = [v for v in used if id(v) not in local]
+    groups["captured"] = [v for v in used if id(v) not in local and not kept_rows.is_ours(v)]
     return groups
 
 

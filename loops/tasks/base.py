@@ -246,7 +246,10 @@ class Task:
         return to_floats({**reduced, **{name: metric.result() for name, metric in metrics.items()}})
 
     def finalize(self) -> None:
-        """Called when training has ended normally: optimizers that keep an average of the weights put it into the model."""
+        """Called when training has ended normally: optimizers that keep an average of the weights put it into the model.
+
+        The next `run` takes back what this method has assigned, and snapshots do not have it: training goes on from the weights before.
+        """
         for optimizer in self.optimizers.values():
             if optimizer.built:
                 optimizer.finalize_variable_values(_private_api.variables_to_update(optimizer))
