@@ -123,12 +123,14 @@ class Execution:
             self.progress.end_pass()
             return True
         try:
-            return self._advance(limit)
+            short, halted = self._run_call(limit)
         except BaseException:
             self.abandon()
             raise
+        return self._passed_the_end(short, halted)
 
-    def _advance(self, limit: int) -> bool:
+    def _run_call(self, limit: int) -> tuple[bool, bool]:
+        """Returns whether a source of unknown length gave fewer batches than wanted, and whether that is because a step was bad."""
         known = self._reader.available
         n = min(limit, self._call_length.limit(), _MAX_CALL_STEPS if known is None else known, self._most_held)
         begin = self._clock()
@@ -149,10 +151,14 @@ class Execution:
         fault_points.reached(fault_points.STEP, done)
         halted = known is None and call.finite is not None and not bool(call.finite)
         self.must_settle = halted or self._is_long(unsettled, held)
-        if known is not None:
+        return done < n, halted
+
+    def _passed_the_end(self, short: bool, halted: bool) -> bool:
+        """Whether the last call has done the last batch of the pass; if so, the next pass begins."""
+        if self._reader.available is not None:
             ended = self._reader.available == 0 and self._pass_is_over()
         else:
-            ended = done < n and not halted
+            ended = short and not halted
             if ended:
                 assert isinstance(self._reader, FeedIteratorReader)
                 self._reader.end_pass()

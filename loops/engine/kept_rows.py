@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,6 +31,9 @@ _NAME = "tapeloops_kept_rows"
 _LAST_STAMP = 255  # a stamp of a byte for each row: with scalar rows anything more would be as large as the variable
 _FLAT = ("scatter_add", "scatter_div", "scatter_max", "scatter_min", "scatter_mul", "scatter_sub", "scatter_update")
 _BY_INDEX = ("scatter_nd_add", "scatter_nd_max", "scatter_nd_min", "scatter_nd_sub", "scatter_nd_update")
+
+# The methods are those of a class: one step is traced at a time.
+_watch = threading.RLock()
 
 
 class KeptRows:
@@ -52,14 +56,15 @@ class KeptRows:
             xla: whether the trace is for a program that XLA compiles as a whole.
         """
         home = _class_of_variables()
-        found = [(name, vars(home)[name]) for name in (*_FLAT, *_BY_INDEX, _private_api.SLICE_ASSIGN) if name in vars(home)]
-        for name, method in found:
-            setattr(home, name, self._watched(name, method, xla))
-        try:
-            yield
-        finally:
+        with _watch:
+            found = [(name, vars(home)[name]) for name in (*_FLAT, *_BY_INDEX, _private_api.SLICE_ASSIGN) if name in vars(home)]
             for name, method in found:
-                setattr(home, name, method)
+                setattr(home, name, self._watched(name, method, xla))
+            try:
+                yield
+            finally:
+                for name, method in found:
+                    setattr(home, name, method)
 
     def _watched(self, name: str, method: Callable[..., Any], xla: bool) -> Callable[..., Any]:
         read = _read_in_xla if xla else _read

@@ -46,6 +46,7 @@ def end(parts: RunParts, saved: SavedStates) -> None:
 def _settle(parts: RunParts) -> None:
     """After an error between two looks: state, counters and records become those of one step, the last one that was done."""
     try:
-        parts.execution.settle()
+        if (bad := parts.execution.settle()) is not None:
+            say(bad.describe())
     except Exception:  # the error that is being handled says what happened
         parts.execution.abandon()

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import loops
 from loops import hooks
+from loops.run import run_state
 from tests.loops import tiny
 
 BAD_STEP = 5
@@ -150,6 +151,7 @@ def test_a_replay_buffer_is_put_back_from_the_rows_that_were_kept(kind, compile,
     whole, rows = execution._writes.of(source, execution.feed.element_spec)
     assert [v is task.buffer for v in rows] == [True]
     assert all(v is not task.buffer for v in whole)
+    assert run_state.variables_of(task, loop.graph)["captured"] == []  # what keeps the rows is no part of the run
     tiny.assert_same_bits(tiny.state(task), clean_state(Buffered, compile))
 
 
