@@ -18,6 +18,7 @@ SUPPORTED = {"TensorFlow": "2.21", "Keras": "3.15"}
 # Modules of op functions, of which `loops.xla` replaces some while it traces.
 NN_OPS = "tensorflow.python.ops.gen_nn_ops"
 STATELESS_RANDOM_OPS = "tensorflow.python.ops.gen_stateless_random_ops"
+SLICE_ASSIGN = "_strided_slice_assign"  # the method of a variable behind `variable[i].assign`
 STATELESS_RANDOM_OPS_V2 = "tensorflow.python.ops.gen_stateless_random_ops_v2"
 
 CONTEXT = "tensorflow.python.eager.context"

@@ -85,7 +85,10 @@ class Task:
         raise TypeError(f"{type(self).__name__} defines no predict_step(self, x), so it cannot predict.")
 
     def batch_size(self, batch: Any) -> Any:
-        """Examples in a batch, an integer scalar tensor: the first dimension of its first tensor, unless overridden."""
+        """What a batch counts for, an integer scalar tensor: its examples, the first dimension of its first tensor, unless overridden.
+
+        Replicas, and scalars that a step returns without a weight, are weighted by it. If losses are means over tokens, return the tokens.
+        """
         return tf.convert_to_tensor(replicas.batch_size_of(batch))
 
     def state_dict(self) -> dict[str, Any]:
@@ -263,7 +266,10 @@ class Task:
         return to_floats({**reduced, **{name: metric.result() for name, metric in metrics.items()}})
 
     def finalize(self) -> None:
-        """Called when training has ended normally: optimizers that keep an average of the weights put it into the model."""
+        """Called when training has ended normally: optimizers that keep an average of the weights put it into the model.
+
+        The next `run` takes back what this method has assigned, and snapshots do not have it: training goes on from the weights before.
+        """
         for optimizer in self.optimizers.values():
             if optimizer.built:
                 optimizer.finalize_variable_values(_private_api.variables_to_update(optimizer))

@@ -21,7 +21,6 @@ from loops import _private_api
 from loops.errors import MismatchError
 from loops.graphs.written_resources import written_captures
 from loops.tasks.base import Task
-from loops.tasks.carried import is_carrier
 from loops.tasks.learning_rates import multipliers_of
 from loops.tasks.replicas import local_variables
 
@@ -72,7 +71,7 @@ def variables_of(
     local = {id(v) for variables in (*groups.values(), multipliers, apart) for v in local_variables(variables)}
     graphs, used = list(graphs), list(used)
     in_order = {id(v): v for v in ([v for graph in graphs for v in in_order_of_use(graph, used)] if graphs else used)}
-    groups[CAPTURED] = [v for v in in_order.values() if id(v) not in local and not is_carrier(v)]
+    groups[CAPTURED] = [v for v in in_order.values() if id(v) not in local]
     return groups
 
 
