@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from loops import fault_points
-from loops.engine.backup import Backup, FiniteCheck
+from loops.engine.backup import Backup, FiniteCheck, ReadAgain
 from loops.engine.batch_readers import eager_batch
 from loops.engine.call_length import CallLength
 from loops.engine.nonfinite import NonFiniteStep
@@ -81,7 +81,7 @@ class Execution:
         self._guarded, self._continuing = guarded, continuing
         self._unsettled: Unsettled | None = None
         self._finite: Any = None
-        self._check = FiniteCheck()
+        self._check, self._read = FiniteCheck(), ReadAgain()
         self._writes = StateWrites(program)
         self._last: tuple[Call, Any, int] | None = None
         self.metrics: dict[str, Any] = {}
@@ -284,7 +284,7 @@ class Execution:
             if self._unsettled is None:
                 backup = Backup(rows=None if eager else self.step.kept_rows)
                 self._unsettled = Unsettled(backup, dataclasses.replace(self.progress), self._clock())
-            self._unsettled.backup.cover(whole)
+            self._unsettled.backup.cover(whole, self._read)
             self._unsettled.backup.cover_rows(rows)
             self._unsettled.covered.add(key)
         return self._unsettled

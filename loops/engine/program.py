@@ -82,6 +82,7 @@ class Program:
             self.mode = "xla" if step.strategy.num_replicas_in_sync == 1 else "graph"
         self._compiled: dict[Any, Any] = {}
         self._check = FiniteCheck()
+        self._known_key: tuple[Any, Any] | None = None
 
     @property
     def compilations(self) -> int:
@@ -112,7 +113,11 @@ class Program:
 
     def key(self, source: Any, spec: Any) -> Any:
         """A hashable identity of the step that a call with this source runs."""
-        return self.step.key(self._spec(source, spec))
+        if self.mode == "xla" and isinstance(source, Block):
+            return self.step.key(self._spec(source, spec))
+        if self._known_key is None or self._known_key[0] is not spec:
+            self._known_key = spec, self.step.key(spec)
+        return self._known_key[1]
 
     def _spec(self, source: Any, spec: Any) -> Any:
         """Type specs of the batches; under XLA those of a block have the shapes of its batches."""
@@ -147,9 +152,9 @@ class Program:
         """
         if self.mode == "eager":
             return self._run_eagerly(source, start, n, first_step, finite, guarded)
-        spec = self._spec(source, spec)
+        step_key, spec = self.key(source, spec), self._spec(source, spec)
         capacity = source.capacity if self.mode == "xla" else None
-        key = (type(source).__name__, capacity, finite is not None, self.step.key(spec))
+        key = (type(source).__name__, capacity, finite is not None, step_key)
         if key not in self._compiled:
             self._compiled[key] = self._compile(source, spec, capacity, guarded=finite is not None), self.step.traced(spec)[1]
         function, meta = self._compiled[key]
