@@ -84,7 +84,6 @@ def clean(step, make=tiny.Classifier, **settings):
     task = make()
     loop = loops.TrainLoop(task, tiny.feed_of("array", *data(bad=False)), [look()], **settings)
     loop.run(steps=step)
-    loop.execution.build()  # without a step nothing is built yet
     return tiny.state(task)
 
 
