@@ -26,7 +26,7 @@ from loops.engine.kept_rows import writes_rows
 from loops.engine.rows import CHECK, LogSpec, aligned
 from loops.engine.step import GlobalStep, StepMeta
 from loops.feeds import Block
-from loops.graphs import writes
+from loops.graphs.written_resources import written_variables
 from loops.tasks.run_variables import variables_of
 
 __all__ = ["MODES", "Call", "Program"]
@@ -105,7 +105,7 @@ class Program:
         """
         if self.mode == "eager":
             return list(variables)
-        return writes.written(self.graph_for(source, spec), variables, writes_rows if whole else None)
+        return written_variables(self.graph_for(source, spec), variables, writes_rows if whole else None)
 
     def graph_for(self, source: Any, spec: Any) -> tf.Graph | None:
         """The graph of the step that a call with this source runs; the variables that it creates exist then. None in eager mode."""

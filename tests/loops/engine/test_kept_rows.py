@@ -7,7 +7,7 @@ import tensorflow as tf
 from loops.engine import kept_rows
 from loops.engine.backup import Backup, FiniteCheck
 from loops.engine.kept_rows import KeptRows, writes_rows
-from loops.graphs import writes
+from loops.graphs.written_resources import written_variables
 
 ROWS = 12
 
@@ -63,8 +63,8 @@ WRITES = {
 def test_rows_give_back_the_value_at_the_last_settled_state(name):
     v, rows = variable(), KeptRows()
     step = traced(lambda i: WRITES[name](v, i), rows)
-    assert writes.written(step.graph, [v]) == [v]
-    assert writes.written(step.graph, [v], writes_rows) == []
+    assert written_variables(step.graph, [v]) == [v]
+    assert written_variables(step.graph, [v], writes_rows) == []
     step(tf.constant(4))  # before any backup
     for _ in range(2):
         before, backup = v.numpy(), Backup(rows=rows)
@@ -127,7 +127,7 @@ def test_stamps_of_a_byte_last_for_any_number_of_windows():
 def test_a_variable_that_is_written_in_another_way_too_is_copied(also):
     v, rows = variable(), KeptRows()
     both = traced(lambda i: [v[i].assign(tf.zeros([3])), also(v)], rows)
-    assert writes.written(both.graph, [v], writes_rows) == [v]
+    assert written_variables(both.graph, [v], writes_rows) == [v]
     # A step that writes rows only came first in this window: what is copied now is still the value from its beginning.
     first = traced(lambda i: v[i].assign(tf.zeros([3])), rows)
     before, backup = v.numpy(), Backup(rows=rows)
@@ -153,7 +153,7 @@ def test_what_a_graph_only_reads_is_not_written():
         tf.while_loop(lambda i: i < n, body, [tf.constant(0)])
 
     graph = tf.function(step, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int32)).graph
-    assert [v is a for v in writes.written(graph, [a, b, c, d])] == [True]
+    assert [v is a for v in written_variables(graph, [a, b, c, d])] == [True]
 
 
 def test_a_backup_copies_only_what_is_written_afterwards():
