@@ -73,7 +73,7 @@ class GlobalStep:
         self.clock = StepClock() if "waiting" in observes and fuse else None
         self.meta: StepMeta | None = None
         self.traces = 0
-        self.used = UsedVariables()
+        self.used = UsedVariables(lambda: replicas.local_variables(task.tracked.all_variables()))
         self._eager = False
         self._concrete: dict[Any, Any] = {}
 

@@ -31,7 +31,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
 
 
 @contextlib.contextmanager
-def uses_of_variables(noticed: Callable[[Any], None], *, traces: bool = False) -> Iterator[None]:
+def uses_of_variables(noticed: Callable[[Any], object], *, traces: bool = False) -> Iterator[None]:
     """Within this context `noticed(variable)` is called before each operation on a plain TensorFlow variable, in any thread.
 
     The operations that a `tf.function` holds do not ask the variable again; of these the variables are noticed when the function is called.

@@ -388,3 +388,19 @@ def test_a_schedule_without_settings_resumes_and_is_scaled(rate, tmp_path):
     again, *found = fit(tmp_path / "parts", 4)
     tiny.assert_same_bits(again, state)
     assert found == expected and found[1] == {"model.optimizer": 0.125}
+
+
+def test_a_rollback_puts_back_what_an_eager_step_was_seen_to_use_only_later():
+    went_back = []
+
+    def go_back(loop, window):
+        if not went_back:
+            went_back.append(task.values())
+            loop.rollback("it was asked for")
+
+    task = Hidden(["v", "v"])  # within one process they need no names
+    task.train_step = (lambda step: lambda batch: {**step(batch), "value": task.values()[0]})(task.train_step)  # it cannot be traced
+    back = hooks.LambdaHook(every=loops.triggers.At(2), on_window_end=go_back)
+    loop = loops.TrainLoop(task, loops.NoFeed(10), [back], compile="eager", on_nonfinite="rollback")
+    loop.run(steps=3)
+    assert went_back == [[2.0, 4.0]] and task.values() == [3.0, 6.0]
