@@ -199,4 +199,4 @@ class CompiledStep:
     def average_replicas(self) -> None:
         """Averages the moving statistics of layers over the replicas, where they have drifted apart."""
         if self._strategy.num_replicas_in_sync > 1:
-            replicas.average_moving_statistics(self._task.tracked.model_variables())
+            replicas.average_moving_statistics(self._task.tracked.statistics())

@@ -7,6 +7,7 @@ numbers from hidden state.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,11 +19,13 @@ __all__ = ["hidden_draws", "is_global_seed", "is_trackable_object", "uses_of_var
 
 _VARIABLES = "tensorflow.python.ops.resource_variable_ops"
 _SEEDS = "tensorflow.python.framework.random_seed"
+# It keeps collectives in order by variables of its own, whose values mean nothing.
+_COLLECTIVES = "tensorflow.python.distribute.cross_device_utils"
 _WRAPPERS = "tensorflow.python.trackable.data_structures"
 _GLOBAL_STATE = "keras.src.backend.common.global_state"
 
 OPTIONAL: dict[str, tuple[str, ...]] = {
-    _VARIABLES: ("BaseResourceVariable", "variable_accessed"),
+    _VARIABLES: ("BaseResourceVariable", "variable_accessed", "_UnreadVariable"),
     _SEEDS: ("get_seed",),
     _WRAPPERS: ("_DictWrapper", "_TupleWrapper"),
     _GLOBAL_STATE: ("get_global_attribute",),
@@ -44,15 +47,16 @@ def uses_of_variables(noticed: Callable[[Any], object], *, traces: bool = False)
     if _private_api.missing({_VARIABLES: OPTIONAL[_VARIABLES]}):
         yield
         return
-    kind = module.BaseResourceVariable
+    kind, results = module.BaseResourceVariable, module._UnreadVariable  # what assigning returns stands for the variable
     of_variable, of_function = kind.handle, module.variable_accessed
 
     def handle(variable: Any) -> Any:
-        noticed(variable)
+        if not isinstance(variable, results) and sys._getframe(1).f_globals.get("__name__") != _COLLECTIVES:
+            noticed(variable)
         return of_variable.fget(variable)
 
     def accessed(variable: Any) -> None:
-        if isinstance(variable, kind):
+        if isinstance(variable, kind) and not isinstance(variable, results):
             noticed(variable)
         of_function(variable)
 
