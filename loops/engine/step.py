@@ -82,7 +82,7 @@ class GlobalStep:
         self.kept_rows = KeptRows() if method == "train_step" and not several else None
         self.meta: StepMeta | None = None
         self.traces = 0
-        self.used = UsedVariables()
+        self.used = UsedVariables(lambda: replicas.local_variables(task.tracked.all_variables()))
         self._eager = False
         self._traced: dict[Any, tuple[Any, StepMeta]] = {}
         self._kinds: dict[str, type] = {}

@@ -124,6 +124,14 @@ class CompiledStep:
             self.execution.build()
         self.remember_constants()
 
+    def create_variables(self) -> None:
+        """Makes sure that the variables that are found by attribute exist. An eager step is traced only if it has to make some of them."""
+        self.execution.step.build(self.execution.feed.element_spec)
+        tracked = self._task.tracked
+        unbuilt = [one for one in (*tracked.layers, *tracked.optimizers.values()) if not getattr(one, "built", True)]
+        if self.mode != "eager" or unbuilt:
+            self.execution.build()
+
     def trace_if_missing(self) -> None:
         """Traces the step if there is no graph of it: some variables of the run's state are found in the graph only."""
         if self.graph is None and self.mode != "eager":
@@ -196,4 +204,4 @@ class CompiledStep:
     def average_replicas(self) -> None:
         """Averages the moving statistics of layers over the replicas, where they have drifted apart."""
         if self.several_replicas:
-            replicas.average_moving_statistics(self._task.tracked.model_variables())
+            replicas.average_moving_statistics(self._task.tracked.statistics())

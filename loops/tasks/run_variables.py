@@ -41,8 +41,8 @@ __all__ = [
 
 CAPTURED = "captured"
 
-# How operations on variables begin.
-_OF_VARIABLES = ("Assign", "Resource")
+# How operations begin that take variables, or put those of replicas in order.
+_WITHOUT_OTHER_STATE = ("Assign", "Resource", "Collective")
 
 Identity = tuple[str, tuple[Any, ...], str]
 
@@ -136,7 +136,7 @@ def partners(saved: Sequence[Identity], now: Sequence[Identity]) -> list[int]:
 
 def note_on(task: Task, captured: Sequence[tf.Variable]) -> str | None:
     """A sentence that names what no attribute leads to, for the user to act on; None if there is nothing but Keras's own seed."""
-    names = [name_of(v) for v in captured if not _private_api.is_global_seed(v)]
+    names = [name_of(v) for v in captured if not _private_api.is_global_seed(v) and "/replica_" not in v.name]
     if not names:
         return None
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -157,7 +157,7 @@ def note_on_other_state(task: Task, graph: tf.Graph | None, variables: Iterable[
     found = list(task.tracked.not_saved)
     if not found and graph is not None:
         known = {id(v.handle) for v in variables}
-        changed = [by for handle, by in written_captures(graph) if id(handle) not in known and not by.startswith(_OF_VARIABLES)]
+        changed = [by for handle, by in written_captures(graph) if id(handle) not in known and not by.startswith(_WITHOUT_OTHER_STATE)]
         found = [f"what {op_type} changes in its step" for op_type in dict.fromkeys(changed)]
     if not found:
         return None
