@@ -14,8 +14,13 @@ __all__ = ["written"]
 _READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"})
 # TensorFlow marks the resources that a call, a loop or a conditional only reads, at any depth.
 _READ_ONLY = "_read_only_resource_inputs"
-# Attributes that name functions, and the number of inputs of the operation before those of the function.
-_FUNCTIONS = {"f": 0, "body": 0, "cond": 0, "then_branch": 1, "else_branch": 1, "branches": 1}
+# Operations that hand their inputs to functions: the attributes that name these, and the number of inputs that they do not hand on.
+_CALLS = {
+    **dict.fromkeys(("PartitionedCall", "StatefulPartitionedCall"), (("f",), 0)),
+    **dict.fromkeys(("While", "StatelessWhile"), (("cond", "body"), 0)),
+    **dict.fromkeys(("If", "StatelessIf"), (("then_branch", "else_branch"), 1)),
+    **dict.fromkeys(("Case", "StatelessCase"), (("branches",), 1)),
+}
 
 
 def written(graph: tf.Graph, variables: Iterable[tf.Variable], but_by: Callable[[tf.Operation], bool] | None = None) -> list[tf.Variable]:
@@ -56,9 +61,9 @@ def _writers(handle: Any, graphs: list[Any]) -> Iterator[tf.Operation]:
 
 def _called(op: tf.Operation, graphs: list[Any]) -> Iterator[tuple[Any, int]]:
     """The graphs of the functions that an operation calls, None for one without, and the place of their first input among the op's."""
-    for attribute, first in _FUNCTIONS.items():
-        if attribute in op.node_def.attr:
-            value = op.node_def.attr[attribute]
-            for function in [value.func] if value.HasField("func") else value.list.func:
-                known = next((library[function.name] for g in graphs if function.name in (library := _private_api.functions_of(g))), None)
-                yield _private_api.graph_of_function(known), first
+    attributes, first = _CALLS.get(op.type, ((), 0))
+    for attribute in attributes:
+        value = op.node_def.attr[attribute]
+        for function in [value.func] if value.HasField("func") else value.list.func:
+            known = next((library[function.name] for g in graphs if function.name in (library := _private_api.functions_of(g))), None)
+            yield _private_api.graph_of_function(known), first
