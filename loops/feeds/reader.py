@@ -206,6 +206,8 @@ def open_reader(
     """
     if isinstance(feed, DatasetFeed) and mode != "xla":
         return FeedIteratorReader(feed, position, continuing, saved, resuming or saved is not None)
+    if isinstance(feed, DatasetFeed) and resuming:
+        feed.check_that_it_goes_back(position)
     return FeedBlockReader(feed, position, passes)
 
 

@@ -200,3 +200,18 @@ def test_no_call_keeps_a_copy_of_the_state():
         assert [v.shape for v in unsettled.backup.values].count([12347]) == 1
     assert execution.settle() is None
     assert execution._unsettled is None
+
+
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+def test_a_run_does_not_go_on_with_other_batches_where_the_shuffle_cannot_go_back(mode):
+    shuffled = tf.data.Dataset.from_tensor_slices(data()).shuffle(200, seed=1).batch(16)
+
+    def check(x, y):
+        with tf.control_dependencies([tf.debugging.assert_less(x, 99.0)]):
+            return tf.identity(x), y
+
+    loop = loops.TrainLoop(tiny.Classifier(), loops.DatasetFeed(shuffled.map(check)), [look()], compile=mode)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        loop.run(epochs=1)
+    with pytest.raises(ValueError, match="cannot go back to batch"):
+        loop.run(epochs=1)
