@@ -41,9 +41,19 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "tensorflow.data.Dataset": ("_variant_tensor", "_inputs"),
     ADAPTERS: ("get_data_adapter",),
     ADAPTER_TOOLS: ("class_weight_to_sample_weights", "is_scipy_sparse"),
-    "keras.layers.Layer": ("_flatten_layers", "_trainable_variables", "_call_has_training_arg"),
+    "keras.layers.Layer": ("_flatten_layers", "_call_has_training_arg"),
     "keras.Model": ("_compute_loss", "_loss_tracker", "_symbolic_build"),
-    "keras.optimizers.Optimizer": ("_backend_update_step", "_get_variable_index", "_learning_rate", "_trainable_variables"),
+    "keras.optimizers.Optimizer": (
+        "_backend_update_step",
+        "_get_variable_index",
+        "_learning_rate",
+        "_track_variable",
+        "_trainable_variables",
+        "_trainable_variables_indices",
+        "_untrack_variable",
+        "_var_key",
+        "_variables",
+    ),
     "keras.optimizers.Adam": ("_momentums", "_velocities"),
 }
 
