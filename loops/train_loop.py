@@ -34,7 +34,7 @@ from loops.run.saved_states import SavedStates
 from loops.run.signals import Interrupts
 from loops.tasks import replicas
 from loops.tasks.base import Task
-from loops.tasks.gradients import as_transforms
+from loops.tasks.clipping import as_transforms
 from loops.tasks.learning_rates import LearningRates
 from loops.tasks.trained import Trained
 

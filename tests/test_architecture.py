@@ -1,4 +1,4 @@
-"""The plan of the rooms: imports run one way, nothing imports in a circle, private names of TensorFlow and Keras stay in one file.
+"""The plan of the rooms: imports run one way, nothing imports in a circle, private names of TensorFlow and Keras stay in two files.
 
 Everything is read from the source with `ast`, imports for annotations included.
 """

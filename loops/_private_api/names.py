@@ -22,7 +22,14 @@ STATELESS_RANDOM_OPS_V2 = "tensorflow.python.ops.gen_stateless_random_ops_v2"
 
 CONTEXT = "tensorflow.python.eager.context"
 FORWARD = "tensorflow.python.eager.forwardprop_util"
+OP_CALLBACKS = "tensorflow.python.framework.op_callbacks"
 OP_DEFINITIONS = "tensorflow.python.framework.op_def_registry"
+LOSS = "keras.src.losses.loss"
+LOSS_SCALING = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
+COMPILE_TOOLS = "keras.src.trainers.compile_utils"
+VARIABLES = "tensorflow.python.ops.resource_variable_ops"
+RANDOM_SEEDS = "tensorflow.python.framework.random_seed"
+WRAPPERS = "tensorflow.python.trackable.data_structures"
 AUTOGRAPH = "tensorflow.__internal__.autograph"
 TRACKING = "tensorflow.__internal__.tracking"
 ADAPTERS = "keras.src.trainers.data_adapters"
@@ -34,18 +41,26 @@ GLOBAL_STATE = "keras.src.backend.common.global_state"
 NEEDED: dict[str, tuple[str, ...]] = {
     CONTEXT: ("context",),
     FORWARD: ("pack_tangents",),
+    OP_CALLBACKS: ("add_op_callback", "remove_op_callback"),
     OP_DEFINITIONS: ("get",),
     AUTOGRAPH: ("control_status_ctx", "tf_convert"),
     TRACKING: ("Trackable",),
     "tensorflow.Graph": ("_functions",),
     "tensorflow.data.Dataset": ("_variant_tensor", "_inputs"),
+    LOSS: LOSS_SCALING,
+    COMPILE_TOOLS: ("get_loss",),
     ADAPTERS: ("get_data_adapter",),
     ADAPTER_TOOLS: ("class_weight_to_sample_weights", "is_scipy_sparse"),
     "keras.layers.Layer": ("_flatten_layers", "_call_has_training_arg"),
     "keras.Model": ("_compute_loss", "_loss_tracker", "_symbolic_build"),
     "keras.optimizers.Optimizer": (
+        "_accumulated_gradients",
+        "_apply_weight_decay",
+        "_backend_apply_gradients",
         "_backend_update_step",
+        "_clip_gradients",
         "_get_variable_index",
+        "_iterations",
         "_learning_rate",
         "_track_variable",
         "_trainable_variables",
@@ -79,7 +94,11 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "tensorflow.python.data.ops.from_tensor_slices_op._TensorSliceDataset": ("_tensors",),
     "keras.Variable": ("_value",),
     SAVING: ("get_attr_skipset",),
-    GLOBAL_STATE: ("set_global_attribute",),
+    GLOBAL_STATE: ("set_global_attribute", "get_global_attribute"),
+    TRACKING: ("AutoTrackable",),
+    VARIABLES: ("BaseResourceVariable", "variable_accessed"),
+    RANDOM_SEEDS: ("get_seed",),
+    WRAPPERS: ("_DictWrapper", "_TupleWrapper"),
     NN_OPS: ("conv2d", "conv2d_backprop_input", "max_pool"),
     STATELESS_RANDOM_OPS: ("stateless_multinomial",),
     STATELESS_RANDOM_OPS_V2: (

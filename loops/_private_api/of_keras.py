@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from loops._private_api.names import ADAPTER_TOOLS, ADAPTERS, ATTRIBUTES_OF_CALLBACKS, GLOBAL_STATE, SAVING, module
+from loops._private_api.names import (
+    ADAPTER_TOOLS,
+    ADAPTERS,
+    ATTRIBUTES_OF_CALLBACKS,
+    COMPILE_TOOLS,
+    GLOBAL_STATE,
+    LOSS,
+    LOSS_SCALING,
+    SAVING,
+    module,
+)
 
 # Layers, models and metrics.
 
@@ -27,6 +39,41 @@ def takes_training(model: keras.Model) -> bool:
 def loss_in_step(model: keras.Model, **arguments: Any) -> tf.Tensor:
     """The compiled loss, computed by the model's `compute_loss`, whatever arguments an override takes."""
     return model._compute_loss(**arguments)
+
+
+def compiled_loss(loss: Any, y: Any, y_pred: Any) -> keras.losses.Loss:
+    """The loss object that `compile(loss=loss)` makes for these targets and predictions, of a loss object, a name or a function."""
+    return module(COMPILE_TOOLS).get_loss(loss, y, y_pred)
+
+
+_scaling = threading.local()
+
+
+@contextlib.contextmanager
+def loss_scaling(*, by_keras: bool) -> Iterator[None]:
+    """Within this context, in this thread: whether Keras divides losses by the number of replicas, as it does by default.
+
+    Where it does not, a loss is the mean over the examples of its own replica.
+    """
+    losses, outer = module(LOSS), getattr(_scaling, "by_keras", True)
+    for name in LOSS_SCALING:
+        if not hasattr(getattr(losses, name), "__wrapped__"):
+            setattr(losses, name, _switched_off(getattr(losses, name)))
+    _scaling.by_keras = by_keras
+    try:
+        yield
+    finally:
+        _scaling.by_keras = outer
+
+
+def _switched_off(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`scale`, which returns its argument as it is in threads that have switched it off."""
+
+    @functools.wraps(scale)
+    def switch(value: Any) -> Any:
+        return scale(value) if getattr(_scaling, "by_keras", True) else value
+
+    return switch
 
 
 def loss_tracker(model: keras.Model) -> Any:
@@ -183,3 +230,47 @@ def update_step_replaced(
         yield
     finally:
         del vars(optimizer)["_backend_update_step"]
+
+
+@contextlib.contextmanager
+def clipping_replaced(optimizer: keras.optimizers.Optimizer, clip: Callable[[Sequence[Any]], Sequence[Any]]) -> Iterator[None]:
+    """Within this context the optimizer calls `clip` in place of its own clipping, on gradients that it has accumulated."""
+    vars(optimizer)["_clip_gradients"] = clip
+    try:
+        yield
+    finally:
+        del vars(optimizer)["_clip_gradients"]
+
+
+def own_clipping_of(optimizer: keras.optimizers.Optimizer) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """What the optimizer clips gradients with."""
+    return optimizer._clip_gradients
+
+
+def accumulators_of(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """The sums of gradients of an optimizer with `gradient_accumulation_steps`, one for each of `variables_to_update`."""
+    return optimizer._accumulated_gradients
+
+
+def counter_of(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """The variable that counts the calls of the optimizer. `iterations` counts updates, which are fewer if it accumulates gradients."""
+    return optimizer._iterations
+
+
+@contextlib.contextmanager
+def accumulation_off(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Within this context the optimizer, which keeps no average of the weights, updates variables at every call.
+
+    The threads of several replicas may enter it at a time. Each has called the optimizer by the time that another one leaves.
+    """
+
+    def apply_at_once(gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+        gradients = optimizer._clip_gradients(gradients)
+        optimizer._apply_weight_decay(variables)
+        optimizer._backend_update_step(gradients, variables, optimizer.learning_rate)
+
+    vars(optimizer)["_backend_apply_gradients"] = apply_at_once
+    try:
+        yield
+    finally:
+        vars(optimizer).pop("_backend_apply_gradients", None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from loops._private_api.names import AUTOGRAPH, CONTEXT, FORWARD, NEEDED, OP_DEFINITIONS, TRACKING, missing, module, resolved
+from loops._private_api.names import AUTOGRAPH, CONTEXT, FORWARD, NEEDED, OP_CALLBACKS, OP_DEFINITIONS, TRACKING, missing, module, resolved
 
 # TensorFlow: graphs and ops.
 
@@ -36,6 +37,20 @@ def registered_function(name: str) -> Any:
 def op_module(path: str) -> Any:
     """A module of op functions, such as `NN_OPS`; None if TensorFlow has it no more."""
     return module(path)
+
+
+@contextlib.contextmanager
+def op_callback(callback: Callable[..., None]) -> Iterator[None]:
+    """Within this context `callback` is called after every op that this thread runs: (type, inputs, attributes, outputs, name, graph).
+
+    The graph is None for an op that ran eagerly.
+    """
+    callbacks = module(OP_CALLBACKS)
+    callbacks.add_op_callback(callback)
+    try:
+        yield
+    finally:
+        callbacks.remove_op_callback(callback)
 
 
 def have_tangents(tensors: Sequence[tf.Tensor]) -> bool:

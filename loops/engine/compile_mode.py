@@ -25,11 +25,11 @@ import tensorflow as tf
 
 from loops import _private_api
 from loops.engine import mode_cache
-from loops.engine.program import Guard, Program
+from loops.engine.program import Program
 from loops.feeds import Block, Feed, Position
 from loops.graphs import walk
 from loops.messages import say
-from loops.tasks.replicas import local_variables
+from loops.tasks.run_variables import flat
 from loops.tasks.tracking import layers_of
 from loops.xla import convolutions
 
@@ -152,8 +152,8 @@ def _measured(programs: dict[str, Program], new_program: Callable[[str], Program
     """Times both programs in turns on the first block, and then restores the variables."""
     begin = time.perf_counter()
     block = next(iter(feed.blocks(Position())))
-    graph = programs["graph"].step.concrete(feed.element_spec).graph
-    kept = [(v, v.read_value()) for v in graph.variables]
+    programs["graph"].step.concrete(feed.element_spec)
+    kept = [(v, v.read_value()) for v in flat(programs["graph"].variables())]
     try:
         programs["xla"] = new_program("xla")
         timers = {mode: _Timer(program, feed, block, guarded) for mode, program in programs.items()}
@@ -190,7 +190,8 @@ class _Timer:
 
     def __init__(self, program: Program, feed: Feed, block: Block, guarded: bool):
         self._program, self._feed, self._block = program, feed, block
-        self._guard = Guard.over(local_variables(program.step.task.tracked.all_variables())) if guarded else None
+        program.graph_for(block, feed.element_spec)
+        self._guard = program.new_guard() if guarded else None
         self._call(1)
         self.once = min(self._call(1) for _ in range(3))
         self._steps, self._seconds = 1, list[float]()

@@ -19,12 +19,11 @@ from loops.engine.nonfinite import NonFiniteStep
 from loops.engine.program import Call, Guard, Program
 from loops.engine.progress import Progress
 from loops.engine.recovery import PendingCall, Recovery, arrays_of
-from loops.engine.rows import LogSpec, TraceLog
-from loops.engine.step import GlobalStep, StepMeta
+from loops.engine.rows import TraceLog
+from loops.engine.step import GlobalStep
 from loops.engine.timing import Accounts
 from loops.feeds import Block, Feed, Position
 from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader, open_reader
-from loops.tasks.replicas import local_variables
 
 __all__ = ["Execution"]
 
@@ -48,6 +47,7 @@ class Execution:
         accounts: count where the time goes.
 
     Attributes:
+        metrics: name -> metric that steps of the epoch to date returned.
         must_settle: True if `settle` has to be called before the next `advance`: a call met a non-finite step, or too many blocks are held.
     """
 
@@ -69,7 +69,7 @@ class Execution:
         self._guard: Guard | None = None
         self._pending: list[PendingCall] = []
         self._last: tuple[Call, Any, int] | None = None
-        self._meta: StepMeta | None = None
+        self.metrics: dict[str, Any] = {}
         self._call_length, self._clock = CallLength(), clock
         self._examples_counted = 0
         self._bad_is_held = False
@@ -83,13 +83,13 @@ class Execution:
 
     def use(self, program: Program) -> None:
         """Continues with another program, after a retrace."""
+        program.step.used = self.program.step.used
         self.program, self._guard = program, None
 
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Metrics that the step returned in the last call; before the first call of a resumed run, those of its trace."""
-        meta = self._meta or self.step.meta
-        return meta.metrics if meta is not None else {}
+    def begin_epoch(self) -> None:
+        """Forgets the sums and metrics of the epoch to date."""
+        self.trace.new_epoch()
+        self.metrics.clear()
 
     def switch(self, feed: Feed, position: Position, resume: tuple[pathlib.Path | None] | None = None) -> None:
         """Continues with another feed.
@@ -125,7 +125,7 @@ class Execution:
             done = n if known is not None else int(call.done)
         self._last = (call, source, start + n - 1)
         held = _uncounted(source) if self._guarded and not self.feed.seekable else None
-        self._pending.append(PendingCall(call, n, dataclasses.replace(self.progress), self._spec(), held, start))
+        self._pending.append(PendingCall(call, n, dataclasses.replace(self.progress), held, start))
         self.must_settle = len(self._pending) >= _MAX_HELD_BLOCKS and isinstance(held, Block)
         self._call_length.measured(self._clock() - begin, done)
         self._reader.consumed(done)
@@ -162,11 +162,11 @@ class Execution:
         if guard is not None and not bool(guard.finite):
             broken = next(i for i, p in enumerate(pending) if p.call.guard is not None and not bool(p.call.guard.finite))
             for p in pending[:broken]:
-                self.trace.append(p.call.rows, p.n, p.spec)
+                self.trace.append(p.call.rows, p.n, p.call.meta.spec)
             bad = self._take_back(pending[broken:], guard)
         else:
             for p in pending:
-                self.trace.append(p.call.rows, p.n, p.spec)
+                self.trace.append(p.call.rows, p.n, p.call.meta.spec)
         self.trace.read()
         self.progress.examples += self.trace.examples - self._examples_counted
         self._examples_counted = self.trace.examples
@@ -245,15 +245,12 @@ class Execution:
             self.accounts.count_as("compile")
             if clock is not None:
                 clock.take()  # waiting is counted as compiling, too
-        self._guard, self._meta = call.guard, self.step.meta
+        self._guard = call.guard
+        self.metrics.update(call.meta.metrics)
         return call
 
     def _new_guard(self) -> Guard:
-        return Guard.over(local_variables(self.step.task.tracked.all_variables()))
-
-    def _spec(self) -> LogSpec:
-        assert self.step.meta is not None
-        return self.step.meta.spec
+        return self.program.new_guard()
 
     def _pass_is_over(self) -> bool:
         if isinstance(self._reader, LeftoverReader) and self._reader.exhausted:

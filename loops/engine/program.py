@@ -20,9 +20,10 @@ from typing import Any
 import tensorflow as tf
 
 from loops.engine.batch_readers import eager_batch, empty_recording, inputs_of, reader_for, signature_of
-from loops.engine.rows import CHECK
-from loops.engine.step import GlobalStep
+from loops.engine.rows import CHECK, LogSpec, aligned
+from loops.engine.step import GlobalStep, StepMeta
 from loops.feeds import Block
+from loops.tasks.run_variables import flat, variables_of
 
 __all__ = ["MODES", "Call", "Guard", "Program"]
 
@@ -66,6 +67,7 @@ class Call:
         observed: name -> tensor that hooks observe, of the last step.
         collected: name -> outputs, nested, of all steps: `[>= examples, ...]`.
         guard: the guard after the call, or None.
+        meta: names and reductions of the rows, and the metrics that the steps returned.
         last_batch: the batch of the last step, in eager mode only.
         capacity: number of steps that `collected` has room for, where that is fixed (XLA).
     """
@@ -75,6 +77,7 @@ class Call:
     observed: Any
     collected: Any
     guard: Guard | None
+    meta: StepMeta
     last_batch: Any = None
     capacity: int | None = None
 
@@ -119,22 +122,45 @@ class Program:
         """
         if self.mode == "eager":
             return self._run_eagerly(source, start, n, first_step, guard)
-        if self.mode == "xla" and isinstance(source, Block):
-            spec = tf.nest.map_structure(lambda t: None if t is None else tf.TensorSpec(t.shape[1:], t.dtype), source.tensors)
+        spec = self._spec_for(source, spec)
         capacity = source.capacity if self.mode == "xla" else None
-        key = (type(source).__name__, capacity, guard is not None, self.step.key(spec))
+        guarded = None if guard is None else len(guard.variables)  # a later trace may have brought more
+        key = (type(source).__name__, capacity, guarded, self.step.key(spec))
         if key not in self._compiled:
-            self._compiled[key] = self._compile(source, spec, capacity, guard)
+            self._compiled[key] = self._compile(source, spec, capacity, guard), self.step.traced(spec)[1]
+        function, meta = self._compiled[key]
         finite, backup, recorded = tf.constant(True), [], []
         if guard is not None:
             finite, backup, recorded = guard.finite, list(guard.backup), list(guard.recorded or empty_recording(source, spec))
         scalars = (tf.constant(v, tf.int64) for v in (start, n, first_step))
         try:
-            out = self._compiled[key](inputs_of(source), *scalars, finite, backup, recorded)
+            out = function(inputs_of(source), *scalars, finite, backup, recorded)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
             raise _cannot_compile(error) if self.mode == "xla" and "ompil" in str(error) else error from error
         after = Guard(guard.variables, out["finite"], tuple(out["backup"]), tuple(out["recorded"])) if guard else None
-        return Call(out["done"], out["rows"], out["observed"], out["collected"], after, capacity=capacity)
+        return Call(out["done"], out["rows"], out["observed"], out["collected"], after, meta, capacity=capacity)
+
+    def variables(self) -> dict[str, list[Any]]:
+        """The variables that belong to the run, by group; those that no attribute leads to, as far as the step was traced or run."""
+        graphs = () if self.mode == "eager" else self.step.graphs
+        return variables_of(self.step.task, graphs, self.step.used, apart=self.step.clock.variables if self.step.clock is not None else ())
+
+    def new_guard(self) -> Guard:
+        """A guard over everything that belongs to the run; the step has to be traced, or in eager mode built."""
+        variables = flat(self.variables())
+        if self.mode == "xla":  # it has no strings, so no step that it compiles can change one
+            variables = [v for v in variables if v.dtype != tf.string]
+        return Guard.over(variables)
+
+    def graph_for(self, source: Any, spec: Any) -> tf.Graph | None:
+        """The graph of the step that a call on this source runs; traces it unless it was traced already. None in eager mode."""
+        return None if self.mode == "eager" else self.step.concrete(self._spec_for(source, spec)).graph
+
+    def _spec_for(self, source: Any, spec: Any) -> Any:
+        """The specs that the step is traced for: of XLA those of the block, whose sizes are all known."""
+        if self.mode == "xla" and isinstance(source, Block):
+            return tf.nest.map_structure(lambda t: None if t is None else tf.TensorSpec(t.shape[1:], t.dtype), source.tensors)
+        return spec
 
     def _compile(self, source: Any, spec: Any, capacity: int | None, guard: Guard | None) -> Any:
         step = self.step.concrete(spec)
@@ -179,6 +205,8 @@ class Program:
 
     def _run_eagerly(self, source: Any, start: int, n: int, first_step: int, guard: Guard | None) -> Call:
         results: list[dict[str, Any]] = []
+        parts: list[tuple[LogSpec, Any]] = []
+        metrics: dict[str, Any] = {}
         batch = None
         while len(results) < n and (guard is None or bool(guard.finite)):
             try:
@@ -186,15 +214,17 @@ class Program:
             except StopIteration:
                 break
             before = tuple(tf.identity(v) for v in guard.variables) if guard else ()
-            result = self.step.eager(batch, tf.constant(first_step + len(results), tf.int64))
+            result, meta = self.step.eager(batch, tf.constant(first_step + len(results), tf.int64))
             results.append(result)
+            parts.append((meta.spec, result["row"]))
+            metrics.update(meta.metrics)
             if guard is not None:
                 finite = tf.math.is_finite(result["row"][CHECK]) & _stayed_finite(guard.variables, before)
                 guard = Guard(guard.variables, finite, before)
-        rows = tf.stack([r["row"] for r in results]) if results else tf.zeros([0, 2], tf.float64)
+        names, rows = aligned(parts) if parts else (LogSpec({}), tf.zeros([0, 2], tf.float64))
         collected = tf.nest.map_structure(lambda *v: tf.concat(v, 0), *[r["collected"] for r in results]) if results else {}
         observed = results[-1]["observed"] if results else {}
-        return Call(tf.constant(len(results), tf.int64), rows, observed, collected, guard, batch)
+        return Call(tf.constant(len(results), tf.int64), rows, observed, collected, guard, StepMeta(names, metrics), batch)
 
 
 class _Outputs:

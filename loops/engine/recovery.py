@@ -18,7 +18,7 @@ from loops.engine.batch_readers import Recording, eager_batch
 from loops.engine.nonfinite import NonFiniteStep
 from loops.engine.program import Call, Guard, Program
 from loops.engine.progress import Progress
-from loops.engine.rows import LogSpec, TraceLog
+from loops.engine.rows import TraceLog
 from loops.feeds import Block, Feed
 from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader
 
@@ -33,7 +33,6 @@ class PendingCall:
         call: its results.
         n: number of steps that it was to do; the number that it did, where that is known.
         before: the counters before the call.
-        spec: names and reductions of its rows.
         source: its source, if the feed cannot give that again, else None.
         start: first batch of the source.
     """
@@ -41,7 +40,6 @@ class PendingCall:
     call: Call
     n: int
     before: Progress
-    spec: LogSpec
     source: Any = None
     start: int = 0
 
@@ -104,7 +102,7 @@ class Recovery:
     def _bad_eager_step(self, broken: PendingCall) -> NonFiniteStep:
         """In eager mode every step has a backup of its own, so the restored state is already that before the bad step."""
         good = int(broken.call.done) - 1
-        self._trace.append(broken.call.rows, good, broken.spec)
+        self._trace.append(broken.call.rows, good, broken.call.meta.spec)
         self._progress.advance(good, 0)
         loss_finite = bool(np.isfinite(np.asarray(broken.call.rows)[good, 1]))
         return NonFiniteStep(self._progress.step + 1, arrays_of(broken.call.last_batch), loss_finite)
@@ -124,16 +122,16 @@ class Recovery:
         return itertools.islice(((block, i) for block in blocks for i in range(block.n)), n)
 
     def _replay(self, batches: Iterator[tuple[Any, int]]) -> NonFiniteStep:
-        spec, step = self._feed.element_spec, self._program.step
+        spec = self._feed.element_spec
         for source, index in batches:
             before = self._new_guard()
             call = self._program(source, spec, start=index, n=1, first_step=self._progress.step, guard=before)
-            assert call.guard is not None and step.meta is not None
+            assert call.guard is not None
             if not bool(call.guard.finite):
                 call.guard.restore()
                 loss_finite = bool(np.isfinite(np.asarray(call.rows)[0, 1]))
                 return NonFiniteStep(self._progress.step + 1, arrays_of(eager_batch(source, index)), loss_finite)
-            self._trace.append(call.rows, 1, step.meta.spec)
+            self._trace.append(call.rows, 1, call.meta.spec)
             self._progress.advance(1, 0)
         raise RuntimeError(
             f"The steps up to {self._progress.step} became non-finite once and not again: the step is not deterministic. "

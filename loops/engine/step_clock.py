@@ -22,6 +22,11 @@ class StepClock:
             self._free_since = tf.Variable(0.0, dtype=tf.float64, trainable=False)
             self._waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
 
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """What the clock keeps; it is no state of the run."""
+        return [self._free_since, self._waited]
+
     def call_begins(self) -> None:
         """A call begins now."""
         self._free_since.assign(time.time())  # the clock that tf.timestamp reads

@@ -21,9 +21,13 @@ import tensorflow as tf
 from loops import _private_api
 from loops.graphs import walk
 
-__all__ = ["Found", "draws_from_hidden_state", "refusal", "stateful_random_ops", "stateful_random_ops_of_def"]
+__all__ = ["REFUSAL_OF_EAGER", "Found", "draws_from_hidden_state", "refusal", "stateful_random_ops", "stateful_random_ops_of_def"]
 
 _MOST_NAMED = 5
+_DRAWS = "The step draws random numbers from hidden state that cannot be saved, so a resumed run would draw others"
+_INSTEAD = "use tf.random.stateless_* with self.seed(), or a keras.random op with a keras.random.SeedGenerator."
+# What an eager step is refused with at the line that draws.
+REFUSAL_OF_EAGER = f"{_DRAWS}; {_INSTEAD}"
 # It has a seed, but lists all classes in order.
 _DRAWS_NOTHING = frozenset({"AllCandidateSampler"})
 # The registry does not mark these as stateful, but they draw unless their attribute `deterministic` is set.
@@ -94,10 +98,7 @@ def refusal(found: Sequence[Found]) -> str:
     named = distinct[:_MOST_NAMED]
     if len(distinct) > len(named):
         named.append(f"{len(distinct) - len(named)} more")
-    return (
-        f"The step draws random numbers from hidden state that cannot be saved, so a resumed run would draw others: {', '.join(named)}; "
-        "use tf.random.stateless_* with self.seed(), or a keras.random op with a keras.random.SeedGenerator."
-    )
+    return f"{_DRAWS}: {', '.join(named)}; {_INSTEAD}"
 
 
 @functools.cache

@@ -16,9 +16,11 @@ from loops.messages import say, warn
 from loops.run.trace_changes import TraceChanges
 from loops.tasks import replicas
 from loops.tasks.base import Task
+from loops.tasks.run_variables import CAPTURED, identities, note_on
 from loops.tasks.step_context import Transform
 from loops.tasks.tracking import apply_flags
 from loops.tasks.trained import Trained
+from loops.tasks.used_variables import alike
 
 __all__ = ["CompiledStep"]
 
@@ -62,6 +64,8 @@ class CompiledStep:
         self._execution: Execution | None = None
         self._changes: TraceChanges | None = None
         self._cached_logs: tuple[int, dict[str, Any]] | None = None
+        self._looked_at: Any = None
+        self._named = False
 
     # Programs.
 
@@ -119,8 +123,11 @@ class CompiledStep:
     # Tracing.
 
     def trace(self) -> None:
-        """Traces the step unless it is traced already, and calls `remember_constants`."""
-        self.execution.build()
+        """Traces the step unless it is traced already, and calls `remember_constants`. In eager mode only the optimizer is built."""
+        if self.mode == "eager":
+            self.execution.step.build(self.execution.feed.element_spec)
+        else:
+            self.execution.build()
         self.remember_constants()
 
     def trace_if_missing(self) -> None:
@@ -131,6 +138,25 @@ class CompiledStep:
     def remember_constants(self) -> None:
         """Remembers the values that the trace took for constants; does nothing if called again before the next retrace."""
         self._changes = self._changes or TraceChanges(self._task)
+        self._name_what_is_not_found()
+
+    def _name_what_is_not_found(self) -> None:
+        """Names once the variables that the step uses and no attribute leads to.
+
+        Raises:
+            ValueError: if the run is saved and two such variables of an eager step cannot be told apart.
+        """
+        used = self.execution.step.used
+        seen = len(self.execution.step.graphs), len(list(used))
+        if seen == self._looked_at:
+            return
+        self._looked_at = seen
+        captured = self.execution.program.variables()[CAPTURED]
+        if self.mode == "eager" and used.refusal is not None and (sentence := alike(identities(captured))) is not None:
+            raise ValueError(f"A run whose state is saved has to know its variables again, but {sentence}.")
+        if not self._named and (note := note_on(self._task, captured)) is not None:
+            self._named = True
+            say(f"Note: {note}")
 
     def notice_changes(self) -> None:
         """Retraces the step if the task holds other objects, or `trainable` flags changed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,13 @@ from loops.engine.rows import TraceLog
 from loops.engine.step import GlobalStep
 from loops.feeds import Feed, Position
 from loops.feeds.reader import FeedIteratorReader, open_reader
+from loops.graphs.written_resources import written_captures
 from loops.run.trace_changes import TraceChanges
 from loops.tasks.base import Task
+from loops.tasks.kept_values import KeptValues
 from loops.tasks.reductions import to_floats
 from loops.tasks.replicas import local_variables, strategy_of
+from loops.tasks.run_variables import flat
 
 __all__ = ["EvalLoop", "PredictLoop"]
 
@@ -28,7 +32,9 @@ OnBatch = Callable[[int, Callable[[], dict[str, Any]], bool], None]
 class EvalLoop:
     """Evaluates a task on a feed.
 
-    Metrics, seed states and all other non-trainable state are restored afterwards, so that evaluating does not change the training.
+    All that evaluating changes is put back afterwards, so that it does not change the training: metrics, seed states, and whatever else
+    `eval_step` and `eval_end` assign, weights included. Only variables that the traced step can write are kept for that. For `eval_end`,
+    and in eager mode, there is no trace to ask, so all that it uses are kept.
 
     Args:
         task: what to evaluate.
@@ -51,6 +57,8 @@ class EvalLoop:
         self._seed, self._mode = seed, resolve_mode(compile)
         self._changes: TraceChanges | None = None
         self.program = self._new_program()
+        self._kept = KeptValues()
+        self._written: dict[int, list[tf.Variable]] = {}
 
     def _new_program(self) -> Program:
         step = GlobalStep(self.task, "eval_step", self._strategy, seed=self._seed, training_step=self._training_step)
@@ -71,40 +79,43 @@ class EvalLoop:
         if self._changes is not None and self._changes.is_outdated():
             self.program, self._changes = self._new_program(), None
         self._training_step.assign(self.task.step)
-        kept = self._state()
+        kept, eager = self._kept, self.program.mode == "eager"
+        kept.keep(flat(self.program.variables()) if eager else self.task.tracked.metric_variables())
         self.task.reset_metrics()
-        trace, done = TraceLog(), 0
+        trace, metrics, done = TraceLog(), dict[str, Any](), 0
         collected: list[tuple[Call, int]] = []
         try:
-            meta = self.program.step
-            for call, n in _calls(self.program, feed, steps, 1 if on_batch else _MAX_CALL_STEPS, self._before(on_batch, trace)):
-                assert meta.meta is not None
-                trace.append(call.rows, n, meta.meta.spec)
-                collected.append((call, n))
-                done += n
-                self._changes = self._changes or TraceChanges(self.task)
+            before = None if on_batch is None else lambda i: on_batch(i, lambda: self._results(trace, metrics), False)
+            most = 1 if on_batch else _MAX_CALL_STEPS
+            with kept.of_all_used() if eager else contextlib.nullcontext():
+                for call, n in _calls(self.program, feed, steps, most, before, self._keep_what_is_written):
+                    trace.append(call.rows, n, call.meta.spec)
+                    metrics.update(call.meta.metrics)
+                    collected.append((call, n))
+                    done += n
+                    self._changes = self._changes or TraceChanges(self.task)
             if not done:
                 raise ValueError("There was nothing to evaluate: the feed gave no batch.")
             if on_batch is not None:
-                on_batch(done, lambda: self._results(trace), True)
-            logs = self._results(trace)
-            return to_floats({**logs, **self.task.eval_end(_joined(collected))}) if collected[0][0].collected else logs
+                on_batch(done, lambda: self._results(trace, metrics), True)
+            logs = self._results(trace, metrics)
+            if not any(call.collected for call, _ in collected):
+                return logs
+            joined = _joined(collected)
+            with kept.of_all_used():
+                return to_floats({**logs, **self.task.eval_end(joined)})
         finally:
-            for variable, value in kept:
-                variable.assign(value)
+            kept.put_back()
 
-    def _results(self, trace: TraceLog) -> dict[str, Any]:
-        meta = self.program.step.meta
-        assert meta is not None
-        return to_floats(self.task.results("eval", trace.epoch_logs(), meta.metrics))
+    def _keep_what_is_written(self, graph: Any) -> None:
+        """Keeps the values of those variables that the traced step can write, before it runs."""
+        if id(graph) not in self._written:  # the program keeps its graphs
+            by_handle = {id(v.handle): v for v in [*local_variables(graph.variables), *flat(self.program.variables())]}
+            self._written[id(graph)] = [by_handle[id(handle)] for handle, _ in written_captures(graph) if id(handle) in by_handle]
+        self._kept.keep(self._written[id(graph)])
 
-    def _before(self, on_batch: Any, trace: TraceLog) -> Callable[[int], None] | None:
-        return None if on_batch is None else lambda i: on_batch(i, lambda: self._results(trace), False)
-
-    def _state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
-        tracked = self.task.tracked
-        state = [*(v for v in tracked.model_variables() if not v.trainable), *tracked.metric_variables()]
-        return [(v, tf.identity(v)) for v in local_variables(state)]
+    def _results(self, trace: TraceLog, metrics: dict[str, Any]) -> dict[str, Any]:
+        return to_floats(self.task.results("eval", trace.epoch_logs(), metrics))
 
 
 class PredictLoop:
@@ -147,8 +158,15 @@ def resolve_mode(compile: str) -> str:
     return "graph" if compile == "auto" else compile
 
 
-def _calls(program: Program, feed: Feed, steps: int | None, most: int, before: Callable[[int], None] | None) -> Any:
-    """Yields (call, steps done) over one pass, or over `steps` steps."""
+def _calls(
+    program: Program,
+    feed: Feed,
+    steps: int | None,
+    most: int,
+    before: Callable[[int], None] | None,
+    traced: Callable[[Any], None] | None = None,
+) -> Any:
+    """Yields (call, steps done) over one pass, or over `steps` steps. `traced` gets the graph of the step before each call."""
     if feed.endless and steps is None:
         raise ValueError("The feed never ends; say how many batches to evaluate (steps=...).")
     reader = open_reader(feed, Position(), program.mode, continuing=False, passes=1)
@@ -159,6 +177,8 @@ def _calls(program: Program, feed: Feed, steps: int | None, most: int, before: C
             n = min(most, most if known is None else known, most if steps is None else steps - done)
             if before is not None:
                 before(done)
+            if traced is not None and (graph := program.graph_for(reader.source, feed.element_spec)) is not None:
+                traced(graph)
             call: Call = program(reader.source, feed.element_spec, start=reader.start, n=n, first_step=done)
             did = n if known is not None else int(call.done)
             if did:
@@ -175,8 +195,12 @@ def _calls(program: Program, feed: Feed, steps: int | None, most: int, before: C
 
 def _joined(calls: list[tuple[Call, int]]) -> dict[str, Any]:
     """Concatenates the collected outputs of all calls."""
-    parts = [tf.nest.map_structure(lambda t, call=call, n=n: _unpadded(np.asarray(t), call, n), call.collected) for call, n in calls]
-    return dict(tf.nest.map_structure(_concatenated, *parts))
+    parts: dict[str, list[Any]] = {}
+    for call, n in calls:
+        for name, outputs in call.collected.items():
+            arrays = tf.nest.map_structure(lambda t, call=call, n=n: _unpadded(np.asarray(t), call, n), outputs)
+            parts.setdefault(name, []).append(arrays)
+    return {name: tf.nest.map_structure(_concatenated, *arrays) for name, arrays in parts.items()}
 
 
 def _concatenated(*arrays: np.ndarray) -> Any:

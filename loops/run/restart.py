@@ -23,6 +23,7 @@ from loops.run import resume_rules, run_state
 from loops.run.parts import RunParts
 from loops.run.run_state import RunState
 from loops.run.saved_states import SavedStates
+from loops.tasks.run_variables import flat, note_on_other_state
 from loops.tasks.tracking import apply_flags
 
 __all__ = ["Restart", "Settings"]
@@ -133,7 +134,9 @@ class Restart:
             self._open_execution(found)
         if saved is not None:
             self._restore(saved)
-        if parts.step.graph is not None:  # already traced, so changes by hooks from here on have to be noticed
+        if (
+            parts.step.graph is not None and parts.step.mode != "eager"
+        ):  # already traced, so changes by hooks from here on have to be noticed
             parts.step.remember_constants()
         parts.hooks.start(parts.progress.step, parts.now())
         if parts.steps_per_epoch is not None or parts.feed.steps_per_epoch is not None:
@@ -175,10 +178,15 @@ class Restart:
             return
         for finding in parts.feed.findings():
             warn(f"Note on the data: {finding}")
-        if parts.step.mode != "eager":
+        if parts.step.mode == "eager":
+            parts.execution.step.used.refusal = hidden_random_state.REFUSAL_OF_EAGER
+        else:
             parts.execution.build()
             if parts.step.graph is not None and (found := hidden_random_state.stateful_random_ops(parts.step.graph)):
                 raise ValueError(hidden_random_state.refusal(found))
+        variables = flat(parts.execution.program.variables())
+        if (note := note_on_other_state(parts.task, parts.step.graph, variables)) is not None:
+            warn(f"Note: {note}")
 
     def _restore(self, saved: RunState) -> None:
         parts = self._parts

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from loops.errors import MismatchError
+from loops.tasks.optimizer_config import config_of
 
 __all__ = ["allowed_differences", "as_saved", "changes_of_hooks", "description", "optimizers_of", "versions"]
 
@@ -44,7 +45,7 @@ def optimizers_of(optimizers: Mapping[str, Any]) -> dict[str, Any]:
     """Class and settings of every optimizer before training; values as text, so that JSON loses no digit."""
     found: dict[str, Any] = {}
     for name, optimizer in optimizers.items():
-        config = {key: value for key, value in optimizer.get_config().items() if key != "name"}
+        config = {key: value for key, value in config_of(optimizer).items() if key != "name"}
         if isinstance(config.get("learning_rate"), dict):
             config["schedule"] = config.pop("learning_rate")  # a schedule is code, so the new one is used; a number is restored
         found[name] = {"class": type(optimizer).__name__, **{key: _text(value) for key, value in config.items()}}

@@ -22,7 +22,8 @@ from loops.run.parts import RunParts
 from loops.tasks.base import Task
 from loops.tasks.optimizer_slots import build_as, built_for
 from loops.tasks.replicas import local_variables
-from loops.tasks.tracking import flags_of
+from loops.tasks.run_variables import CAPTURED, Identity, flat, identities, name_of, partners
+from loops.tasks.tracking import apply_flags, flags_of
 
 __all__ = ["RunState", "build_optimizers", "check_model", "gather", "restore", "select"]
 
@@ -46,7 +47,7 @@ def gather(parts: RunParts) -> RunState:
     """Copies the state to the host. Call it at a boundary, after all hooks have acted."""
     parts.step.trace_if_missing()
     tracked = parts.task.tracked
-    arrays, names = gather_variables(variables_of(parts.task, parts.step.graph))
+    arrays, names = gather_variables(parts.execution.program.variables(), *parts.execution.step.used.waiting)
     trace, described = parts.execution.trace.state()
     arrays.update((f"trace/{name}", array) for name, array in trace.items())
     hooks: dict[str, Any] = {}
@@ -60,6 +61,7 @@ def gather(parts: RunParts) -> RunState:
         "slots": {"of": len(tracked.model_variables()), "built_for": built_for(tracked.optimizers, tracked.model_variables())},
         "learning_rates": parts.rates.state_dict(),
         "trace": described,
+        "metrics": _places(parts.execution.metrics, parts.task),
         "logs": parts.logs.state_dict(),
         "looks": parts.hooks.state_dict(parts.now()),
         "hooks": hooks,
@@ -80,11 +82,20 @@ def restore(parts: RunParts, saved: RunState) -> None:
     if build_optimizers(parts.task, saved) and parts.step.graph is not None:
         parts.step.retrace("the optimizers are built for the variables of the restored state")
     parts.step.trace_if_missing()
-    groups = variables_of(parts.task, parts.step.graph)
-    restore_variables(groups, arrays, state["variables"])
+    _create_what_is_missing(parts, state["variables"], state["trainable"])
+    groups = parts.execution.program.variables()
+    if parts.step.mode == "eager":
+        restore_variables({**groups, CAPTURED: []}, arrays, {**state["variables"], CAPTURED: []})
+        captured = _saved_identities(CAPTURED, arrays, state["variables"])
+        values = [arrays[f"{CAPTURED}/{i}"] for i in range(len(captured))]
+        parts.execution.step.used.expect(captured, values, lambda: flat({**parts.execution.program.variables(), CAPTURED: []}))
+    else:
+        restore_variables(groups, arrays, state["variables"])
     parts.rates.load_state_dict(state["learning_rates"])
     parts.progress.load_state_dict(state["progress"])  # the feed stands there already
     parts.execution.load_trace(select(arrays, "trace/"), state["trace"])
+    metrics = parts.task.tracked.metrics
+    parts.execution.metrics = {name: metrics[place] for name, place in state["metrics"].items()}
     parts.logs.load_state_dict(state["logs"])
     parts.hooks.load_state_dict(state["looks"], parts.now())
     parts.decisions.update(state["decisions"])
@@ -103,43 +114,52 @@ def build_optimizers(task: Task, saved: RunState) -> bool:
     return len(variables) == slots["of"] and build_as(tracked.optimizers, variables, slots["built_for"])
 
 
-def variables_of(task: Task, graph: tf.Graph | None) -> dict[str, list[Any]]:
-    """The variables that a step may change: those of models, optimizers and metrics, and others that the traced step uses.
+def _places(metrics: Mapping[str, Any], task: Task) -> dict[str, int]:
+    """The place of each metric among those of the task, by the name under which steps of the epoch to date returned it."""
+    places = {id(metric): i for i, metric in enumerate(task.tracked.metrics)}
+    return {name: places[id(metric)] for name, metric in metrics.items() if id(metric) in places}
+
+
+def _create_what_is_missing(parts: RunParts, names: Mapping[str, list[str]], flags: Mapping[str, list[bool]]) -> None:
+    """Traces an eager step if variables that were found by attribute when the state was saved do not exist yet: the first step makes them.
+
+    Raises:
+        MismatchError: if that is not possible.
+    """
+    groups = parts.execution.program.variables()
+    short = [group for group in groups if group != CAPTURED and len(local_variables(groups[group])) < len(names[group])]
+    if parts.step.mode != "eager" or not short:
+        return
+    try:
+        parts.execution.build()
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise MismatchError(
+            f"some {short[0]} variables do not exist before the first eager step, and the step cannot be traced to make them ({reason}); "
+            "build models and optimizers and make variables before the loop runs"
+        ) from error
+    apply_flags(parts.task.tracked, flags)
+
+
+def gather_variables(
+    groups: Mapping[str, Sequence[Any]], waiting: Sequence[Identity] = (), values: Sequence[np.ndarray] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Copies of all values, as "<group>/<i>", and the names of the variables by group.
 
     Args:
-        task: the task, with everything built.
-        graph: the graph of its training step, or None before it is traced.
-
-    Returns:
-        group -> variables, in an order that is the same in every process that builds the same task.
+        groups: the variables.
+        waiting: captured variables of an earlier process that this one has not used yet.
+        values: their values.
     """
-    tracked = task.tracked
-    groups = {"model": tracked.model_variables(), "optimizer": tracked.optimizer_variables(), "metric": tracked.metric_variables()}
-    known: set[int] = set()
-    for name, variables in groups.items():
-        groups[name] = [v for v in variables if id(v) not in known]
-        known |= {id(v) for v in variables}
-    local = {id(v) for variables in groups.values() for v in local_variables(variables)}
-    used = _variables_in_order_of_use(graph) if graph is not None else []
-    # Variables that the step uses and that no attribute of the task leads to, such as Keras's global seed generator.
-    groups["captured"] = [v for v in used if id(v) not in local]
-    return groups
-
-
-def _variables_in_order_of_use(graph: tf.Graph) -> list[tf.Variable]:
-    """The plain variables of a traced graph. `graph.variables` orders them by address in memory, which differs between processes."""
-    place = {id(handle): i for i, (handle, _) in enumerate(getattr(graph, "captures", ()))}
-    return sorted(local_variables(getattr(graph, "variables", ())), key=lambda v: place.get(id(v.handle), len(place)))
-
-
-def gather_variables(groups: Mapping[str, Sequence[Any]]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Copies of all values, as "<group>/<i>", and the names of the variables by group."""
     arrays: dict[str, np.ndarray] = {}
     names: dict[str, list[str]] = {}
     for group, variables in groups.items():
-        flat = local_variables(variables)
-        names[group] = [_name(v) for v in flat]
-        arrays.update((f"{group}/{i}", np.asarray(v.numpy())) for i, v in enumerate(flat))
+        plain = local_variables(variables)
+        names[group] = [name_of(v) for v in plain]
+        arrays.update((f"{group}/{i}", np.asarray(v.numpy())) for i, v in enumerate(plain))
+    for (name, *_), value in zip(waiting, values, strict=True):
+        arrays[f"{CAPTURED}/{len(names[CAPTURED])}"] = value
+        names[CAPTURED].append(name)
     return arrays, names
 
 
@@ -149,22 +169,32 @@ def restore_variables(groups: Mapping[str, Sequence[Any]], arrays: Mapping[str, 
     Raises:
         MismatchError: if number, shape or type of the variables differ; then nothing was assigned.
     """
-    flat = {group: local_variables(variables) for group, variables in groups.items()}
-    for group, variables in flat.items():
+    plain = {group: local_variables(variables) for group, variables in groups.items()}
+    captured = plain.pop(CAPTURED)
+    for group, variables in plain.items():
         _check_group(group, variables, arrays, names.get(group, []))
-    for group, variables in flat.items():
+    places = partners(_saved_identities(CAPTURED, arrays, names), identities(captured))
+    for group, variables in plain.items():
         for i, variable in enumerate(variables):
             variable.assign(arrays[f"{group}/{i}"])
+    for variable, place in zip(captured, places, strict=True):
+        variable.assign(arrays[f"{CAPTURED}/{place}"])
+
+
+def _saved_identities(group: str, arrays: Mapping[str, np.ndarray], names: Mapping[str, list[str]]) -> list[Identity]:
+    saved = [(name, arrays[f"{group}/{i}"]) for i, name in enumerate(names[group])]
+    return [(name, value.shape, tf.as_dtype(value.dtype).name) for name, value in saved]
 
 
 def check_model(task: Task, saved: RunState) -> None:
-    """Checks that a built model fits a state. A model that is built later is checked when the state is restored.
+    """Checks that a built model fits a state. What is built by the first step is checked when the state is restored.
 
     Raises:
         MismatchError: if it does not fit.
     """
-    if all(getattr(layer, "built", True) for layer in task.models):
-        _check_group("model", local_variables(task.tracked.model_variables()), saved.arrays, saved.state["variables"]["model"])
+    variables, names = local_variables(task.tracked.model_variables()), saved.state["variables"]["model"]
+    if all(getattr(layer, "built", True) for layer in task.models) and len(variables) >= len(names):
+        _check_group("model", variables, saved.arrays, names)
 
 
 def _check_group(group: str, variables: Sequence[Any], arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
@@ -173,9 +203,9 @@ def _check_group(group: str, variables: Sequence[Any], arrays: Mapping[str, np.n
         here = f"{list(variable.shape)} {variable.dtype.name}"
         there = f"{list(value.shape)} {tf.as_dtype(value.dtype).name}"
         if here != there:
-            raise MismatchError(f"the {group} variable {_name(variable)} is {here} now and was {there} ({name} in the snapshot)")
+            raise MismatchError(f"the {group} variable {name_of(variable)} is {here} now and was {there} ({name} in the snapshot)")
     if len(variables) != len(names):
-        longer = [_name(v) for v in variables] if len(variables) > len(names) else list(names)
+        longer = [name_of(v) for v in variables] if len(variables) > len(names) else list(names)
         raise MismatchError(
             f"there are {len(variables)} {group} variables now and were {len(names)}; "
             f"the first without a partner is {longer[min(len(variables), len(names))]}"
@@ -185,7 +215,3 @@ def _check_group(group: str, variables: Sequence[Any], arrays: Mapping[str, np.n
 def select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The entries whose names begin with `prefix`, without the prefix."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _name(variable: Any) -> str:
-    return str(variable.name).removesuffix(":0")

@@ -112,8 +112,7 @@ class SavedStates:
         try:
             run_state.check_model(task, saved)
         except MismatchError as error:
-            how = "; a task that grew in training has to grow in its load_state_dict, or by a hook in on_train_begin (by loop.progress)"
-            raise self._refusal(MismatchError(f"{error}{how if saved.state['replaced'] else ''}")) from None
+            raise self._refusal(_with_advice(error, saved)) from None
 
     def restore(self, parts: RunParts, saved: RunState) -> None:
         """Restores a state that `open` found.
@@ -126,7 +125,7 @@ class SavedStates:
         try:
             run_state.restore(parts, saved)
         except MismatchError as error:
-            raise self._refusal(error) from None
+            raise self._refusal(_with_advice(error, saved)) from None
         self._good = saved if self.keeps_good else None
         self._saved_moment = self._moment(parts)
 
@@ -204,6 +203,12 @@ class SavedStates:
 
     def _moment(self, parts: RunParts) -> Any:
         return (parts.progress.step, parts.progress.epoch_ended, tuple(parts.decisions.values()))
+
+
+def _with_advice(error: MismatchError, saved: RunState) -> MismatchError:
+    """The error, with what to do if hooks had put other models into the task."""
+    advice = "a task that grew in training has to grow in its load_state_dict, or by a hook in on_train_begin (by loop.progress)"
+    return MismatchError(f"{error}; {advice}") if saved.state["replaced"] else error
 
 
 def _scalars(logs: Mapping[str, Any]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from loops.tasks.base import Task
+from loops.tasks.plain_values import plain_values
 from loops.tasks.tracking import Tracked, layers_of
 from loops.tasks.trained import Trained
 
@@ -33,7 +34,7 @@ class TraceChanges:
         self._metrics = list(tracked.metrics)
         self._watched = [*self._variables, *self.trained.layers]
         self._flags = self._current_flags()
-        self._constants = _constants(task)
+        self._constants = plain_values(task)
 
     def changed_objects(self) -> str | None:
         """What has come to the task and what has gone from it since the trace, by identity; None if all is the same.
@@ -64,7 +65,7 @@ class TraceChanges:
     def changed_constants(self) -> list[str]:
         """A sentence for each attribute whose value differs from that in the trace; each change is reported once."""
         told = []
-        for name, value in _constants(self._task).items():
+        for name, value in plain_values(self._task).items():
             if name in self._constants and self._constants[name] != value:
                 told.append(
                     f"{type(self._task).__name__}.{name} changed from {self._constants[name]!r} to {value!r}, but the traced step keeps "
@@ -99,7 +100,3 @@ def _names(items: list[Any]) -> str:
     found = (str(getattr(item, "path", None) or getattr(item, "name", type(item).__name__)) for item in items)
     names = dict.fromkeys(name.removesuffix(":0") for name in found)
     return ", ".join(list(names)[:3]) + (" and others" if len(names) > 3 else "")
-
-
-def _constants(task: Task) -> dict[str, Any]:
-    return {k: v for k, v in vars(task).items() if isinstance(v, (bool, int, float, str)) and not k.startswith("_")}

@@ -20,9 +20,9 @@ __all__ = ["Task"]
 class Task:
     """Base class of tasks: override `train_step`, and `eval_step` and `predict_step` where needed.
 
-    The models, layers, optimizers, metrics, variables and seed generators among a task's attributes, also those inside lists and dicts,
-    belong to the state of the run. A step is traced once for each batch signature, in replica context; the scalars that it returns are
-    reduced over steps and replicas.
+    The models, layers, optimizers, metrics, variables and random generators among a task's attributes, also those inside lists, dicts,
+    plain objects, `tf.Module`s and other tasks, belong to the state of the run. A step is traced once for each batch signature, in replica
+    context; the scalars that it returns are reduced over steps and replicas.
 
     Example:
         >>> import keras, tensorflow as tf
@@ -60,7 +60,8 @@ class Task:
 
         Returns:
             name -> scalar (reduced to a mean weighted by examples), or `loops.Mean`, `loops.Sum`, `loops.Last`, or a
-            `keras.metrics.Metric` that the step updated (the loop reads its result at a look and resets it when an epoch begins).
+            `keras.metrics.Metric` that the step updated (the loop reads its result at a look and resets it when an epoch begins). The
+            metric's `result()` means the metric; a value computed from results alone counts as it is after the last step.
         """
         raise TypeError(f"{type(self).__name__} defines no train_step(self, batch), so it cannot be trained.")
 
@@ -137,9 +138,33 @@ class Task:
         """Gives the task the counters of the loop that trains it; `step` reads them outside of a step."""
         self._progress = progress
 
-    def seed(self) -> tf.Tensor:
-        """A seed pair, int64 `[2]`, for `tf.random.stateless_*`: different in each step, call and replica, the same after a restart."""
-        return current("Task.seed").seed()
+    @gradients.no_autograph
+    def seed(self, *fold: Any) -> tf.Tensor:
+        """A seed pair, int64 `[2]`, for `tf.random.stateless_*`: the same after a restart, in eager mode, in a graph and under XLA.
+
+        It differs in each step, on each replica, at each place of the step, and for all integers that are given. Inside a loop of
+        TensorFlow (`tf.range`, `tf.while_loop`, `tf.map_fn`, `tf.scan`) the body is traced once, so the loop's index has to be given.
+
+        Args:
+            fold: integers: Python numbers or scalar integer tensors.
+
+        Raises:
+            ValueError: in a loop of TensorFlow without an integer that changes, or if two calls would give the same seed.
+            TypeError: for what is no integer.
+
+        Example:
+            >>> import loops, tensorflow as tf
+            >>> class Noise(Task):
+            ...     def train_step(self, batch):
+            ...         total = 0.0
+            ...         for i in tf.range(4):
+            ...             total += tf.random.stateless_normal([], self.seed(i))
+            ...         return {"total": total, "one": tf.random.stateless_normal([], self.seed())}
+            >>> loop = loops.TrainLoop(Noise(), loops.NoFeed(steps_per_epoch=2))
+            >>> sorted(loop.run(epochs=1).history)
+            ['one', 'total']
+        """
+        return current("Task.seed").seed(fold)
 
     @gradients.no_autograph
     def minimize(self, loss: Any, tape: tf.GradientTape, optimizer: Any, variables: Sequence[Any], *, when: Any = None) -> None:
@@ -169,28 +194,23 @@ class Task:
 
     @gradients.no_autograph
     def compute_loss(self, loss_fn: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
-        """The mean loss over this replica's own examples.
+        """The mean loss over this replica's own examples: exactly the loss that `compile(loss=loss_fn)` computes.
+
+        So ranks are aligned (`[B]` with `[B, 1]`), masks of the model count, half precision is widened, and weights multiply the losses of
+        the examples before these are summed and divided by their number.
 
         Args:
             loss_fn: a `keras.losses.Loss`, a Keras loss name, or a function `(y, y_pred) -> loss per example or scalar`.
             y: targets.
             y_pred: predictions.
-            sample_weight: weights per example.
+            sample_weight: weights per example, `[B]` or as far as the losses go.
 
         Returns:
-            Scalar tensor. Keras divides mean losses by the number of replicas; this method undoes that.
+            Scalar tensor, unless the loss object has no reduction. Under several replicas Keras divides a mean by their number; in a
+            task's own step no Keras loss does that.
         """
-        loss = keras.losses.get(loss_fn)
-        if isinstance(loss, keras.losses.Loss):
-            value = loss(y, y_pred, sample_weight=sample_weight)
-            count = tf.distribute.get_strategy().num_replicas_in_sync
-            if count > 1 and loss.reduction in ("mean", "sum_over_batch_size", "mean_with_sample_weight"):
-                value *= count
-            return value
-        per_example = loss(y, y_pred)
-        if sample_weight is not None:
-            per_example = per_example * tf.cast(sample_weight, per_example.dtype)
-        return tf.reduce_mean(per_example)
+        with _private_api.loss_scaling(by_keras=False):
+            return _private_api.compiled_loss(loss_fn, y, y_pred)(y, y_pred, sample_weight=sample_weight)
 
     @gradients.no_autograph
     def losses_of(self, *layers: Any) -> tf.Tensor:
@@ -203,14 +223,14 @@ class Task:
         """Shows hooks a tensor of any shape: one with `name` in its `observes` finds the value at the last step in `window.observed`."""
         context = current("Task.observe")
         if name in context.observes:
-            context.observed[name] = tensor
+            context.observe(name, tensor)
 
     # What a loop calls.
 
     @property
     def tracked(self) -> Tracked:
         """Everything that belongs to this task; each access searches the attributes again, because they may change."""
-        return track(self)
+        return track(self, Task)
 
     @property
     def models(self) -> list[Any]:
@@ -237,8 +257,8 @@ class Task:
             spec: type specs of one batch.
         """
         tracked = self.tracked
-        variables = self.trainable_variables
-        if len(tracked.optimizers) == 1 and variables and all(getattr(layer, "built", True) for layer in tracked.layers):
+        variables = [v for v in tracked.own_variables() if v.trainable]
+        if len(tracked.optimizers) == 1 and variables and all(getattr(layer, "built", True) for layer in tracked.own_layers()):
             self._build(next(iter(tracked.optimizers.values())), variables)
 
     def owns(self, method: str) -> bool:

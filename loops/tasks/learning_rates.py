@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from loops import _private_api
 
-__all__ = ["LearningRates", "ScaledSchedule"]
+__all__ = ["LearningRates", "ScaledSchedule", "innermost", "is_function", "multipliers_of", "name_of"]
 
 
 # Arguments of Keras's schedules that are rates, not steps or ratios of rates.
@@ -91,6 +91,12 @@ def _times(rate: Any, factor: float) -> Any:
     return rate * factor
 
 
+def multipliers_of(optimizers: Iterable[keras.optimizers.Optimizer]) -> list[keras.Variable]:
+    """The factors of scaled schedules. They are no part of what a step changes; `LearningRates.state_dict` has them."""
+    settings = (_private_api.learning_rate_setting(innermost(optimizer)) for optimizer in optimizers)
+    return [setting.multiplier for setting in settings if isinstance(setting, ScaledSchedule)]
+
+
 class LearningRates:
     """The learning rate of each optimizer of a task, by the optimizer's name.
 
@@ -109,7 +115,7 @@ class LearningRates:
     """
 
     def __init__(self, optimizers: Mapping[str, keras.optimizers.Optimizer]):
-        self._optimizers = {name: _innermost(optimizer) for name, optimizer in optimizers.items()}
+        self._optimizers = {name: innermost(optimizer) for name, optimizer in optimizers.items()}
         # Rate before the first change since the optimizer's last update: name -> (iterations at the change, rate).
         self._before_change: dict[str, tuple[int, float]] = {}
         self._scalable = False
@@ -200,8 +206,7 @@ class LearningRates:
             raise ValueError(f"A learning rate has to be a finite number, got {value}.")
         names = self._select(name)
         for each in names:
-            if not isinstance(self._named(each).learning_rate, keras.Variable):
-                schedule = _private_api.learning_rate_setting(self._named(each))
+            if is_function(schedule := _private_api.learning_rate_setting(self._named(each))):
                 raise ValueError(
                     f"The learning rate of optimizer {each!r} follows {_describe(schedule)}, so it cannot be set "
                     f"to {value:g}. Give the optimizer a number as learning rate, or scale the schedule with `learning_rate.scale(factor)`."
@@ -235,17 +240,17 @@ class LearningRates:
             if not rate > np.float32(minimum):
                 continue
             new = max(rate * factor, minimum)
-            if isinstance(optimizer.learning_rate, keras.Variable):
+            if not is_function(schedule := _private_api.learning_rate_setting(optimizer)):
                 self._remember(each)
                 optimizer.learning_rate = new
-            elif isinstance(schedule := _private_api.learning_rate_setting(optimizer), ScaledSchedule):
+            elif isinstance(schedule, ScaledSchedule):
                 self._remember(each)
                 multiplier = schedule.multiplier
                 multiplier.assign(_to_float(multiplier) * (factor if new == rate * factor else new / rate))
             else:
                 raise ValueError(
                     f"The learning rate of optimizer {each!r} follows {_describe(schedule)}, which cannot be scaled now; "
-                    "call `loop.learning_rate.make_scalable()` in on_train_begin (it takes LearningRateSchedules, no other callables)."
+                    "call `loop.learning_rate.make_scalable()` in on_train_begin."
                 )
             changed[each] = new
         return changed
@@ -311,7 +316,8 @@ class LearningRates:
             self._before_change[name] = (iterations, self[name])
 
 
-def _innermost(optimizer: Any) -> Any:
+def innermost(optimizer: Any) -> Any:
+    """The optimizer inside loss scaling, whose rate counts."""
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer
@@ -322,7 +328,18 @@ def _to_float(value: Any) -> float:
     return float(value.numpy() if hasattr(value, "numpy") else value)
 
 
+def is_function(setting: Any) -> bool:
+    """Whether a rate comes from a schedule or another function; else it is a number, which Keras keeps in a variable."""
+    return callable(setting) and not isinstance(setting, keras.Variable)
+
+
+def name_of(setting: Any) -> str:
+    """The name of the function or of the schedule's class that gives a rate, scaled or not."""
+    while isinstance(setting, ScaledSchedule):
+        setting = setting.schedule
+    return str(getattr(setting, "__qualname__", type(setting).__name__))
+
+
 def _describe(rate: Any) -> str:
-    if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        return f"the function {getattr(rate, '__name__', repr(rate))}"
-    return f"the schedule {rate.__class__.__name__}"
+    what = "schedule" if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else "function"
+    return f"the {what} {name_of(rate)}"

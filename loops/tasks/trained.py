@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import keras
+
 from loops.tasks.base import Task
 from loops.tasks.tracking import Tracked, layers_of
 
@@ -39,7 +41,6 @@ class Trained:
 
     @property
     def weights(self) -> list[Any]:
-        """The weights of `model`, without seed generators and metrics: these are not learned. Without a `model` all variables."""
-        if self.model is not None:
-            return list(self.model.weights)
-        return self.tracked.model_variables()  # their order does not depend on `trainable` flags
+        """The weights of `model`, else of the whole task, without seed generators and metrics: these are not learned."""
+        # The order of `weights` does not depend on `trainable` flags.
+        return list(self.model.weights) if isinstance(self.model, keras.layers.Layer) else self.tracked.weights()

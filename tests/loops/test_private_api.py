@@ -25,9 +25,9 @@ def test_what_is_needed_is_there(home):
     assert _private_api.missing({home: NEEDED[home]}) == []
 
 
-@pytest.mark.parametrize("home", OPTIONAL)
-def test_what_is_optional_is_there(home):
-    assert _private_api.missing({home: OPTIONAL[home]}) == []
+@pytest.mark.parametrize(("home", "names"), OPTIONAL.items())
+def test_what_is_optional_is_there(home, names):
+    assert _private_api.missing({home: names}) == []
 
 
 def test_all_ops_that_are_replaced_are_listed():
@@ -94,3 +94,37 @@ def test_a_replaced_update_step_is_back_afterwards_also_after_an_error():
         assert _private_api.update_step_of(optimizer) is print
         raise KeyError
     assert _private_api.update_step_of(optimizer) == own
+
+
+def test_uses_of_variables_are_noticed_in_every_way_and_not_afterwards():
+    a, b, c = (tf.Variable([1.0, 2.0]) for _ in range(3))
+    called = tf.function(lambda: c.assign_add([1.0, 1.0]))
+    called()  # traced before anybody listens
+    seen = []
+    with pytest.raises(KeyError), _private_api.uses_of_variables(seen.append):
+        tf.gather(a, [0])
+        tf.raw_ops.ResourceApplyGradientDescent(var=b.handle, alpha=0.1, delta=[1.0, 1.0])
+        called()
+        raise KeyError
+    assert all(any(v is each for v in seen) for each in (a, b, c))
+    count = len(seen)
+    a.assign(b)
+    assert len(seen) == count
+
+
+def test_draws_from_hidden_state_are_noticed():
+    seen = []
+    with _private_api.hidden_draws(lambda: seen.append(True)):
+        tf.random.stateless_normal([2], [1, 2])
+        tf.random.Generator.from_seed(1).normal([2])
+        keras.random.normal([2])
+        assert not seen
+        tf.random.normal([2])
+    tf.random.normal([2])
+    assert seen == [True]
+
+
+def test_without_these_names_nothing_is_noticed_and_nothing_fails(monkeypatch):
+    monkeypatch.setattr(_private_api.of_variables, "missing", lambda names: ["something"])
+    with _private_api.uses_of_variables(pytest.fail), _private_api.hidden_draws(pytest.fail):
+        tf.Variable(tf.random.normal([])).assign_add(1.0)

@@ -136,7 +136,7 @@ def test_verbose_says_what_happened(model, capsys):
 
 def test_a_rate_that_cannot_be_scaled_is_refused_before_the_first_step():
     model = tiny_model(keras.optimizers.SGD(lambda: 1e-9))
-    with pytest.raises(ValueError, match="'model.optimizer' follows the function <lambda>, which cannot be scaled during training. Give"):
+    with pytest.raises(ValueError, match="'model.optimizer' follows the function .*<lambda>, which cannot be scaled during training. Give"):
         FakeLoop([ReduceLROnPlateau("loss")], model).begin()
     with pytest.raises(ValueError, match="The task has no optimizer"):
         FakeLoop([ReduceLROnPlateau("loss")], None).begin()

@@ -44,8 +44,9 @@ EARLY = [("hook", 1), ("half_written", 1)]
 # The folders that tests go on from. At the seventh writing of a snapshot, in the second epoch, records of the steps up to that snapshot are
 # on the disk already; the one before is carried on from.
 SEVENTH, LAST = ("before_write", 7), ("before_prune", None)
+TENTH = ("before_write", 10)  # a learning rate was reduced before it
 POINTS = {
-    MIXED: [*MIDDLE.items(), *EARLY],
+    MIXED: [*MIDDLE.items(), *EARLY, TENTH],
     TWO_NETWORKS: [SEVENTH],
     STOPPED: [SEVENTH, LAST],
     TUNED: [SEVENTH, ("before_prune", 5), ("hook", 60)],
@@ -128,11 +129,14 @@ def test_the_whole_matrix(case, name, tmp_path, two_replicas, one_device):
 
 
 # What is left out of the run state, and a case that has to notice.
-# Three things can be told from others: the position in a tf.data pipeline from the number of batches, the rows of history.csv from the
-# epoch, and the multiplier of a schedule from the variables that the step uses.
+# Two things can be told from others: the position in a tf.data pipeline from the number of batches, and the rows of history.csv from the
+# epoch.
 PROGRESS = ("examples", "step_in_epoch", "batch", "pass_index", "epoch")
 LEFT_OUT = {
-    **dict.fromkeys(("model", "optimizer", "metric", "captured", "logs", "trainable", *(f"progress.{name}" for name in PROGRESS)), MIXED),
+    **dict.fromkeys(
+        ("model", "optimizer", "metric", "captured", "learning_rates", "logs", "trainable", *(f"progress.{name}" for name in PROGRESS)),
+        MIXED,
+    ),
     **dict.fromkeys(("hooks.ReduceLROnPlateau", "hooks.History", "hooks.TensorBoard"), MIXED),
     **dict.fromkeys(("trace", "totals", "looks", "task", "progress.step"), TWO_NETWORKS),
     **dict.fromkeys(("stop_reason", "hooks.EarlyStopping", "hooks.ModelCheckpoint"), STOPPED),
@@ -158,6 +162,7 @@ def leave_out(item, state, arrays):
             "trace": {"trace": {**state["trace"], "chunks": []}},
             "totals": {"trace": {**state["trace"], "totals": None}},
             "logs": {"logs": {"evaluation": {}, "extra": {}}},
+            "learning_rates": {"learning_rates": {"multipliers": {}, "before_change": {}}},
             "looks": {"looks": {}},
             "task": {"task": {"epochs_begun": 0}},
             "trainable": {"trainable": {"layers": [], "variables": []}},
@@ -171,7 +176,7 @@ def leave_out(item, state, arrays):
 def test_whatever_is_left_out_of_a_snapshot_shows(item, undisturbed, one_device):
     case = LEFT_OUT[item]
     expected, copies = undisturbed(case)
-    copies.restore(LAST if item == "stop_reason" else SEVENTH)
+    copies.restore({"stop_reason": LAST, "learning_rates": TENTH}.get(item, SEVENTH))
     store = SnapshotStore(copies.workdir / "snapshots")
     whole = store.load(store.steps()[-1])
     state, arrays = leave_out(item, whole.state, whole.arrays)

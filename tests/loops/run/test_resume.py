@@ -14,7 +14,7 @@ import tensorflow as tf
 import loops
 from loops import hooks
 from loops.feeds.from_keras import feed_for
-from loops.run import run_state, signals
+from loops.run import signals
 from loops.snapshots.store import SnapshotStore
 from tests.loops import tiny
 
@@ -475,7 +475,7 @@ def test_variables_that_only_the_step_uses_are_saved_in_the_order_of_use():
 
     loop = make(None, Counts())
     loop.run(steps=1)
-    saved = run_state.variables_of(loop.task, loop.graph)["captured"]
+    saved = loop.execution.program.variables()["captured"]
     assert [v.name for v in saved] == [v.name for v in counts[5:] + counts[:5]]
 
 

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 import loops
-from loops.tasks import gradients, replicas
+from loops.tasks import replicas, updates
+from loops.tasks.clipping import own_clipping
 from tests.loops import tiny
 from tests.loops.sampling import sample
 
@@ -83,9 +84,9 @@ def test_each_of_an_optimizers_own_ways_of_clipping_is_known():
     }
     for name, expected in known.items():
         for wrap in (lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer):
-            (transform,) = gradients._own_clipping(wrap(keras.optimizers.SGD(**{name: 0.25})))
+            (transform,) = own_clipping(updates.innermost(wrap(keras.optimizers.SGD(**{name: 0.25}))))
             assert (type(transform), vars(transform)) == expected
-    assert gradients._own_clipping(keras.optimizers.SGD()) == []
+    assert own_clipping(keras.optimizers.SGD()) == []
 
 
 def test_xla_compiles_what_a_replica_does_by_itself(one_device, two_replicas):
