@@ -22,7 +22,7 @@ from loops.engine.progress import Progress
 from loops.engine.rows import Window
 from loops.engine.timing import Timing
 from loops.errors import MismatchError, NonFiniteError, Preempted, SaveError, WorkdirInUse
-from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, GeneratorFeed, NoFeed, Position, PyDatasetFeed
+from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, FeedSchedule, GeneratorFeed, NoFeed, Position, PyDatasetFeed
 from loops.run.eval_loop import EvalLoop, PredictLoop
 from loops.tasks.base import Task
 from loops.tasks.clipping import ClipByGlobalNorm, ClipByNorm, ClipByValue
@@ -41,6 +41,7 @@ __all__ = [
     "DatasetFeed",
     "EvalLoop",
     "Feed",
+    "FeedSchedule",
     "GeneratorFeed",
     "KerasTask",
     "Last",

@@ -15,7 +15,7 @@ from loops.engine.nonfinite import OnNonFinite
 from loops.engine.progress import Progress
 from loops.engine.timing import Accounts, Timing
 from loops.errors import NonFiniteError, Preempted
-from loops.feeds import Feed
+from loops.feeds import Feed, FeedSchedule
 from loops.feeds.base import checked_feed
 from loops.hooks._assemble import assemble
 from loops.hooks.base import Hook, Phase
@@ -30,12 +30,14 @@ from loops.run.final_weights import FinalWeights
 from loops.run.hook_schedule import HookSchedule
 from loops.run.parts import RunParts
 from loops.run.restart import Restart, Settings
+from loops.run.run_feeds import RunFeeds
 from loops.run.saved_states import SavedStates
 from loops.run.signals import Interrupts
 from loops.tasks import replicas
 from loops.tasks.base import Task
 from loops.tasks.clipping import as_transforms
 from loops.tasks.learning_rates import LearningRates
+from loops.tasks.trained import Trained
 
 __all__ = ["TrainLoop"]
 
@@ -45,7 +47,7 @@ class TrainLoop:
 
     Args:
         task: what a step of learning is.
-        feed: where batches come from.
+        feed: where batches come from; a `FeedSchedule` for other data from some epoch on.
         hooks: `loops.hooks` and `keras.callbacks.Callback` objects, in any order.
         evaluate: name -> feed, evaluated at the end of every epoch; for another cadence use `hooks.Evaluate`.
         steps_per_epoch: steps of an epoch; None makes an epoch a pass over the feed.
@@ -83,7 +85,7 @@ class TrainLoop:
     def __init__(
         self,
         task: Task,
-        feed: Feed,
+        feed: Feed | FeedSchedule,
         hooks: Sequence[Any] = (),
         *,
         evaluate: Mapping[str, Feed] | None = None,
@@ -101,7 +103,8 @@ class TrainLoop:
         policy = OnNonFinite.parse(on_nonfinite)
         if steps_per_epoch is not None and (int(steps_per_epoch) != steps_per_epoch or steps_per_epoch < 1):
             raise ValueError(f"`steps_per_epoch` must be a whole number, 1 or more; got {steps_per_epoch!r}.")
-        feed = checked_feed(feed, "feed")
+        schedule = feed if isinstance(feed, FeedSchedule) else None
+        feed = checked_feed(feed if schedule is None else schedule.feeds[0], "feed")
         self.task, self.steps_per_epoch = task, steps_per_epoch
         self.evaluations = {name: checked_feed(f, f"evaluate[{name!r}]") for name, f in (evaluate or {}).items()}
         self.strategy = replicas.strategy_of(task.tracked.model_variables(), strategy)
@@ -132,9 +135,11 @@ class TrainLoop:
             seed=self.seed,
             transforms=as_transforms(clip),
             observed=lambda: frozenset().union(*(hook.observes for hook in self.hooks)),
+            before_retrace=lambda: self._parts.hooks.before_retrace(self),
         )
         accounts = Accounts(lambda: self.clock())
         self._parts = RunParts(self, task, feed, HookSchedule(self.hooks), step, accounts)
+        self._parts.feeds = RunFeeds(self._parts, schedule)
         self.progress: Progress = self._parts.progress
         self._restart = Restart(self._parts, self._saved, Settings(compile, self.seed, clip, self.strategy, self.config))
         self._epochs = Epochs(self._parts, self._saved)
@@ -206,21 +211,22 @@ class TrainLoop:
 
     @property
     def feed(self) -> Feed:
-        """Where batches come from; assign another at a look."""
+        """Where batches come from; assign another at a look. A resumed run asks for it again, see `loops/run/run_feeds.py`."""
         return self._parts.feed
 
     @feed.setter
     def feed(self, feed: Feed) -> None:
-        self._parts.feed = checked_feed(feed, "feed")
-        self._restart.check_that_epochs_end(self.steps)
-        self.progress.steps_per_epoch = self.steps_per_epoch or feed.steps_per_epoch
-        if self._parts.step.is_open:
-            self._parts.execution.switch(feed)
+        self._parts.feeds.assign(feed)
 
     @property
     def mode(self) -> str | None:
         """How steps are compiled, "graph", "xla" or "eager"; None with compile="auto" before the first run."""
         return self._parts.step.mode
+
+    @property
+    def trained(self) -> Trained:
+        """The objects that the last steps trained: those of the task, also where a hook has just put others into it."""
+        return self._parts.step.trained
 
     @property
     def graph(self) -> tf.Graph | None:

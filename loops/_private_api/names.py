@@ -54,7 +54,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     COMPILE_TOOLS: ("get_loss",),
     ADAPTERS: ("get_data_adapter",),
     ADAPTER_TOOLS: ("class_weight_to_sample_weights", "is_scipy_sparse"),
-    "keras.layers.Layer": ("_flatten_layers", "_trainable_variables", "_call_has_training_arg"),
+    "keras.layers.Layer": ("_flatten_layers", "_call_has_training_arg"),
     "keras.Model": ("_compute_loss", "_loss_tracker", "_symbolic_build"),
     "keras.optimizers.Optimizer": (
         "_accumulated_gradients",
@@ -65,7 +65,12 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "_get_variable_index",
         "_iterations",
         "_learning_rate",
+        "_track_variable",
         "_trainable_variables",
+        "_trainable_variables_indices",
+        "_untrack_variable",
+        "_var_key",
+        "_variables",
     ),
     "keras.optimizers.Adam": ("_momentums", "_velocities"),
 }

@@ -31,11 +31,6 @@ def layers_within(layer: keras.layers.Layer, *, include_self: bool = True) -> li
     return list(layer._flatten_layers(include_self=include_self))
 
 
-def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """The variables that the layer itself, not one inside it, made as trainable ones; also while it is frozen."""
-    return layer._trainable_variables
-
-
 def takes_training(model: keras.Model) -> bool:
     """Whether the model's `call` has an argument `training`."""
     return bool(model._call_has_training_arg)
@@ -159,6 +154,50 @@ def is_scipy_sparse(value: Any) -> bool:
 def variables_to_update(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     """The variables that an optimizer was built for."""
     return optimizer._trainable_variables
+
+
+def is_built_for(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
+    """Whether an optimizer that is built can update the variable, a Keras or a TensorFlow variable."""
+    return optimizer._var_key(variable) in optimizer._trainable_variables_indices
+
+
+def forget_what_it_was_built_for(optimizer: keras.optimizers.Optimizer, slots: Sequence[keras.Variable]) -> None:
+    """Makes an optimizer one that is not built.
+
+    Args:
+        optimizer: the optimizer.
+        slots: the variables that it made when it was built; they are taken from its list of variables.
+    """
+    for slot in slots:
+        optimizer._untrack_variable(slot)
+    optimizer._trainable_variables_indices.clear()
+    optimizer.built = False
+
+
+def own_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """The variables of an optimizer in the order in which it made them, without those of an optimizer inside it."""
+    return list(optimizer._variables)
+
+
+@contextlib.contextmanager
+def slots_from(optimizer: keras.optimizers.Optimizer, make: Callable[..., keras.Variable]) -> Iterator[None]:
+    """Within this context the optimizer takes its slots from `make(reference_variable, name=None, initializer="zeros")`.
+
+    What `make` returns is added to the variables of the optimizer, unless `make` did that.
+    """
+
+    def tracked(reference_variable: Any, name: Any = None, initializer: Any = "zeros") -> keras.Variable:
+        count = len(optimizer._variables)
+        slot = make(reference_variable, name=name, initializer=initializer)
+        if len(optimizer._variables) == count:
+            optimizer._track_variable(slot)
+        return slot
+
+    vars(optimizer)["add_variable_from_reference"] = tracked  # not by setattr: Keras would track it
+    try:
+        yield
+    finally:
+        del vars(optimizer)["add_variable_from_reference"]
 
 
 def learning_rate_setting(optimizer: keras.optimizers.Optimizer) -> Any:

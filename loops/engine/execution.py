@@ -31,7 +31,7 @@ from loops.engine.rows import TraceLog
 from loops.engine.state_writes import StateWrites
 from loops.engine.step import GlobalStep
 from loops.engine.timing import Accounts
-from loops.feeds import Block, Feed
+from loops.feeds import Block, Feed, Position
 from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader, open_reader
 
 __all__ = ["Execution"]
@@ -106,11 +106,18 @@ class Execution:
         self.trace.new_epoch()
         self.metrics.clear()
 
-    def switch(self, feed: Feed) -> None:
-        """Continues with another feed, from its beginning."""
+    def switch(self, feed: Feed, position: Position, resume: tuple[pathlib.Path | None] | None = None) -> None:
+        """Continues with another feed.
+
+        Args:
+            feed: the feed.
+            position: the next batch to read.
+            resume: as for a new execution, if the position is that of a saved run.
+        """
         self._reader.close()
-        self.progress.pass_index = self.progress.batch = 0
-        self._open(feed)
+        self.progress.pass_index, self.progress.batch = position.pass_index, position.batch
+        self._guard = None  # it may hold what was recorded of an iterator
+        self._open(feed, resume)
 
     def advance(self, limit: int) -> bool:
         """Does at most `limit` steps in one call. If it fails, variables and counters are those of the last settled state.

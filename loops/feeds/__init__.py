@@ -6,5 +6,6 @@ from loops.feeds.dataset import DatasetFeed
 from loops.feeds.generator import GeneratorFeed
 from loops.feeds.none import NoFeed
 from loops.feeds.py_dataset import PyDatasetFeed
+from loops.feeds.schedule import FeedSchedule
 
-__all__ = ["ArrayFeed", "Block", "DatasetFeed", "Feed", "GeneratorFeed", "NoFeed", "Position", "PyDatasetFeed"]
+__all__ = ["ArrayFeed", "Block", "DatasetFeed", "Feed", "FeedSchedule", "GeneratorFeed", "NoFeed", "Position", "PyDatasetFeed"]

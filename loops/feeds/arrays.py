@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from loops.feeds.base import Block, Feed, Position, block_steps
+from loops.feeds.fingerprints import as_fed, class_weight_text, fingerprints, named_leaves
 from loops.feeds.shuffling import Permutations
 
 __all__ = ["ArrayFeed"]
@@ -44,6 +46,8 @@ class ArrayFeed(Feed):
         4
     """
 
+    told_apart = True
+
     def __init__(
         self,
         data: Any,
@@ -58,6 +62,7 @@ class ArrayFeed(Feed):
         if isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1:
             raise ValueError(f"`batch_size` must be a whole number, 1 or more; got {batch_size!r}.")
         data = _with_weights(data, sample_weight, class_weight)
+        self._class_weight = class_weight_text(class_weight)
         structure = keras.tree.lists_to_tuples(data)
         self._structure = structure
         named = [(path, leaf) for path, leaf in keras.tree.flatten_with_path(structure) if leaf is not None]
@@ -80,9 +85,16 @@ class ArrayFeed(Feed):
         self.block_steps = block_steps(batch_bytes, min(_MAX_BLOCK_STEPS, max(1, full)))
         self._orders = Permutations(self.n_examples, self.seed) if self.shuffle else None
 
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """The fingerprint of each array by its name; see `loops.feeds.fingerprints`."""
+        names = named_leaves(self._structure, weights="class_weight" if self._class_weight else "sample_weight")
+        return fingerprints(zip((name for name, leaf in names if leaf is not None), self._arrays, strict=True))
+
     def describe(self) -> dict[str, Any]:
-        order = {"shuffle": self.shuffle, "seed": self.seed if self.shuffle else None}
-        return {"examples": self.n_examples, "batch_size": self.batch_size, **order, **super().describe()}
+        order = {"shuffle": self.shuffle, "seed": self.seed if self.shuffle else None, "class_weight": self._class_weight}
+        described = {"examples": self.n_examples, "batch_size": self.batch_size, **order, **super().describe()}
+        return {**described, "fingerprint": self.fingerprint}
 
     def blocks(self, position: Position) -> Iterator[Block]:
         order = self._orders.of(position.pass_index) if self._orders is not None else None
@@ -113,7 +125,7 @@ def _rows(array: np.ndarray, part: slice, index: np.ndarray | None) -> np.ndarra
 
 
 def _stack(rows: np.ndarray, n: int, k: int, batch_size: int) -> tf.Tensor:
-    if rows.dtype != (dtype := _numpy_dtype(rows)):
+    if rows.dtype != (dtype := as_fed(rows.dtype)):
         rows = rows.astype(dtype)
     rows = rows.reshape(n, batch_size, *rows.shape[1:])
     if n < k:
@@ -122,14 +134,8 @@ def _stack(rows: np.ndarray, n: int, k: int, batch_size: int) -> tf.Tensor:
     return tf.convert_to_tensor(rows)
 
 
-def _numpy_dtype(array: np.ndarray) -> Any:
-    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
-        return np.dtype(tf.as_dtype(keras.config.floatx()).as_numpy_dtype)
-    return array.dtype
-
-
 def _tf_dtype(array: np.ndarray) -> tf.DType:
-    return tf.string if array.dtype.kind in "OSU" else tf.as_dtype(_numpy_dtype(array))
+    return tf.string if array.dtype.kind in "OSU" else tf.as_dtype(as_fed(array.dtype))
 
 
 def _as_array(leaf: Any, path: tuple[Any, ...]) -> np.ndarray:

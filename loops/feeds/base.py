@@ -56,6 +56,7 @@ class Feed(abc.ABC):
         seekable: True if `blocks` gives the same batches again for the same position.
         prefetch: number of blocks in memory at a time: the block in training, and the next one, which a background thread makes meanwhile.
             With 0 each block is made when it is needed, for data that depends on what the model has learnt.
+        told_apart: True if `describe` tells other data apart: it has a fingerprint of all that the feed gives, or the feed gives nothing.
         passes_apart: True if a pass may be read only after the pass before was trained on; `end_pass` is called in between.
     """
 
@@ -64,6 +65,7 @@ class Feed(abc.ABC):
     endless: bool = False
     seekable: bool = True
     prefetch: int = 2
+    told_apart: bool = False
     passes_apart: bool = False
 
     @abc.abstractmethod
@@ -108,5 +110,7 @@ def checked_feed(feed: Any, what: str) -> Feed:
     if isinstance(feed, tf.data.Dataset):
         raise TypeError(f"`{what}` is a tf.data.Dataset; wrap it: loops.DatasetFeed(dataset).")
     if not isinstance(feed, Feed):
+        if hasattr(feed, "first_epoch"):
+            raise TypeError(f"`{what}` is a FeedSchedule, which is for training only; give a feed.")
         raise TypeError(f"`{what}` must be a loops feed (ArrayFeed, DatasetFeed, NoFeed or your own); got {type(feed).__name__}.")
     return feed

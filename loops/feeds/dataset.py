@@ -6,14 +6,15 @@ import contextlib
 import functools
 import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from loops.feeds import dataset_position
+from loops.feeds import dataset_fingerprint, dataset_position
 from loops.feeds.base import Block, Feed, Position
 from loops.feeds.dataset_inspection import Pipeline, Replay, parts
+from loops.feeds.fingerprints import class_weight_text
 from loops.feeds.stacking import groups
 from loops.messages import say
 
@@ -32,6 +33,7 @@ class DatasetFeed(Feed):
 
     Args:
         dataset: a batched `tf.data.Dataset`; an element is what a step gets.
+        class_weight: weights of classes that the dataset's batches contain; a resumed run has to be given the same ones.
 
     Raises:
         TypeError: if it is not a `tf.data.Dataset`.
@@ -46,7 +48,7 @@ class DatasetFeed(Feed):
 
     seekable = False  # another iterator may give another order
 
-    def __init__(self, dataset: tf.data.Dataset):
+    def __init__(self, dataset: tf.data.Dataset, *, class_weight: Mapping[int, float] | None = None):
         if not isinstance(dataset, tf.data.Dataset):
             raise TypeError(f"DatasetFeed takes a tf.data.Dataset, got {type(dataset).__name__}; for arrays use loops.ArrayFeed.")
         self.dataset = dataset
@@ -59,6 +61,7 @@ class DatasetFeed(Feed):
         self.steps_per_epoch = cardinality if cardinality >= 0 else None
         if self.steps_per_epoch == 0:
             raise ValueError("The dataset is empty: its cardinality is 0 batches.")
+        self._class_weight = class_weight_text(class_weight)
         self._next_iterator: Any = None
         self._passes_begun = 0
         self._current: Any = None
@@ -71,6 +74,14 @@ class DatasetFeed(Feed):
 
     def findings(self) -> list[str]:
         return list(self.pipeline.findings)
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """The fingerprints of what the dataset reads, as far as reading it changes nothing; see `loops.feeds.dataset_fingerprint`."""
+        return dataset_fingerprint.fingerprint(self.dataset)
+
+    def describe(self) -> dict[str, Any]:
+        return {"class_weight": self._class_weight, **super().describe(), "fingerprint": self.fingerprint}
 
     def iterator(self, position: Position, *, continuing: bool) -> Any:
         """An iterator that stands at `position`.

@@ -71,12 +71,14 @@ class Pipeline:
             before.
         unsaveable: why TensorFlow cannot save the position in the pipeline, None if it can.
         findings: a sentence on each thing that would make a resumed run differ, or make resuming slow.
+        operations: the operations of the dataset and of its functions; empty if it could not be inspected.
     """
 
     replay: Replay
     generators: int
     unsaveable: str | None
     findings: tuple[str, ...]
+    operations: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, dataset: tf.data.Dataset) -> Pipeline:
@@ -102,7 +104,7 @@ class Pipeline:
                 "The pipeline shuffles below repeat, cache, concatenate or another transformation that starts it anew at times of its own: "
                 "where TensorFlow does not save the shuffle's seeds (close to the end of a pass), resuming reads all earlier passes again."
             )
-        return cls(replay, generators, unsaveable, tuple(found))
+        return cls(replay, generators, unsaveable, tuple(found), frozenset(node.op for node, _ in _all_nodes(graph)))
 
     @classmethod
     def _unknown(cls, reason: str) -> Pipeline:

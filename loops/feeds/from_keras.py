@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import types
@@ -16,21 +17,34 @@ from loops import _private_api
 from loops.feeds.arrays import ArrayFeed
 from loops.feeds.base import Feed
 from loops.feeds.dataset import DatasetFeed
+from loops.feeds.fingerprints import fingerprints, named_leaves
 from loops.feeds.generator import GeneratorFeed
 from loops.feeds.py_dataset import PyDatasetFeed
+from loops.feeds.schedule import FeedSchedule
 from loops.feeds.stacking import is_dense
 
 __all__ = ["feed_for", "split"]
 
 
 class AdapterFeed(DatasetFeed):
-    """Data that one of Keras's adapters turns into a `tf.data.Dataset`. The adapter is told when epochs begin and end."""
+    """Data that one of Keras's adapters turns into a `tf.data.Dataset`. The adapter is told when epochs begin and end.
 
-    def __init__(self, adapter: Any):
-        super().__init__(adapter.get_tf_dataset())
+    Args:
+        adapter: the adapter.
+        data: what it was made from, (inputs, labels, weights), if these are arrays or tensors.
+        class_weight: class -> weight.
+    """
+
+    def __init__(self, adapter: Any, data: Any = None, class_weight: Mapping[int, float] | None = None):
+        super().__init__(adapter.get_tf_dataset(), class_weight=class_weight)
+        self._data, self.told_apart = data, data is not None
         self._adapter = adapter
         self.steps_per_epoch = adapter.num_batches
         adapter.on_epoch_end()  # Keras calls it once before the first epoch
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, str]:
+        return fingerprints(named_leaves(self._data)) if self._data is not None else {}
 
     def end_pass(self) -> None:
         self._adapter.on_epoch_end()
@@ -59,11 +73,12 @@ def feed_for(
     shuffle: bool = False,
     class_weight: Mapping[int, float] | None = None,
     seed: int = 0,
-) -> Feed:
+) -> Any:
     """The feed for data given as to `model.fit`.
 
     Args:
-        x: arrays (nested), a batched `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, a `loops.Feed`, or other data for Keras.
+        x: arrays (nested), a batched `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, a `loops.Feed` or
+            `FeedSchedule`, or other data for Keras.
         y: targets, for arrays.
         sample_weight: weights, for arrays.
         batch_size: examples per batch, for arrays; 32 by default.
@@ -75,9 +90,9 @@ def feed_for(
     Raises:
         ValueError: if the data does not fit together.
     """
-    if isinstance(x, (Feed, tf.data.Dataset)) and (y is not None or sample_weight is not None):
+    if isinstance(x, (Feed, FeedSchedule, tf.data.Dataset)) and (y is not None or sample_weight is not None):
         raise ValueError(f"`y` and `sample_weight` belong into the {type(x).__name__}'s batches; give only `x`.")
-    if isinstance(x, Feed):
+    if isinstance(x, (Feed, FeedSchedule)):
         return x
     if isinstance(x, tf.data.Dataset) and class_weight is None:
         return DatasetFeed(x)
@@ -105,8 +120,9 @@ def feed_for(
         class_weight=class_weight,
     )
     if isinstance(x, tf.data.Dataset):
-        return DatasetFeed(adapter.get_tf_dataset())
-    return AdapterFeed(adapter)
+        return DatasetFeed(adapter.get_tf_dataset(), class_weight=class_weight)
+    are_arrays = all(hasattr(leaf, "shape") for leaf in leaves)
+    return AdapterFeed(adapter, (x, y, sample_weight) if are_arrays else None, class_weight)
 
 
 def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[tuple[Any, Any, Any], tuple[Any, ...]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from loops.feeds.base import Block, Feed, Position
+from loops.feeds.fingerprints import fingerprints_of_batches
 from loops.feeds.stacking import Stacker
 from loops.messages import say
 
@@ -55,7 +56,11 @@ class GeneratorFeed(Feed):
         peeked = list(itertools.islice(first, _PEEKED))
         self._first: Iterator[Any] | None = itertools.chain(peeked, first)
         self._stacker = Stacker(peeked, "generator")
+        self._first_batches = fingerprints_of_batches(peeked)
         self.element_spec = self._stacker.element_spec
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "first_batches": self._first_batches}
 
     def findings(self) -> list[str]:
         again = "the whole run" if self._is_iterator else "the pass"

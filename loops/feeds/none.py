@@ -24,6 +24,7 @@ class NoFeed(Feed):
 
     element_spec = None
     prefetch = 0
+    told_apart = True
 
     def __init__(self, steps_per_epoch: int):
         if isinstance(steps_per_epoch, bool) or int(steps_per_epoch) != steps_per_epoch or steps_per_epoch < 1:

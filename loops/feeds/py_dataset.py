@@ -12,6 +12,7 @@ import keras
 
 from loops import _private_api
 from loops.feeds.base import Block, Feed, Position
+from loops.feeds.fingerprints import class_weight_text, fingerprints_of_batches
 from loops.feeds.shuffling import Permutations
 from loops.feeds.stacking import Stacker
 
@@ -64,6 +65,7 @@ class PyDatasetFeed(Feed):
         self._orders = Permutations(n, self.seed) if self.shuffle else None
         peeked = [self._standardized(dataset[i]) for i in range(min(_PEEKED, n or _PEEKED))]
         self._stacker = Stacker(peeked, "PyDataset")
+        self._first_batches = fingerprints_of_batches(peeked)
         self.element_spec = self._stacker.element_spec
         overridden = [
             getattr(type(dataset), name) is not getattr(keras.utils.PyDataset, name) for name in ("on_epoch_begin", "on_epoch_end")
@@ -74,7 +76,12 @@ class PyDatasetFeed(Feed):
         dataset.on_epoch_end()  # Keras calls it once before the first epoch
 
     def describe(self) -> dict[str, Any]:
-        return {"shuffle": self.shuffle, "seed": self.seed if self.shuffle else None, **super().describe()}
+        order = {
+            "shuffle": self.shuffle,
+            "seed": self.seed if self.shuffle else None,
+            "class_weight": class_weight_text(self._class_weight),
+        }
+        return {**order, **super().describe(), "first_batches": self._first_batches}
 
     def blocks(self, position: Position) -> Iterator[Block]:
         if self.passes_apart:

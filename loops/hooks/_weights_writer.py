@@ -42,6 +42,7 @@ _SECONDS_BETWEEN_FILES = 0.5
 class _Job:
     model: keras.Model
     path: pathlib.Path
+    structure: tuple[int, ...]
     copies: list[tuple[Any, Any]]
     then: list[Callable[[], Any]]
 
@@ -90,7 +91,7 @@ class WeightsWriter:
         structure = _structure(model)
         if structure == self._structure and self._in_thread:
             copies = list(zip(self._written, self._reads.arrays(), strict=True))
-            if not self._replace_waiting(job := _Job(model, path, copies, [then])):
+            if not self._replace_waiting(job := _Job(model, path, structure, copies, [then])):
                 self.wait()
                 self._job = job
                 self._writing = self._thread().submit(self._write)
@@ -143,6 +144,7 @@ class WeightsWriter:
             job, self._job = self._job, None
         assert job is not None
         self._not_before = time.monotonic() + _SECONDS_BETWEEN_FILES
+        _check_structure(job)
         _write_copies(job.model, job.path, job.copies, lambda: [then() for then in job.then])
 
     def _thread(self) -> concurrent.futures.ThreadPoolExecutor:
@@ -184,13 +186,18 @@ def _write_live(model: keras.Model, path: pathlib.Path) -> list[Any]:
     return list(scope.missed.values())
 
 
+def _check_structure(job: _Job) -> None:
+    if _structure(job.model) != job.structure:
+        raise OSError(f"{job.path} was not written: before the file was, a hook had changed the model {job.model.name!r} itself.")
+
+
 def _write_copies(model: keras.Model, path: pathlib.Path, copies: list[tuple[Any, Any]], then: Callable[[], Any]) -> None:
     def write(name: str) -> None:
         with _Copies(copies) as scope:
             model.save_weights(name, overwrite=True)
         if scope.missed:
             names = ", ".join(v.path for v in scope.missed.values())
-            raise RuntimeError(f"The model got variables while its weights were being saved ({names}); {path} was not written.")
+            raise OSError(f"The model got variables while its weights were being saved ({names}); {path} was not written.")
 
     atomically(path, write)
     then()

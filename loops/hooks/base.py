@@ -20,6 +20,7 @@ from loops.engine.timing import Timing
 from loops.feeds import Feed
 from loops.tasks.base import Task
 from loops.tasks.learning_rates import LearningRates
+from loops.tasks.trained import Trained
 from loops.triggers import Trigger
 
 __all__ = ["Hook", "Loop", "Phase"]
@@ -96,6 +97,10 @@ class Loop(Protocol):
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None: ...
+
+    @property
+    def trained(self) -> Trained:
+        """The objects that the last steps trained: those of the task, also where another hook has just put others into it."""
 
     @property
     def graph(self) -> tf.Graph | None:
@@ -208,6 +213,10 @@ class Hook:
 
     def release_weights(self, loop: Loop) -> None:
         """When training has ended normally, before optimizers put averages into the model: undo what you did to the weights for a while."""
+
+    def before_retrace(self, loop: Loop) -> None:
+        """Before the step is traced again, because models, flags or what is observed has changed. Optimizers may get variables then: a hook
+        that reads them in a thread waits for that thread here."""
 
     def on_train_end(self, loop: Loop) -> None:
         """Always called, whatever ended the run; `loop.outcome` says what did."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
 from loops.hooks.base import Loop, Phase
 from loops.hooks.monitor import MonitorHook
 from loops.messages import say
+from loops.tasks.optimizer_slots import build_as, built_for
+from loops.tasks.trained import Trained
 
 __all__ = ["EarlyStopping"]
 
@@ -48,8 +50,8 @@ class EarlyStopping(MonitorHook):
     Example:
         >>> from loops import hooks
         >>> hook = hooks.EarlyStopping("val_loss", patience=3, restore_best_weights=True)
-        >>> hook.state_dict()
-        {'best': None, 'seen': False, 'reported': False, 'best_epoch': 0, 'wait': 0, 'stopped_epoch': 0, 'best_rates': None}
+        >>> hook.state_dict()["wait"]
+        0
     """
 
     phase = Phase.DECIDE
@@ -85,6 +87,7 @@ class EarlyStopping(MonitorHook):
         self.best_weights: list[np.ndarray] | None = None
         self._best_optimizer: list[np.ndarray] = []
         self._best_rates: dict[str, Any] | None = None
+        self._best_slots: dict[str, list[int]] | None = None
 
     def on_train_begin(self, loop: Loop) -> None:
         # At step 0 a new run begins, which must not inherit the counters of the run before; a run that goes on keeps them.
@@ -118,15 +121,42 @@ class EarlyStopping(MonitorHook):
         if self.best_weights is not None and loop.outcome in ("finished", "stopped"):
             if self.verbose > 0:
                 say(f"Restoring the weights of the best epoch: {self.best_epoch + 1}.")
-            _assign(_weights(loop), self.best_weights)
-            if self.restore_optimizer and self._best_rates is not None:
-                _assign(_optimizer_variables(loop), self._best_optimizer)
-                loop.learning_rate.load_state_dict(self._best_rates)
+            self._restore(loop, self.best_weights)
+
+    def _restore(self, loop: Loop, best_weights: list[np.ndarray]) -> None:
+        now = Trained.of(loop.task)
+        if not _fit(now.weights, best_weights):
+            warnings.warn(
+                f"EarlyStopping does not restore the weights of epoch {self.best_epoch + 1}, the best one: since then a hook has "
+                "replaced or changed the model, and they do not fit.",
+                stacklevel=2,
+            )
+            return
+        _assign(now.weights, best_weights)
+        if not self.restore_optimizer or self._best_rates is None:
+            return
+        if build_as(now.tracked.optimizers, now.tracked.model_variables(), self._best_slots or {}):
+            loop.retrace("EarlyStopping has restored an optimizer from before layers were set free")
+        variables = now.tracked.optimizer_variables()
+        if _fit(variables, self._best_optimizer):
+            _assign(variables, self._best_optimizer)
+            loop.learning_rate.load_state_dict(self._best_rates)
 
     def _keep(self, loop: Loop) -> None:
-        self.best_weights = [np.asarray(v.numpy()) for v in _weights(loop)]
+        trained = loop.trained
+        if not trained.intact:
+            warnings.warn(
+                f"EarlyStopping cannot keep the weights of epoch {loop.progress.epoch + 1}, the best one so far: a hook has changed "
+                "the model since its last step. Let such a hook act in on_epoch_begin.",
+                stacklevel=4,
+            )
+            self.best_weights = None
+            return
+        tracked = trained.tracked
+        self.best_weights = [np.asarray(v.numpy()) for v in trained.weights]
         if self.restore_optimizer:
-            self._best_optimizer = [np.asarray(v.numpy()) for v in _optimizer_variables(loop)]
+            self._best_optimizer = [np.asarray(v.numpy()) for v in tracked.optimizer_variables()]
+            self._best_slots = built_for(tracked.optimizers, tracked.model_variables())
             self._best_rates = loop.learning_rate.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,12 +166,13 @@ class EarlyStopping(MonitorHook):
             "wait": self.wait,
             "stopped_epoch": self.stopped_epoch,
             "best_rates": self._best_rates,
+            "best_slots": self._best_slots,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.best_epoch, self.wait, self.stopped_epoch = state["best_epoch"], state["wait"], state["stopped_epoch"]
-        self._best_rates = state["best_rates"]
+        self._best_rates, self._best_slots = state["best_rates"], state["best_slots"]
         self.best_weights, self._best_optimizer = None, []
 
     def state_arrays(self) -> dict[str, np.ndarray]:
@@ -160,16 +191,8 @@ def _numbered(arrays: Mapping[str, np.ndarray], kind: str) -> list[np.ndarray]:
     return [np.asarray(arrays[f"{kind}/{i}"]) for i in range(count)]
 
 
-def _weights(loop: Loop) -> list[Any]:
-    # Seed generators and metrics are left out: they are not learned, so they do not go back to the best epoch. The order of `weights` does
-    # not depend on `trainable` flags.
-    if isinstance(loop.task.model, keras.layers.Layer):
-        return list(loop.task.model.weights)
-    return loop.task.tracked.weights()
-
-
-def _optimizer_variables(loop: Loop) -> list[Any]:
-    return loop.task.tracked.optimizer_variables()
+def _fit(variables: list[Any], values: list[np.ndarray]) -> bool:
+    return [tuple(v.shape) for v in variables] == [value.shape for value in values]
 
 
 def _assign(variables: list[Any], values: list[np.ndarray]) -> None:

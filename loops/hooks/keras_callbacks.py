@@ -67,11 +67,9 @@ class KerasCallbacks(Hook):
             raise TypeError("Keras callbacks need a Keras model: set `self.model` on the task, or use loops.hooks instead.")
         params = {"verbose": self.verbose, "epochs": loop.epochs, "steps": loop.steps_per_epoch or loop.feed.steps_per_epoch}
         self._last_logs, self._stopped = None, False
-        for callback in self.callbacks:
-            callback.set_model(self.model)
+        self._set_model(loop.task.model)
         for callback in self.callbacks:
             callback.set_params(params)
-        self.model.stop_training = False
         self._optimizer = _optimizer_of(self.model, loop)
         with self._model_with_optimizer():  # an evaluation may have failed
             self._averages.swap_back(self.model, in_epochs=False)
@@ -79,7 +77,20 @@ class KerasCallbacks(Hook):
         if loop.progress.step == 0 and (epoch := _private_api.epoch_to_begin_with(self.model)):
             loop.progress.epoch = epoch
 
+    def follow_model(self, loop: Loop) -> None:
+        """Gives the callbacks the model that is trained, if a hook has replaced the one that they have."""
+        if isinstance(model := loop.trained.model, keras.Model) and model is not self.model:
+            self._set_model(model)
+            self._optimizer = _optimizer_of(model, loop)
+
+    def _set_model(self, model: Any) -> None:
+        self.model = model
+        for callback in self.callbacks:
+            callback.set_model(model)
+        model.stop_training = False
+
     def on_epoch_begin(self, loop: Loop) -> None:
+        self.follow_model(loop)
         with self._model_with_optimizer():
             self._averages.put_back(self.model)
         self.call("on_epoch_begin", loop.progress.epoch, {})
@@ -209,6 +220,7 @@ class KerasBatchCalls(Hook):
         step = loop.progress.step_in_epoch
         self._trigger.wanted = False
         if self._watches_steps:
+            self._owner.follow_model(loop)
             self._owner.call("on_train_batch_end", step - 1, logs=window.logs)
         if self._owner.model.stop_training:
             self._owner.stop(loop, end_epoch=True)

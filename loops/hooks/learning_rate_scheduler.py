@@ -24,7 +24,8 @@ class LearningRateScheduler(Hook):
         verbose: 1 prints a line at each epoch.
 
     Raises:
-        ValueError: in training, if `schedule` returns something that is not a finite number, or the optimizer has a schedule of its own.
+        ValueError: when training begins, if an optimizer has a schedule of its own; in training, if `schedule` returns something that is
+            not a finite number.
 
     Example:
         >>> from loops import hooks
@@ -40,6 +41,9 @@ class LearningRateScheduler(Hook):
         self.schedule = schedule
         self.verbose = verbose
         self._takes_rate = _takes_two(schedule)
+
+    def on_train_begin(self, loop: Loop) -> None:
+        loop.learning_rate.check_that_they_can_be_set("LearningRateScheduler")
 
     def on_epoch_begin(self, loop: Loop) -> None:
         epoch = loop.progress.epoch

@@ -93,7 +93,9 @@ class LoadWeights(ConditionHook):
         if not self.met or self.loaded:
             return
         model = self._model(loop)
-        values = self._checked_values if self._checked_values is not None else self._values(model)
+        checked = self._checked_values
+        fits = checked is not None and [v.shape for v in checked] == [tuple(w.shape) for w in model.weights]
+        values = checked if checked is not None and fits else self._values(model)  # a hook may have replaced the model
         for variable, value in zip(model.weights, values, strict=True):
             variable.assign(value)
         self.loaded, self._checked_values = True, None

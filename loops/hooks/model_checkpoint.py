@@ -86,6 +86,10 @@ class ModelCheckpoint(MonitorHook):
         self._vector_reported = False
         self._loop: Loop | None = None
         self._in_flight: tuple[int, str, list[str]] = (0, "", [])  # step, path, files to delete once the new one is in its place
+        self._model_in_flight: Any = None
+        self._last: _Attempt | None = None
+        self._failures: list[Exception] = []  # of files that were to be in their place before, to be raised at the next save
+        self._evaluated: Any = None  # the model that gave `monitor` in this epoch
 
         if save_weights_only and not self.filepath.endswith(".weights.h5"):
             raise ValueError(f"ModelCheckpoint saves weights to files that end in '.weights.h5', got filepath={self.filepath!r}.")
@@ -106,7 +110,7 @@ class ModelCheckpoint(MonitorHook):
             self.every = triggers.EverySteps(save_freq)
 
     def on_train_begin(self, loop: Loop) -> None:
-        if not isinstance(self._model(loop), keras.Model):
+        if not isinstance(self.model or loop.task.model, keras.Model):
             raise TypeError(
                 f"ModelCheckpoint found no Keras model to save: {type(loop.task).__name__} has no attribute `model` that is one; pass "
                 "ModelCheckpoint(..., model=...)."
@@ -114,26 +118,54 @@ class ModelCheckpoint(MonitorHook):
         self._loop = loop
 
     def on_window_end(self, loop: Loop, window: Window) -> None:
-        self._save_if_wanted(loop, window.logs)
+        self._save(loop, window.logs, self._trained(loop))
 
     def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:
-        if self.at == "evaluation" and self.monitor in logs:
-            self._save_if_wanted(loop, logs)
+        if self.monitor in logs:
+            self._evaluated = loop.task.model
+            if self.at == "evaluation":
+                self._save(loop, logs, self.model or loop.task.model)
 
     def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         if self.at == "epoch" and self.save_freq == "epoch":
-            self._save_if_wanted(loop, logs)
+            self._save(loop, logs, self._trained(loop))
+        self._evaluated = None
+
+    def before_retrace(self, loop: Loop) -> None:
+        self._settle()
 
     def on_train_end(self, loop: Loop) -> None:
+        self._settle()
         self._writer.close()
+        self._raise_failures()
         if self.save_best_only:
             super().on_train_end(loop)
 
-    def _save_if_wanted(self, loop: Loop, logs: Mapping[str, Any]) -> None:
-        model, bad = self._model(loop), self._not_finite(loop, logs)
+    def _trained(self, loop: Loop) -> Any:
+        """The model to save: that which the logs are about, even if a hook has just put another one into the task. None if it is gone."""
+        trained = loop.trained
+        if self.model is not None:
+            return self.model
+        if self.save_best_only and self._evaluated is not None and self._evaluated is not trained.model:
+            return self._evaluated
+        return trained.model if trained.intact else None
+
+    def _save(self, loop: Loop, logs: Mapping[str, Any], model: Any) -> None:
+        if not self._writer.busy:
+            self._settle()
+        self._save_if_wanted(loop, logs, model)
+        self._raise_failures()
+
+    def _save_if_wanted(self, loop: Loop, logs: Mapping[str, Any], model: Any) -> None:
+        bad = (
+            self._not_finite(model, logs)
+            if model is not None
+            else "a hook has changed the model since then; let it do so in on_epoch_begin"
+        )
         if bad:
-            warnings.warn(f"ModelCheckpoint did not save after step {loop.progress.step}: {bad}.", stacklevel=4)
+            warnings.warn(f"ModelCheckpoint did not save after step {loop.progress.step}: {bad}.", stacklevel=5)
             return
+        self._last = self._last or _Attempt(self.best, list(self._files), in_place=True)
         where = f"\nEpoch {loop.progress.epoch + 1}:"
         if self.save_best_only and not self._is_best(loop, logs, where):
             return
@@ -141,12 +173,40 @@ class ModelCheckpoint(MonitorHook):
         obsolete = self._obsolete_after(str(path))
         if self.verbose > 0:
             say(f"{where} saving to {path}")
-        if self.save_weights_only:
-            self._in_flight = (loop.progress.step, str(path), obsolete)
-            self._writer.save(model, path, lambda: _delete(obsolete))
-        else:
-            atomically(path, lambda name: model.save(name, overwrite=True))
-            _delete(obsolete)
+        self._write(loop, model, path, obsolete)
+
+    def _write(self, loop: Loop, model: Any, path: pathlib.Path, obsolete: list[str]) -> None:
+        attempt = self._last = _Attempt(self.best, list(self._files), before=self._last)
+        try:
+            if self.save_weights_only:
+                self._in_flight = (loop.progress.step, str(path), obsolete)
+                self._model_in_flight = model
+                self._writer.save(model, path, lambda: attempt.succeeded(obsolete))
+            else:
+                atomically(path, lambda name: model.save(name, overwrite=True))
+                attempt.succeeded(obsolete)
+        except BaseException:
+            self._go_back_if_failed()
+            raise
+
+    def _settle(self) -> None:
+        """Waits for the file that is being written. If it fails, what the file would have held does not count as saved."""
+        try:
+            self._writer.wait()
+        except Exception as error:
+            self._failures.append(error)
+        finally:
+            self._go_back_if_failed()
+
+    def _raise_failures(self) -> None:
+        failures, self._failures = self._failures, []
+        if failures:
+            raise failures[0]
+
+    def _go_back_if_failed(self) -> None:
+        if self._last is not None and not self._last.in_place:
+            self._last = self._last.last_in_place
+            self.best, self._files = self._last.best, list(self._last.files)
 
     def _is_best(self, loop: Loop, logs: Mapping[str, Any], where: str) -> bool:
         if np.ndim(logs.get(self.monitor, 0.0)) > 0:
@@ -161,6 +221,11 @@ class ModelCheckpoint(MonitorHook):
         if value is None:
             # As in Keras, the model is saved if the metric does not exist at all.
             return self._reported and not self._seen
+        last = self._last
+        doubtful = last is not None and not last.in_place and not self.is_improvement(value, self.best)
+        if doubtful and last is not None and self.is_improvement(value, last.last_in_place.best):
+            # Whether it is the best depends on whether the file that is being written comes into its place.
+            self._settle()
         if not self.is_improvement(value, self.best):
             if self.verbose > 0:
                 say(f"{where} {self.monitor} did not improve from {self.best:.5f}")
@@ -170,11 +235,11 @@ class ModelCheckpoint(MonitorHook):
         self.best = value
         return True
 
-    def _not_finite(self, loop: Loop, logs: Mapping[str, Any]) -> str:
+    def _not_finite(self, model: Any, logs: Mapping[str, Any]) -> str:
         for name, value in logs.items():
             if (name == self.monitor or "loss" in name) and not np.all(np.isfinite(value)):
                 return f"{name} is {value}"
-        weights = self._model(loop).trainable_variables
+        weights = model.trainable_variables
         if not self._weights.of(weights):
             self._weights = VariableReads(weights)
         for weight, finite in zip(weights, self._weights.finite(), strict=True):
@@ -202,35 +267,59 @@ class ModelCheckpoint(MonitorHook):
         self._files = files[-self.keep_last :]
         return files[: -self.keep_last]
 
-    def _model(self, loop: Loop) -> Any:
-        return self.model if self.model is not None else getattr(loop.task, "model", None)
-
     def state_dict(self) -> dict[str, Any]:
         # A file of this step can be written again from the weights that are restored with this state; for any other we have to wait.
         step, path, obsolete = self._in_flight
-        again = self._writer.busy and self.model is None and self._loop is not None and self._loop.progress.step == step
+        loop = self._loop
+        again = self._writer.busy and self.model is None and loop is not None and loop.progress.step == step
+        again = again and loop is not None and loop.task.model is self._model_in_flight
         if not again:
-            self._writer.wait()
+            self._settle()
+            self._raise_failures()
+        kept = self._last.last_in_place if self._last is not None else _Attempt(self.best, list(self._files), in_place=True)
         return {
             **super().state_dict(),
             "vector_reported": self._vector_reported,
             "files": list(self._files),
             "in_flight": {"path": path, "obsolete": obsolete} if again else None,
+            "kept": {"best": kept.best, "files": kept.files},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._vector_reported, self._files = state["vector_reported"], list(state["files"])
+        self._last = _Attempt(state["kept"]["best"], list(state["kept"]["files"]), in_place=True)
         if (lost := state["in_flight"]) is not None:
             if self._loop is None:
                 raise RuntimeError(
                     "ModelCheckpoint has a file to write again, and no loop to take the model from; call on_train_begin first."
                 )
-            path, obsolete = lost["path"], list(lost["obsolete"])
-            self._in_flight = (self._loop.progress.step, path, obsolete)
-            self._writer.save(self._model(self._loop), pathlib.Path(path), lambda: _delete(obsolete))
+            self._write(self._loop, self._loop.task.model, pathlib.Path(lost["path"]), list(lost["obsolete"]))
 
 
-def _delete(files: list[str]) -> None:
-    for file in files:
-        pathlib.Path(file).unlink(missing_ok=True)
+class _Attempt:
+    """The state of the hook if a file comes into its place.
+
+    Args:
+        best: the best value then.
+        files: the files that are kept then.
+        in_place: whether the file is in its place.
+        before: the attempt before, if it may not have come into its place.
+    """
+
+    def __init__(self, best: float | None, files: list[str], *, in_place: bool = False, before: _Attempt | None = None):
+        self.best, self.files, self.in_place, self._before = best, files, in_place, before
+
+    @property
+    def last_in_place(self) -> _Attempt:
+        """The last attempt whose file came into its place."""
+        found = self
+        while not found.in_place and found._before is not None:
+            found = found._before
+        return found
+
+    def succeeded(self, obsolete: list[str]) -> None:
+        """Called when the file is in its place; deletes those that are not wanted any more."""
+        self.in_place, self._before = True, None
+        for file in obsolete:
+            pathlib.Path(file).unlink(missing_ok=True)

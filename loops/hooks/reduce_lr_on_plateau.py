@@ -36,7 +36,7 @@ class ReduceLROnPlateau(MonitorHook):
         at: "epoch", or "evaluation" to count evaluations at any cadence.
 
     Raises:
-        ValueError: if `factor` is 1 or more.
+        ValueError: if `factor` is 1 or more; when training begins, if a learning rate cannot be scaled (it comes from a callable).
 
     Example:
         >>> from loops import hooks

@@ -176,7 +176,7 @@ class TensorBoard(Hook):
         if self.write_graph and not self._graph_written:
             self._write_graphs(loop)
         if self._is_due(self.histogram_freq, loop.progress):
-            weights = model_views.named_weights(loop.task)
+            weights = model_views.named_weights(loop.trained.tracked)
             self._write_arrays("weight", epoch, weights)
             if self.write_images:
                 self._write_weight_images(epoch, weights)
@@ -257,7 +257,8 @@ class TensorBoard(Hook):
 
     def _write_embeddings(self, loop: Loop) -> None:
         # Found by name and shape of the variable, because layers may be inside other layers.
-        tables = {name: w for name, w in model_views.named_weights(loop.task).items() if name.endswith("/embeddings") and w.ndim == 2}
+        weights = model_views.named_weights(loop.trained.tracked)
+        tables = {name: w for name, w in weights.items() if name.endswith("/embeddings") and w.ndim == 2}
         layers = {name: name.split("/")[-2] for name in tables}
         per_layer = self._metadata if isinstance(self._metadata, Mapping) else {}
         for_all = self._metadata if isinstance(self._metadata, str) else None

@@ -23,9 +23,9 @@ class Unfreeze(ConditionHook):
     """Sets `trainable = True` on layers when `monitor` reached `threshold`, or has not improved for `patience` epochs (or evaluations).
 
     Several arguments are stages: the first is unfrozen when the condition is met, the next when it is met once more. The layers of a list
-    are unfrozen together. The training step is then traced again, and the loop says so. Optimizers have slots for frozen layers from the
-    beginning. The `trainable` flags are part of the run state. Each epoch logs "unfrozen_layers", the number of layers that were unfrozen
-    when it began, and the learning rate.
+    are unfrozen together. The training step is then traced again, and the loop says so; optimizers get slots for what was frozen, which
+    begin as they do in a new optimizer. The `trainable` flags are part of the run state. Each epoch logs "unfrozen_layers", the number of
+    layers that were unfrozen when it began, and the learning rate.
 
     Freeze layers before training, one by one (`for layer in model.layers[:-1]: layer.trainable = False`).
 
@@ -43,8 +43,8 @@ class Unfreeze(ConditionHook):
         stage: how many stages were unfrozen.
 
     Raises:
-        ValueError: if an argument is not valid; when training begins, if a layer does not exist or is inside a frozen one; when a layer is
-            unfrozen, if the optimizer was built without it.
+        ValueError: if an argument is not valid; when training begins, if a layer does not exist or is inside a frozen one, or if a learning
+            rate is to be scaled and cannot be.
 
     References:
         Howard and Ruder 2018, Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146 (gradual unfreezing).
@@ -115,7 +115,6 @@ class Unfreeze(ConditionHook):
         layers = self._layers(loop, self.stages[self.met - 1])
         for layer in layers:
             layer.trainable = True
-        self._check_optimizers(loop, layers)
         rates = ""
         if self.learning_rate_factor != 1.0:
             loop.learning_rate.scale(self.learning_rate_factor)
@@ -154,19 +153,6 @@ class Unfreeze(ConditionHook):
                 raise ValueError(
                     f"Unfreeze cannot set {layer.name!r} free while {outer.name!r}, which it is inside of, is frozen as a whole; freeze "
                     f"the layers of {outer.name!r} one by one."
-                )
-
-    @staticmethod
-    def _check_optimizers(loop: Loop, layers: Sequence[keras.layers.Layer]) -> None:
-        optimizers = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in loop.task.optimizers.values()]
-        if not optimizers or not all(optimizer.built for optimizer in optimizers):
-            return
-        known = {id(v) for optimizer in optimizers for v in _private_api.variables_to_update(optimizer)}
-        for variable in (v for layer in layers for v in layer.trainable_variables):
-            if id(variable) not in known:
-                raise ValueError(
-                    f"Unfreeze set {variable.path} free, but the optimizer was built without it; give the task a new optimizer before "
-                    "training, one without an average of the weights (use_ema)."
                 )
 
 

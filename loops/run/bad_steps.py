@@ -59,6 +59,7 @@ class BadSteps:
 
     def _go_back(self, policy: OnNonFinite, message: str) -> None:
         parts, saved = self._parts, self._saved
+        parts.task.load_state_dict(saved.good.state["task"])
         parts.step.set_flags(saved.good.state["trainable"])
         step = saved.roll_back(parts)
         # If the state was saved before an epoch began, the epoch begins again, with its `on_epoch_begin`, as it does after a kill.

@@ -19,6 +19,7 @@ from loops.tasks.base import Task
 from loops.tasks.run_variables import CAPTURED, identities, note_on
 from loops.tasks.step_context import Transform
 from loops.tasks.tracking import apply_flags
+from loops.tasks.trained import Trained
 from loops.tasks.used_variables import alike
 
 __all__ = ["CompiledStep"]
@@ -34,11 +35,13 @@ class CompiledStep:
         seed: seed of `Task.seed`.
         transforms: gradient transforms, clipping included.
         observed: returns the names that hooks observe now.
+        before_retrace: called before the step is traced again.
 
     Attributes:
         mode: how steps are compiled, None before that is decided.
         why_mode: why "auto" chose this mode, JSON-able; empty if the mode was given.
         retraces: how often the step was traced again.
+        replaced: whether hooks have put other models, layers or optimizers into the task, in this process or an earlier one.
     """
 
     def __init__(
@@ -50,11 +53,14 @@ class CompiledStep:
         seed: int,
         transforms: Sequence[Transform],
         observed: Callable[[], frozenset[str]],
+        before_retrace: Callable[[], Any] = lambda: None,
     ):
         self.mode = mode
         self.why_mode: dict[str, Any] = {}
         self.retraces = 0
+        self.replaced = False
         self._task, self._strategy, self._seed, self._transforms, self._observed = task, strategy, seed, transforms, observed
+        self._before_retrace = before_retrace
         self._execution: Execution | None = None
         self._changes: TraceChanges | None = None
         self._cached_logs: tuple[int, dict[str, Any]] | None = None
@@ -161,18 +167,34 @@ class CompiledStep:
             say(f"Note: {note}")
 
     def notice_changes(self) -> None:
-        """Retraces the step if `trainable` flags changed; warns if Python values changed that the traced step took for constants."""
-        if self._changes is None or self.mode == "eager":
+        """Retraces the step if the task holds other objects, or `trainable` flags changed.
+
+        Warns if Python values changed that the traced step took for constants.
+
+        Raises:
+            ValueError: if a new model was not made under the strategy of the run.
+        """
+        if self._changes is None:
             return
-        for sentence in self._changes.changed_constants():
-            warn(f"Warning: {sentence}")
-        if names := self._changes.changed_flags():
-            self.retrace(f"`trainable` changed for {names}")
+        if changed := self._changes.changed_objects():
+            replicas.strategy_of(self._task.tracked.model_variables(), self._strategy)
+            self.retrace(f"the task has changed: {changed}")
+        elif self.mode == "eager":
+            if self._changes.changed_flags():  # the next step will see them; optimizers get slots then
+                self._before_retrace()
+                self._changes = None
+        else:
+            for sentence in self._changes.changed_constants():
+                warn(f"Warning: {sentence}")
+            if names := self._changes.changed_flags():
+                self.retrace(f"`trainable` changed for {names}")
 
     def retrace(self, reason: str) -> None:
         """Makes a new program, so that the step is traced again before the next call, and says why."""
-        say(f"Retracing the training step: {reason}.")
+        say(f"{'The training step is another one now' if self.mode == 'eager' else 'Retracing the training step'}: {reason}.")
+        self._before_retrace()
         self.retraces += 1
+        self.replaced |= self._changes is not None and self._changes.changed_objects() is not None
         if self._execution is not None:
             assert self.mode is not None
             self._execution.use(self._program(self.mode))
@@ -182,6 +204,11 @@ class CompiledStep:
         """Sets the `trainable` flags of a state before it is restored, and retraces if the step was traced with other flags."""
         apply_flags(self._task.tracked, flags)
         self.notice_changes()
+
+    @property
+    def trained(self) -> Trained:
+        """The objects that the last steps trained; those of the task, if it was not traced since a retrace."""
+        return self._changes.trained if self._changes is not None else Trained.of(self._task)
 
     # What the steps reported.
 

@@ -63,7 +63,7 @@ class Epochs:
         parts.epoch_begins_again = False
         if progress.epoch_ended or progress.step_in_epoch == 0:
             self._begin_epoch()
-        parts.step.notice_changes()
+        parts.notice_changes()
         while not (
             progress.epoch_ended
             or parts.epoch_begins_again
@@ -86,8 +86,9 @@ class Epochs:
         parts.logs = EpochLogs()
         parts.execution.begin_epoch()
         parts.task.reset_metrics()
+        parts.feeds.begin_epoch()
         for hook in parts.loop.hooks:
-            with parts.accounts.of("hooks", hook.name):
+            with parts.accounts.of("hooks", hook.name), parts.feeds.acting(hook, "on_epoch_begin"):
                 hook.on_epoch_begin(parts.loop)
 
     def _next_look(self) -> int:
@@ -120,9 +121,10 @@ class Epochs:
         if requests.rollback is not None:
             reason, requests.rollback = requests.rollback, None
             self._bad_steps.roll_back(reason)
-        elif requests.save or (self._saved.keeps_good and parts.progress.epoch_ended):
+            return
+        parts.notice_changes()  # before anything is saved: a state holds the variables of the step that goes on from it
+        if requests.save or (self._saved.keeps_good and parts.progress.epoch_ended):
             self._saved.keep(parts, on_disk=requests.save)
-        parts.step.notice_changes()
 
     def _settle(self) -> bool:
         """Settles the calls since the last look. Returns False after a bad step; the state is then that from before this step."""
@@ -147,7 +149,8 @@ class Epochs:
                 if parts.hooks.due(hook, parts.progress, parts.now()):
                     self._look(hook)
                 if parts.progress.epoch_ended:
-                    hook.on_epoch_end(parts.loop, parts.logs)
+                    with parts.feeds.acting(hook, "on_epoch_end"):
+                        hook.on_epoch_end(parts.loop, parts.logs)
         parts.execution.trace.forget(parts.hooks.seen_by_all(parts.progress.step))
 
     def _look(self, hook: Hook) -> None:
@@ -156,7 +159,8 @@ class Epochs:
         if opened is not None:
             first, seconds = opened
             window = Window(run.trace, first, parts.progress.step, seconds, self._logs_to_date, run.observed, run.batch)
-            hook.on_window_end(parts.loop, window)
+            with parts.feeds.acting(hook, "on_window_end"):
+                hook.on_window_end(parts.loop, window)
 
     def _logs_to_date(self) -> dict[str, object]:
         return to_floats(self._parts.step.logs_to_date())

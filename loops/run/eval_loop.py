@@ -15,6 +15,7 @@ from loops.engine.step import GlobalStep
 from loops.feeds import Feed, Position
 from loops.feeds.reader import FeedIteratorReader, open_reader
 from loops.graphs.written_resources import written_captures
+from loops.run.trace_changes import TraceChanges
 from loops.tasks.base import Task
 from loops.tasks.kept_values import KeptValues
 from loops.tasks.reductions import to_floats
@@ -51,12 +52,17 @@ class EvalLoop:
 
     def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: str = "auto", seed: int = 0):
         self.task = task
-        strategy = strategy_of(task.tracked.model_variables(), strategy)
+        self._strategy = strategy_of(task.tracked.model_variables(), strategy)
         self._training_step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        step = GlobalStep(task, "eval_step", strategy, seed=seed, training_step=self._training_step)
-        self.program = Program(step, resolve_mode(compile))
+        self._seed, self._mode = seed, resolve_mode(compile)
+        self._changes: TraceChanges | None = None
+        self.program = self._new_program()
         self._kept = KeptValues()
         self._written: dict[int, list[tf.Variable]] = {}
+
+    def _new_program(self) -> Program:
+        step = GlobalStep(self.task, "eval_step", self._strategy, seed=self._seed, training_step=self._training_step)
+        return Program(step, self._mode)
 
     def run(self, feed: Feed, *, steps: int | None = None, on_batch: OnBatch | None = None) -> dict[str, Any]:
         """One pass over `feed`.
@@ -70,6 +76,8 @@ class EvalLoop:
         Returns:
             name -> float (array for a metric with several values), sorted by name.
         """
+        if self._changes is not None and self._changes.is_outdated():
+            self.program, self._changes = self._new_program(), None
         self._training_step.assign(self.task.step)
         kept, eager = self._kept, self.program.mode == "eager"
         kept.keep(flat(self.program.variables()) if eager else self.task.tracked.metric_variables())
@@ -85,6 +93,7 @@ class EvalLoop:
                     metrics.update(call.meta.metrics)
                     collected.append((call, n))
                     done += n
+                    self._changes = self._changes or TraceChanges(self.task)
             if not done:
                 raise ValueError("There was nothing to evaluate: the feed gave no batch.")
             if on_batch is not None:
@@ -119,12 +128,20 @@ class PredictLoop:
     """
 
     def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: str = "auto"):
-        strategy = strategy_of(task.tracked.model_variables(), strategy)
-        self.program = Program(GlobalStep(task, "predict_step", strategy), resolve_mode(compile))
+        self._task, self._mode = task, resolve_mode(compile)
+        self._strategy = strategy_of(task.tracked.model_variables(), strategy)
+        self._changes: TraceChanges | None = None
+        self.program = self._new_program()
+
+    def _new_program(self) -> Program:
+        return Program(GlobalStep(self._task, "predict_step", self._strategy), self._mode)
 
     def run(self, feed: Feed, *, steps: int | None = None) -> Any:
         """Returns the outputs, arrays `[N, ...]`, in the structure that `predict_step` returns."""
+        if self._changes is not None and self._changes.is_outdated():
+            self.program, self._changes = self._new_program(), None
         calls = list(_calls(self.program, feed, steps, _MAX_CALL_STEPS, None))
+        self._changes = self._changes or TraceChanges(self._task)
         if not calls:
             raise ValueError("There was nothing to predict: the feed gave no batch.")
         return _joined(calls)["output"]

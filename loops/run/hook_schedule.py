@@ -7,7 +7,7 @@ from typing import Any
 
 from loops import triggers
 from loops.engine.progress import Progress
-from loops.hooks.base import Hook
+from loops.hooks.base import Hook, Loop
 
 __all__ = ["HookSchedule"]
 
@@ -45,6 +45,11 @@ class HookSchedule:
     def __iter__(self) -> Iterator[Hook]:
         """The hooks, phase by phase."""
         return iter(self._hooks)
+
+    def before_retrace(self, loop: Loop) -> None:
+        """Tells the hooks that the step is about to be traced again."""
+        for hook in self._hooks:
+            hook.before_retrace(loop)
 
     def start(self, step: int, now: float) -> None:
         """To be called when training begins or goes on, with `step` completed steps."""

@@ -50,6 +50,7 @@ class RunParts:
         logs: logs of the epoch in progress.
         decisions: why the run stops, and how often it recovered; JSON-able, part of the saved state.
         requests: what hooks asked for.
+        feeds: which feed is read when, a `RunFeeds`.
         epoch_begins_again: True after a rollback to a state in which the epoch had not begun.
     """
 
@@ -64,6 +65,7 @@ class RunParts:
     decisions: dict[str, Any] = dataclasses.field(default_factory=lambda: {"stop_reason": None, "skip": 0, "rollback": 0})
     requests: Requests = dataclasses.field(default_factory=Requests)
     epoch_begins_again: bool = False
+    feeds: Any = None
     _rates: tuple[dict[str, Any], LearningRates] | None = None
 
     @property
@@ -74,10 +76,21 @@ class RunParts:
     @property
     def rates(self) -> LearningRates:
         """The learning rates of the optimizers that the task has now."""
+        return self._rates_now()
+
+    def _rates_now(self) -> LearningRates:
         optimizers = self.task.optimizers
-        if self._rates is None or list(self._rates[0].values()) != list(optimizers.values()):
+        if self._rates is None:
             self._rates = optimizers, LearningRates(optimizers)
+        elif {name: id(o) for name, o in self._rates[0].items()} != {name: id(o) for name, o in optimizers.items()}:
+            self._rates = optimizers, self._rates[1].followed_by(optimizers)
         return self._rates[1]
+
+    def notice_changes(self) -> None:
+        """Has the step traced again if hooks have changed what it was traced with. New optimizers get rates that can be scaled first."""
+        if self._rates is not None:
+            self._rates_now()
+        self.step.notice_changes()
 
     @property
     def stop_reason(self) -> str | None:

@@ -19,7 +19,7 @@ from loops.engine.execution import Execution
 from loops.errors import SaveError
 from loops.graphs import hidden_random_state
 from loops.messages import say, warn
-from loops.run import resume_rules
+from loops.run import resume_rules, run_state
 from loops.run.parts import RunParts
 from loops.run.run_state import RunState
 from loops.run.saved_states import SavedStates
@@ -76,23 +76,14 @@ class Restart:
         """Checks the targets given to `loop.run`.
 
         Raises:
-            ValueError: if there is none, or one is not a whole number.
+            ValueError: if there is none, or one is not a whole number, or an epoch would never end.
         """
         for name, value in (("epochs", epochs), ("steps", steps)):
             if value is not None and (isinstance(value, bool) or int(value) != value or value < 0):
                 raise ValueError(f"`{name}` must be a whole number, 0 or more; got {value!r}.")
         if epochs is None and steps is None:
             raise ValueError("Say how far to train: run(epochs=...) or run(steps=...).")
-        self.check_that_epochs_end(steps)
-
-    def check_that_epochs_end(self, steps: int | None) -> None:
-        """Checks that a run of at most `steps` steps comes to an end.
-
-        Raises:
-            ValueError: if an epoch would never end.
-        """
-        if self._parts.feed.endless and self._parts.steps_per_epoch is None and steps is None:
-            raise ValueError("The feed never ends, so an epoch would not either: give TrainLoop `steps_per_epoch`, or run(steps=...).")
+        self._parts.feeds.check_that_epochs_end(steps)
 
     def save_between_runs(self) -> None:
         """Saves the state between two calls of `run`.
@@ -113,7 +104,7 @@ class Restart:
 
     def _open_workdir(self) -> tuple[RunState, pathlib.Path | None] | None:
         """Locks the workdir and finds the state to go on from; see `SavedStates.open`."""
-        return self._saved.open(self._parts.task, self._settings_at_start)
+        return self._saved.open(self._settings_at_start)
 
     def _begin(self) -> None:
         parts, policy = self._parts, self._parts.on_nonfinite
@@ -124,16 +115,21 @@ class Restart:
         if saved is not None:
             parts.step.mode = saved.state["made"]["mode"]
             parts.progress.load_state_dict(saved.state["progress"])
+            parts.task.load_state_dict(saved.state["task"])  # before variables are looked at: the task may make other models
             apply_flags(parts.task.tracked, saved.state["trainable"])
+            if not any(_is_users(hook.on_train_begin) for hook in parts.loop.hooks):
+                self._saved.check_model(parts.task, saved)
+        parts.feeds.begin()
         parts.task.follow(parts.progress)
         for hook in parts.loop.hooks:
             hook.on_train_begin(parts.loop)
+        if saved is not None:
+            self._saved.check_model(parts.task, saved)
         if policy.learning_rate_factor != 1.0:
             parts.rates.make_scalable()
         if saved is not None:
             parts.rates.load_state_dict(saved.state["learning_rates"])
-            position = self._saved.position(saved, parts.feed)
-            parts.progress.pass_index, parts.progress.batch = position.pass_index, position.batch
+            self._saved.load_feed(parts, saved, found[1] if found is not None else None)
         if not parts.step.is_open:
             self._open_execution(found)
         if saved is not None:
@@ -171,9 +167,8 @@ class Restart:
 
     def _length(self) -> int | None:
         """The length of the run in steps, earlier steps included; None if that is unknown."""
-        loop, parts = self._parts.loop, self._parts
-        length = parts.steps_per_epoch or parts.feed.steps_per_epoch
-        by_epochs = None if loop.epochs is None or length is None else loop.epochs * length
+        loop = self._parts.loop
+        by_epochs = None if loop.epochs is None else self._parts.feeds.steps_in(loop.epochs)
         return min((n for n in (loop.steps, by_epochs) if n is not None), default=None)
 
     def _check_resumable(self) -> None:
@@ -195,6 +190,7 @@ class Restart:
 
     def _restore(self, saved: RunState) -> None:
         parts = self._parts
+        run_state.build_optimizers(parts.task, saved)  # if the models are not built yet, tracing builds them, and `restore` does this
         parts.step.trace()
         parts.step.set_flags(saved.state["trainable"])
         self._saved.restore(parts, saved)
@@ -215,10 +211,15 @@ class Restart:
             "on_nonfinite": dataclasses.asdict(parts.on_nonfinite),
             "config": settings.config,
         }
-        return resume_rules.description(described, parts.feed.describe(), resume_rules.optimizers_of(parts.task.optimizers))
+        return resume_rules.description(described, parts.feeds.describe(), resume_rules.optimizers_of(parts.task.optimizers))
 
     def _config(self, at_start: dict[str, Any]) -> dict[str, Any]:
         """The content of `config.json`."""
         loop = {name: value for name, value in at_start.items() if name not in ("config", "versions")}
         why = {"why_mode": self._parts.step.why_mode} if self._parts.step.why_mode else {}
         return {"loop": {"compile": self._settings.compile, **why, **loop}, "config": self._settings.config}
+
+
+def _is_users(method: Any) -> bool:
+    """Whether a method of a hook is not ours: it may make other models then."""
+    return not getattr(method, "__module__", "").startswith(f"{Restart.__module__.split('.')[0]}.")

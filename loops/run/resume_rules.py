@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,8 +19,10 @@ import tensorflow as tf
 from loops.errors import MismatchError
 from loops.tasks.optimizer_config import config_of
 
-__all__ = ["allowed_differences", "changes_of_hooks", "description", "optimizers_of", "versions"]
+__all__ = ["allowed_differences", "as_saved", "changes_of_hooks", "description", "optimizers_of", "versions"]
 
+# What a feed describes of its values. How the data differs is said by the names of its parts, not by fingerprints.
+_PART_OF_DATA = re.compile(r"data\.(schedule\.(?P<epoch>\d+)\.)?(?P<kind>fingerprint|first_batches)\.(?P<name>.*)")
 _ANNOUNCED = ("versions", "clip", "on_nonfinite", "task", "config")
 
 
@@ -30,7 +33,11 @@ def versions() -> dict[str, str]:
 
 def description(settings: Mapping[str, Any], feed: Mapping[str, Any], optimizers: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run, its data, optimizers and versions, JSON-able; saved with every snapshot."""
-    described = {**settings, "data": dict(feed), "optimizer": dict(optimizers), "versions": versions()}
+    return as_saved({**settings, "data": dict(feed), "optimizer": dict(optimizers), "versions": versions()})
+
+
+def as_saved(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A description as it is after its way through JSON."""
     return dict(json.loads(json.dumps(described, default=str)))
 
 
@@ -55,18 +62,31 @@ def allowed_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> lis
         MismatchError: for a difference that is not allowed.
     """
     notes: list[str] = []
+    differing: dict[str, list[str]] = {"fingerprint": [], "first_batches": []}
     before, after = dict(_flat(saved)), dict(_flat(now))
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key, "absent"), after.get(key, "absent")
         if old == new:
             continue
         head, _, tail = key.partition(".")
-        if key.endswith(".learning_rate") and "absent" not in (old, new):
+        if part := _PART_OF_DATA.fullmatch(key):
+            of = f" (of the feed from epoch {part['epoch']} on)" if part["epoch"] else ""
+            differing[part["kind"]].append(part["name"] + of)
+        elif key.endswith(".learning_rate") and "absent" not in (old, new):
             notes.append(f"the learning rate was given as {new}, but the run goes on with its saved one (it began with {old})")
         elif head in _ANNOUNCED or (head == "optimizer" and tail and not tail.endswith(".class") and "absent" not in (old, new)):
             notes.append(f"{key} was {old} and is {new} now")
         else:
             raise MismatchError(f"{key} was {old} and is {new} now")
+    if names := differing["fingerprint"]:
+        raise MismatchError(
+            f"the data is other data than that which the run was trained on, though of the same shape; what differs: {', '.join(names)}"
+        )
+    if names := differing["first_batches"]:
+        notes.append(
+            f"the first batches are others than those of the run ({', '.join(names)}): either this is other data, with which the run does "
+            "not go on as it would have, or the data is drawn anew in every process"
+        )
     return notes
 
 

@@ -20,11 +20,12 @@ import tensorflow as tf
 from loops.errors import MismatchError
 from loops.run.parts import RunParts
 from loops.tasks.base import Task
+from loops.tasks.optimizer_slots import build_as, built_for
 from loops.tasks.replicas import local_variables
 from loops.tasks.run_variables import CAPTURED, Identity, identities, name_of, partners
 from loops.tasks.tracking import apply_flags, flags_of
 
-__all__ = ["RunState", "check_model", "gather", "restore", "select"]
+__all__ = ["RunState", "build_optimizers", "check_model", "gather", "restore", "select"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class RunState:
 def gather(parts: RunParts) -> RunState:
     """Copies the state to the host. Call it at a boundary, after all hooks have acted."""
     parts.step.trace_if_missing()
+    tracked = parts.task.tracked
     arrays, names = gather_variables(parts.execution.program.variables(), *parts.execution.step.used.waiting)
     trace, described = parts.execution.trace.state()
     arrays.update((f"trace/{name}", array) for name, array in trace.items())
@@ -55,7 +57,8 @@ def gather(parts: RunParts) -> RunState:
     state = {
         "progress": parts.progress.state_dict(),
         "variables": names,
-        "trainable": flags_of(parts.task.tracked),
+        "trainable": flags_of(tracked),
+        "slots": {"of": len(tracked.model_variables()), "built_for": built_for(tracked.optimizers, tracked.model_variables())},
         "learning_rates": parts.rates.state_dict(),
         "trace": described,
         "metrics": _places(parts.execution.metrics, parts.task),
@@ -63,18 +66,21 @@ def gather(parts: RunParts) -> RunState:
         "looks": parts.hooks.state_dict(parts.now()),
         "hooks": hooks,
         "decisions": dict(parts.decisions),
+        "replaced": parts.step.replaced,
         "task": parts.task.state_dict(),
     }
     return RunState(parts.progress.step, arrays, state)
 
 
 def restore(parts: RunParts, saved: RunState) -> None:
-    """Restores a state; models, optimizers and metrics have to be built.
+    """Restores a state, but for that of the task itself (`Task.load_state_dict`), which comes before: it may make other models.
 
     Raises:
-        MismatchError: if the variables do not fit; then nothing was changed.
+        MismatchError: if the variables do not fit; then no variable was changed.
     """
     arrays, state = saved.arrays, saved.state
+    if build_optimizers(parts.task, saved) and parts.step.graph is not None:
+        parts.step.retrace("the optimizers are built for the variables of the restored state")
     parts.step.trace_if_missing()
     _create_what_is_missing(parts, state["variables"], state["trainable"])
     groups = parts.execution.program.variables()
@@ -93,12 +99,19 @@ def restore(parts: RunParts, saved: RunState) -> None:
     parts.logs.load_state_dict(state["logs"])
     parts.hooks.load_state_dict(state["looks"], parts.now())
     parts.decisions.update(state["decisions"])
-    parts.task.load_state_dict(state["task"])
+    parts.step.replaced |= state["replaced"]
     for hook in parts.hooks:
         if hook.name in state["hooks"]:
             hook.load_state_dict(state["hooks"][hook.name])
             if kept := select(arrays, f"hooks/{hook.name}/"):
                 hook.load_state_arrays(kept)
+
+
+def build_optimizers(task: Task, saved: RunState) -> bool:
+    """Builds optimizers for the variables of a state, as far as the models are built; returns whether that changed something."""
+    tracked, slots = task.tracked, saved.state["slots"]
+    variables = tracked.model_variables()
+    return len(variables) == slots["of"] and build_as(tracked.optimizers, variables, slots["built_for"])
 
 
 def _places(metrics: Mapping[str, Any], task: Task) -> dict[str, int]:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from loops.errors import MismatchError
-from loops.feeds import Feed, Position
 from loops.messages import say
 from loops.run import resume_rules, run_state
 from loops.run.parts import RunParts
@@ -56,11 +55,10 @@ class SavedStates:
         """The folder of the run, or None."""
         return self._folder.path if self._folder is not None else None
 
-    def open(self, task: Task, at_start: Callable[[], dict[str, Any]]) -> tuple[RunState, pathlib.Path | None] | None:
+    def open(self, at_start: Callable[[], dict[str, Any]]) -> tuple[RunState, pathlib.Path | None] | None:
         """Locks the folder; the first time, also finds the state to go on from.
 
         Args:
-            task: what is trained.
             at_start: returns the settings at the start, from `resume_rules.description`; called once. A mode that is None is replaced by
                 that of the saved run.
 
@@ -81,7 +79,6 @@ class SavedStates:
         self._at_start["mode"] = self._at_start["mode"] or saved.state["made"]["mode"]
         try:
             notes = resume_rules.allowed_differences(found.state["made"], self._at_start)
-            run_state.check_model(task, saved)
         except MismatchError as error:
             raise self._refusal(error) from None
         where = f"step {found.step:,} (epoch {found.info['epoch'] + 1})"
@@ -106,6 +103,17 @@ class SavedStates:
         if self._folder is not None:
             self._folder.forget()
 
+    def check_model(self, task: Task, saved: RunState) -> None:
+        """Checks that the models of a task, if they are built, have the variables of a state.
+
+        Raises:
+            MismatchError: if they have others.
+        """
+        try:
+            run_state.check_model(task, saved)
+        except MismatchError as error:
+            raise self._refusal(_with_advice(error, saved)) from None
+
     def restore(self, parts: RunParts, saved: RunState) -> None:
         """Restores a state that `open` found.
 
@@ -117,23 +125,20 @@ class SavedStates:
         try:
             run_state.restore(parts, saved)
         except MismatchError as error:
-            raise self._refusal(error) from None
+            raise self._refusal(_with_advice(error, saved)) from None
         self._good = saved if self.keeps_good else None
         self._saved_moment = self._moment(parts)
 
-    def position(self, saved: RunState, feed: Feed) -> Position:
-        """The saved position in `feed`.
+    def load_feed(self, parts: RunParts, saved: RunState, files: pathlib.Path | None) -> None:
+        """Finds the feed of a state again, and sets the counters to the position in it; see `RunFeeds.load_state_dict`.
 
         Raises:
-            MismatchError: if the state was saved with another feed.
+            MismatchError: if it cannot be found.
         """
         try:
-            resume_rules.allowed_differences({"data": saved.state["feed"]["data"]}, {"data": feed.describe()})
+            parts.feeds.load_state_dict(saved.state["feed"], files)
         except MismatchError as error:
-            raise self._refusal(
-                MismatchError(f"{error}; a hook that assigns loop.feed has to do so in on_train_begin when the run goes on")
-            ) from None
-        return feed.load_state_dict(saved.state["feed"]["position"])
+            raise self._refusal(error) from None
 
     def keep(self, parts: RunParts, *, on_disk: bool) -> None:
         """Keeps the state as it is now. If it cannot be written, the run goes on; see `WriteFailures`."""
@@ -157,8 +162,7 @@ class SavedStates:
             self._good = state
         if on_disk and self._folder is not None:
             progress = parts.progress
-            position = {"position": parts.feed.state_dict(progress.position), "data": parts.feed.describe()}
-            saved = RunState(state.step, state.arrays, {**state.state, "feed": position, "made": self._at_start})
+            saved = RunState(state.step, state.arrays, {**state.state, "feed": parts.feeds.state_dict(), "made": self._at_start})
             info = {"epoch": progress.epoch, "epoch_ended": progress.epoch_ended, "seconds": progress.seconds, "logs": _scalars(parts.logs)}
             self._folder.save(saved, info, parts.execution.save_feed)
             self._saved_moment = self._moment(parts)
@@ -170,7 +174,7 @@ class SavedStates:
         return self._good
 
     def roll_back(self, parts: RunParts) -> int:
-        """Restores the last good state, whose `trainable` flags have to be set already; the feed stays where it is.
+        """Restores the last good state; the task's own state and `trainable` flags have to be set already. The feed stays where it is.
 
         Returns:
             The step that the run went back to.
@@ -199,6 +203,12 @@ class SavedStates:
 
     def _moment(self, parts: RunParts) -> Any:
         return (parts.progress.step, parts.progress.epoch_ended, tuple(parts.decisions.values()))
+
+
+def _with_advice(error: MismatchError, saved: RunState) -> MismatchError:
+    """The error, with what to do if hooks had put other models into the task."""
+    advice = "a task that grew in training has to grow in its load_state_dict, or by a hook in on_train_begin (by loop.progress)"
+    return MismatchError(f"{error}; {advice}") if saved.state["replaced"] else error
 
 
 def _scalars(logs: Mapping[str, Any]) -> dict[str, float]:

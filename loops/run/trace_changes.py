@@ -1,35 +1,66 @@
-"""Finds changes that a traced step cannot see: `trainable` flags, and Python numbers and strings that hang on the task."""
+"""Finds changes that a traced step cannot see: other models, layers or optimizers, `trainable` flags, Python numbers and strings."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 
 from loops.tasks.base import Task
 from loops.tasks.plain_values import plain_values
-from loops.tasks.tracking import layers_of
+from loops.tasks.tracking import Tracked, layers_of
+from loops.tasks.trained import Trained
 
 __all__ = ["TraceChanges"]
 
 
 class TraceChanges:
-    """Remembers the values that a trace took for constants, and compares them with the current ones.
+    """Remembers what a trace took for constant, and compares it with what is there now.
 
     Args:
         task: the task, right after it was traced.
+
+    Attributes:
+        trained: the objects that the traced step trains. They are kept alive, so no other object can get the identity of one of them.
     """
 
     def __init__(self, task: Task):
         self._task = task
-        self._watched = [*task.tracked.model_variables(), *layers_of(task.models)]
+        self.trained = Trained.of(task)
+        tracked = self.trained.tracked
+        self._objects = _objects(tracked)
+        self._variables = tracked.model_variables()
+        self._metrics = list(tracked.metrics)
+        self._watched = [*self._variables, *self.trained.layers]
         self._flags = self._current_flags()
         self._constants = plain_values(task)
+
+    def changed_objects(self) -> str | None:
+        """What has come to the task and what has gone from it since the trace, by identity; None if all is the same.
+
+        A variable or a metric that is only new, such as one that an evaluation has built, is none that the step would use.
+        """
+        tracked = self._task.tracked
+        now = _objects(tracked)
+        new = _without(now, self._objects) + _new_metrics(tracked, self._metrics)
+        gone = _without(self._objects, now) + _without(self._metrics, tracked.metrics)
+        gone += _without(self._variables, tracked.model_variables())
+        if self._task.model is not self.trained.model and not (new or gone):
+            new = [self._task.model]
+        changes = [f"{_names(new)} {'is' if len(new) == 1 else 'are'} new"] if new else []
+        changes += [f"{_names(gone)} {'is' if len(gone) == 1 else 'are'} gone"] if gone else []
+        return ", ".join(changes) or None
+
+    def is_outdated(self) -> bool:
+        """Whether the task holds other objects, or `trainable` flags have changed."""
+        return self.changed_objects() is not None or self.changed_flags() is not None
 
     def changed_flags(self) -> str | None:
         """The variables whose `trainable` changed, else the layers (whose `call` may read it); None if nothing changed."""
         changed = [item for item, old, new in zip(self._watched, self._flags, self._current_flags(), strict=True) if old != new]
         changed = [item for item in changed if not isinstance(item, keras.layers.Layer)] or changed
-        names = ", ".join(getattr(item, "path", None) or item.name for item in changed[:3])
-        return (names + (" and others" if len(changed) > 3 else "")) or None
+        return _names(changed) if changed else None
 
     def changed_constants(self) -> list[str]:
         """A sentence for each attribute whose value differs from that in the trace; each change is reported once."""
@@ -45,3 +76,27 @@ class TraceChanges:
 
     def _current_flags(self) -> list[bool]:
         return [bool(item.trainable) for item in self._watched]
+
+
+def _objects(tracked: Tracked) -> list[Any]:
+    """The models and optimizers first, as a sentence names the first ones."""
+    return [*tracked.layers, *tracked.optimizers.values(), *layers_of(tracked.layers), *tracked.loose]
+
+
+def _new_metrics(tracked: Tracked, known: list[Any]) -> list[Any]:
+    new = _without(tracked.metrics, known)
+    if new:  # a model makes the metrics of `compile` when they are first used, which may be in an evaluation
+        models = [layer for layer in layers_of(tracked.layers) if isinstance(layer, keras.Model)]
+        new = _without(new, [metric for model in models for metric in model.metrics])
+    return new
+
+
+def _without(items: Iterable[Any], others: Iterable[Any]) -> list[Any]:
+    known = {id(other) for other in others}
+    return [item for item in items if id(item) not in known]
+
+
+def _names(items: list[Any]) -> str:
+    found = (str(getattr(item, "path", None) or getattr(item, "name", type(item).__name__)) for item in items)
+    names = dict.fromkeys(name.removesuffix(":0") for name in found)
+    return ", ".join(list(names)[:3]) + (" and others" if len(names) > 3 else "")

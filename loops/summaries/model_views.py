@@ -14,18 +14,18 @@ __all__ = ["layers_as_json", "named_weights", "picture"]
 _LARGEST_PICTURE = 4_000_000  # pixels; a picture of a larger matrix, such as an embedding, shows nothing useful
 
 
-def named_weights(task: Any) -> dict[str, npt.NDArray[Any]]:
+def named_weights(tracked: Any) -> dict[str, npt.NDArray[Any]]:
     """Copies all weights of a task, those included that a model owns directly and not through a layer.
 
     Args:
-        task: a `loops.Task`.
+        tracked: what belongs to the task, a `loops.tasks.tracking.Tracked`.
 
     Returns:
         Path -> array, each weight once, in the order of the models; a number distinguishes weights with the same path.
     """
-    owned = [w for model in task.models for w in (model.weights if isinstance(model, keras.layers.Layer) else model.variables)]
+    owned = [w for model in tracked.layers for w in (model.weights if isinstance(model, keras.layers.Layer) else model.variables)]
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for weight in {id(w): w for w in [*owned, *task.trainable_variables]}.values():
+    for weight in {id(w): w for w in [*owned, *(v for v in tracked.model_variables() if v.trainable)]}.values():
         path = getattr(weight, "path", None) or weight.name.removesuffix(":0")
         names = (path if i == 0 else f"{path}_{i}" for i in range(len(arrays) + 1))
         arrays[next(name for name in names if name not in arrays)] = keras.ops.convert_to_numpy(weight)

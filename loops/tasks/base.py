@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 
 from loops import _private_api
-from loops.tasks import gradients, replicas
+from loops.tasks import gradients, optimizer_slots, replicas
 from loops.tasks.reductions import to_floats
 from loops.tasks.step_context import current, inside_step
-from loops.tasks.tracking import Tracked, track, trainable_superset
+from loops.tasks.tracking import Tracked, track
 
 __all__ = ["Task"]
 
@@ -105,7 +105,27 @@ class Task:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` gave, when a run is resumed."""
+        """Restores what `state_dict` gave, when a run is resumed or goes back to an earlier state.
+
+        It is called before the variables are restored, and before hooks get `on_train_begin`: a task whose models grow in training makes
+        here the models that it had.
+
+        Example:
+            >>> class Growing(Task):
+            ...     def __init__(self):
+            ...         super().__init__()
+            ...         self.grow(1)
+            ...     def grow(self, depth):
+            ...         self.depth = depth
+            ...         layers = [keras.layers.Dense(8, "relu", name=f"hidden_{i}") for i in range(depth)]
+            ...         self.model = keras.Sequential([keras.Input([3]), *layers, keras.layers.Dense(1)])
+            ...         self.optimizer = keras.optimizers.SGD(0.1)
+            ...     def state_dict(self):
+            ...         return {"depth": self.depth}
+            ...     def load_state_dict(self, state):
+            ...         if state["depth"] != self.depth:
+            ...             self.grow(state["depth"])
+        """
 
     # What a user calls inside a step.
 
@@ -172,11 +192,8 @@ class Task:
         gradients.apply_gradients(grads, variables, optimizer, when)
 
     def _build(self, optimizer: Any, variables: Sequence[Any]) -> None:
-        if not optimizer.built:
-            # With an exponential moving average Keras pairs averages and variables by position, so the list has to be exact.
-            exact = getattr(optimizer, "inner_optimizer", optimizer).use_ema
-            with tf.init_scope(), keras.name_scope(optimizer.name, caller=optimizer):
-                optimizer.build(list(variables) if exact else trainable_superset(self.tracked.layers, list(variables)))
+        if not optimizer.built or not all(_private_api.is_built_for(optimizer, v) for v in variables):
+            optimizer_slots.build(optimizer, variables, self.tracked.model_variables())
 
     @gradients.no_autograph
     def compute_loss(self, loss_fn: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
@@ -234,9 +251,10 @@ class Task:
         return [v for v in self.tracked.model_variables() if v.trainable]
 
     def build(self, spec: Any) -> None:
-        """Builds the optimizer before the first step is traced: variables that a trace creates would cost a second trace.
+        """Builds the optimizer before the step is traced: variables that a trace creates would cost a second trace.
 
-        Of several optimizers, each is built when it is first used: only the trace shows which variables it updates.
+        Of several optimizers, each is built when it is first used: only the trace shows which variables it updates. An optimizer that is
+        built already gets slots for variables that have become trainable.
 
         Args:
             spec: type specs of one batch.

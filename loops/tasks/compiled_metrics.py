@@ -26,6 +26,9 @@ class MetricCalls:
     Args:
         model: a compiled model.
 
+    Attributes:
+        model: that model.
+
     Example:
         >>> import numpy as np
         >>> model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
@@ -40,7 +43,7 @@ class MetricCalls:
     """
 
     def __init__(self, model: keras.Model):
-        self._model = model
+        self.model = model
         self._known: list[Any] = []
         self._compiled: dict[str, Callable[[], Any]] = {}
         self._calls = collections.Counter[str]()
@@ -54,7 +57,7 @@ class MetricCalls:
         return dict(self._call("get_metrics_result"))
 
     def _call(self, name: str) -> Any:
-        metrics, plain = self._model.metrics, getattr(self._model, name)
+        metrics, plain = self.model.metrics, getattr(self.model, name)
         known = [*metrics, *(v for metric in metrics for v in metric.variables)]  # building a metric adds some
         if len(known) != len(self._known) or any(a is not b for a, b in zip(known, self._known, strict=True)):
             self._known, self._compiled, self._calls = known, {}, collections.Counter()
@@ -66,7 +69,7 @@ class MetricCalls:
         return self._compiled[name]()
 
     def _may_compile(self, metrics: list[Any]) -> bool:
-        kind = type(self._model)
+        kind = type(self.model)
         if any(getattr(kind, name) is not getattr(keras.Model, name) for name in ("metrics", "reset_metrics", "get_metrics_result")):
             return False
         parts = [part for metric in metrics for part in (metric, *getattr(metric, "metrics", []))]

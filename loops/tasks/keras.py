@@ -48,15 +48,26 @@ class KerasTask(Task):
         if not model.compiled:
             raise ValueError("The model is not compiled: call model.compile(optimizer=..., loss=...) first.")
         self.model = model
-        self._metric_calls = MetricCalls(model)
-        self._own_train_step = _overridden(model, "train_step")
-        self._own_test_step = _overridden(model, "test_step")
+        self._follow_model()
         self._reports = {"train": _Reports(), "eval": _Reports()}
 
+    def _follow_model(self) -> None:
+        """Looks at the model again if a hook has replaced it."""
+        if (calls := getattr(self, "_metric_calls", None)) is None or calls.model is not self.model:
+            if not self.model.compiled:
+                raise ValueError(f"The task's new model {self.model.name!r} is not compiled: call model.compile(...) before you assign it.")
+            self._metric_calls = MetricCalls(self.model)
+            self._own_train_step = _overridden(self.model, "train_step")
+            self._own_test_step = _overridden(self.model, "test_step")
+
     def train_step(self, batch: Any) -> Mapping[str, Any]:
+        self._follow_model()
         if self._own_train_step:
             if tf.distribute.get_strategy().num_replicas_in_sync == 1 and current("train_step").transforms:
                 raise ValueError("`clip` cannot reach into the model's own train_step; clip there, or by the optimizer (clipnorm=...).")
+            optimizer = getattr(self.model, "optimizer", None)
+            if isinstance(optimizer, keras.optimizers.Optimizer) and optimizer.built:  # Keras builds it once only
+                self._build(optimizer, self.model.trainable_weights)
             with _private_api.loss_scaling(by_keras=True):
                 logs = self.model.train_step(batch)
             return self._reported("train", logs, logs.get("loss"))
@@ -70,6 +81,7 @@ class KerasTask(Task):
         return self._reported("train", logs, loss)
 
     def eval_step(self, batch: Any) -> Mapping[str, Any]:
+        self._follow_model()
         if self._own_test_step or tf.distribute.get_strategy().num_replicas_in_sync == 1:
             with _private_api.loss_scaling(by_keras=True):
                 logs = self.model.test_step(batch)
@@ -114,6 +126,7 @@ class KerasTask(Task):
         return not (self._own_train_step if method == "train_step" else self._own_test_step)
 
     def build(self, spec: Any) -> None:
+        self._follow_model()
         if not self._own_train_step:  # only the trace of an own step shows which variables it updates
             super().build(spec)
         # With one replica, tracing creates all variables. With several, those of metrics cannot be created in replica context.
@@ -122,6 +135,7 @@ class KerasTask(Task):
             _private_api.build_by_shapes(self.model, shapes)
 
     def reset_metrics(self) -> None:
+        self._follow_model()
         self._metric_calls.reset()
 
     def results(self, kind: str, reduced: dict[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,22 +7,31 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from loops import _private_api
 
-__all__ = ["CalledSchedule", "LearningRates", "ScaledSchedule", "innermost", "is_function", "multipliers_of", "name_of"]
+__all__ = ["LearningRates", "ScaledSchedule", "innermost", "is_function", "multipliers_of", "name_of"]
 
 
-@keras.saving.register_keras_serializable(package="tapeloops")
+# Arguments of Keras's schedules that are rates, not steps or ratios of rates.
+_RATES = ("initial_learning_rate", "end_learning_rate", "warmup_target", "values")
+_STEPS_COMPARED = (0, 1, 7, 100, 1_000, 10_000, 100_000, 1_000_000)
+
+
 class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule times a factor that can change during training: `rate(step) = schedule(step) * multiplier`.
 
     A multiplier of 1 changes no bit. The multiplier is a variable, so a compiled program sees a new value without a retrace.
+
+    It stands in for the schedule where Keras saves it: as its class it names that of the schedule, and as its arguments those of the
+    schedule, with the rates in them multiplied. So a saved model goes on with the rates that it had, in a program without this library.
 
     Args:
         schedule: the `keras.optimizers.schedules.LearningRateSchedule` to scale.
@@ -32,8 +41,8 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
         >>> schedule = ScaledSchedule(keras.optimizers.schedules.ExponentialDecay(0.5, decay_steps=10, decay_rate=0.1))
         >>> schedule.multiplier.assign(0.5) is None
         False
-        >>> float(schedule(0))
-        0.25
+        >>> float(schedule(0)), schedule.get_config()["initial_learning_rate"]
+        (0.25, 0.25)
     """
 
     def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, multiplier: float = 1.0):
@@ -47,30 +56,39 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
         rate = keras.ops.convert_to_tensor(self.schedule(step))
         return keras.ops.multiply(rate, keras.ops.cast(self.multiplier, rate.dtype))
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self.schedule)
+
     def get_config(self) -> dict[str, Any]:
-        return {"schedule": keras.optimizers.schedules.serialize(self.schedule), "multiplier": _to_float(self.multiplier)}
+        config, multiplier = self.schedule.get_config(), _to_float(self.multiplier)
+        if multiplier == 1.0:
+            return config
+        scaled = {**config, **{name: _times(config[name], multiplier) for name in _RATES if config.get(name) is not None}}
+        with tf.init_scope():
+            if not self._agrees_with(scaled):
+                warnings.warn(
+                    f"A model is saved whose learning rate follows {type(self.schedule).__name__}, scaled by {multiplier:g}. Which of its "
+                    "arguments are rates is not known, so the factor is not in the file: a model loaded from it begins with the rates of "
+                    "the schedule as it was given.",
+                    stacklevel=2,
+                )
+                return config
+        return scaled
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ScaledSchedule:
-        return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["multiplier"])
+    def _agrees_with(self, config: dict[str, Any]) -> bool:
+        try:
+            other = type(self.schedule).from_config(config)
+            pairs = [(_to_float(self(step)), _to_float(other(step))) for step in _STEPS_COMPARED]
+        except (TypeError, ValueError, KeyError):
+            return False
+        return all(math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-30) for a, b in pairs)
 
 
-class CalledSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A function without arguments, which Keras takes as a learning rate, as a schedule.
-
-    Args:
-        function: returns the rate.
-
-    Example:
-        >>> CalledSchedule(lambda: 0.5)(3)
-        0.5
-    """
-
-    def __init__(self, function: Callable[[], Any]):
-        self.function = function
-
-    def __call__(self, step: Any) -> Any:
-        return self.function()
+def _times(rate: Any, factor: float) -> Any:
+    if isinstance(rate, (list, tuple)):
+        return type(rate)(each * factor for each in rate)
+    return rate * factor
 
 
 def multipliers_of(optimizers: Iterable[keras.optimizers.Optimizer]) -> list[keras.Variable]:
@@ -100,6 +118,18 @@ class LearningRates:
         self._optimizers = {name: innermost(optimizer) for name, optimizer in optimizers.items()}
         # Rate before the first change since the optimizer's last update: name -> (iterations at the change, rate).
         self._before_change: dict[str, tuple[int, float]] = {}
+        self._scalable = False
+
+    def followed_by(self, optimizers: Mapping[str, keras.optimizers.Optimizer]) -> LearningRates:
+        """The learning rates of the optimizers that took the place of these.
+
+        They are made scalable if these were. Until an optimizer has made an update, the rate to log is that of the one before.
+        """
+        rates, used = LearningRates(optimizers), self._used()
+        rates._before_change = {name: (rates._iterations(name), used[name]) for name in rates if name in used}
+        if self._scalable:
+            rates.make_scalable()
+        return rates
 
     def __len__(self) -> int:
         return len(self._optimizers)
@@ -131,13 +161,34 @@ class LearningRates:
         Returns:
             {"learning_rate": rate} for one optimizer, {"learning_rate_<name>": rate, ...} for several.
         """
+        used = self._used()
+        if len(used) == 1:
+            return {"learning_rate": next(iter(used.values()))}
+        return {f"learning_rate_{name}": rate for name, rate in used.items()}
+
+    def _used(self) -> dict[str, float]:
         used = {}
         for name, rate in self.items():
             changed = self._before_change.get(name)
             used[name] = changed[1] if changed is not None and changed[0] == self._iterations(name) else rate
-        if len(used) == 1:
-            return {"learning_rate": next(iter(used.values()))}
-        return {f"learning_rate_{name}": rate for name, rate in used.items()}
+        return used
+
+    def check_that_they_can_be_set(self, who: str) -> None:
+        """Checks before training that each rate was given as a number.
+
+        Args:
+            who: what wants to set them, for the error.
+
+        Raises:
+            ValueError: if one was not, or there is no optimizer.
+        """
+        for name in self._select(None):
+            setting = _private_api.learning_rate_setting(self._named(name))
+            if not isinstance(setting, keras.Variable):
+                raise ValueError(
+                    f"{who} cannot set the learning rate of optimizer {name!r}, which follows {_describe(setting)}. Give the optimizer a "
+                    "number as learning rate."
+                )
 
     def set(self, value: float, name: str | None = None) -> None:
         """Sets the rate of the optimizer `name`, or of all.
@@ -205,15 +256,24 @@ class LearningRates:
         return changed
 
     def make_scalable(self) -> None:
-        """Wraps each `LearningRateSchedule`, or function, in a `ScaledSchedule`. Call it before tracing; calling it again changes nothing.
+        """Wraps each `LearningRateSchedule` in a `ScaledSchedule`. Call it before tracing; calling it again changes nothing.
 
         The multiplier is kept where the optimizer's variables are (mirrored under a strategy).
+
+        Raises:
+            ValueError: if there is no optimizer, or a rate comes from a callable that is no `LearningRateSchedule`; then nothing changes.
         """
-        for optimizer in self._optimizers.values():
-            schedule = _private_api.learning_rate_setting(optimizer)
-            if is_function(schedule) and not isinstance(schedule, ScaledSchedule):
-                if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-                    schedule = CalledSchedule(schedule)
+        settings = {name: _private_api.learning_rate_setting(self._named(name)) for name in self._select(None)}
+        for name, setting in settings.items():
+            if not isinstance(setting, (keras.Variable, keras.optimizers.schedules.LearningRateSchedule)):
+                raise ValueError(
+                    f"The learning rate of optimizer {name!r} follows {_describe(setting)}, which cannot be scaled during training. Give "
+                    "the optimizer a number or a keras.optimizers.schedules.LearningRateSchedule."
+                )
+        self._scalable = True
+        for name, optimizer in self._optimizers.items():
+            schedule = settings[name]
+            if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule) and not isinstance(schedule, ScaledSchedule):
                 strategy = getattr(optimizer.iterations.value, "distribute_strategy", None)
                 with strategy.scope() if strategy is not None else contextlib.nullcontext():
                     optimizer.learning_rate = ScaledSchedule(schedule)
@@ -275,10 +335,11 @@ def is_function(setting: Any) -> bool:
 
 def name_of(setting: Any) -> str:
     """The name of the function or of the schedule's class that gives a rate, scaled or not."""
-    while isinstance(setting, (ScaledSchedule, CalledSchedule)):
-        setting = setting.schedule if isinstance(setting, ScaledSchedule) else setting.function
+    while isinstance(setting, ScaledSchedule):
+        setting = setting.schedule
     return str(getattr(setting, "__qualname__", type(setting).__name__))
 
 
 def _describe(rate: Any) -> str:
-    return f"the schedule {name_of(rate)}"
+    what = "schedule" if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else "function"
+    return f"the {what} {name_of(rate)}"

@@ -17,7 +17,7 @@ import keras
 from loops import _private_api
 from loops.tasks.object_parts import TENSORFLOWS_NOTES, Kind, Kinds, attributes_of, bookkeeping_of_layers, parts_of
 
-__all__ = ["Tracked", "apply_flags", "flags_of", "layers_of", "track", "trainable_superset"]
+__all__ = ["Tracked", "apply_flags", "flags_of", "layers_of", "track"]
 
 
 @dataclasses.dataclass
@@ -204,23 +204,6 @@ class _Walk:
                 yield from self._parts_of_optimizer(part)
             else:
                 yield name, part
-
-
-def trainable_superset(layers: list[Any], variables: list[Any]) -> list[Any]:
-    """`variables` and the frozen variables of the same model, in the model's order.
-
-    An optimizer that is built on these can be used further when a frozen layer is made trainable.
-    """
-    wanted = {id(v) for v in variables}
-    for layer in layers:
-        if not isinstance(layer, keras.layers.Layer):
-            continue
-        if wanted and wanted <= {id(v) for v in layer.trainable_variables}:
-            if wanted != {id(v) for v in layer.trainable_variables}:
-                continue  # the caller chose some of the model's trainable variables: keep to these
-            may_train = {id(v) for inner in _private_api.layers_within(layer) for v in _private_api.own_trainable_variables(inner)}
-            return [v for v in layer.variables if id(v) in may_train]
-    return list(variables)
 
 
 def layers_of(models: Iterable[Any]) -> list[Any]:

@@ -21,6 +21,7 @@ from loops.engine.progress import Progress
 from loops.engine.rows import Window
 from loops.hooks import History, Hook, Loop
 from loops.tasks.learning_rates import LearningRates
+from loops.tasks.trained import Trained
 
 
 def tiny_model(optimizer: Any = None) -> keras.Model:
@@ -87,6 +88,10 @@ class FakeLoop:
     @property
     def stopping(self) -> bool:
         return self.stop_reason is not None
+
+    @property
+    def trained(self) -> Trained:
+        return Trained.of(self.task)
 
     def clock(self) -> float:
         return self.now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import pathlib
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loops import files
 from loops.hooks import Evaluate, ModelCheckpoint, _weights_writer
 from tests.loops.hooks.fake_loop import FakeLoop, FakeTask, tiny_model
 
@@ -199,6 +201,54 @@ def test_a_file_that_could_not_be_written_is_not_passed_over_by_the_state(tmp_pa
         pass
     with pytest.raises(OSError, match="No space left"):
         hook.state_dict()
+
+
+def best_of_failing(folder, monkeypatch, model, fails, only_weights=True):
+    """A hook that saves the best value, and a loop; which files, counted from 0, cannot be written, is in `fails`."""
+    name = "best.weights.h5" if only_weights else "best.keras"
+    hook = ModelCheckpoint(folder / name, save_weights_only=only_weights, save_best_only=True, keep_last=2)
+    loop = FakeLoop([hook], model)
+    write, count = files.write_atomically, itertools.count()
+
+    def full(path, how):
+        if next(count) in fails:
+            raise OSError("No space left on device")
+        write(path, how)
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    loop.begin()
+    return hook, loop
+
+
+@pytest.mark.parametrize("only_weights", [True, False])
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_best_value_whose_file_could_not_be_written_does_not_count(tmp_path, monkeypatch, only_weights, waits):
+    model = tiny_model()
+    hook, loop = best_of_failing(tmp_path, monkeypatch, model, {1}, only_weights)
+    errors = []
+    for value in (1.0, 0.5, 0.7, 0.8):
+        try:
+            loop.epoch(logs_of([value])[0], set_to_epoch(model))
+        except OSError as error:
+            errors.append(str(error))
+        while waits and hook._writer.busy:
+            pass
+    loop.end("finished")
+    assert len(errors) == 1 and "No space left" in errors[0] and hook.best == 0.7
+    saved = tiny_model()
+    saved.load_weights(tmp_path / hook.filepath)
+    assert float(saved.weights[0].numpy().item()) == 2.0, "the file of 0.7"
+
+
+def test_a_first_file_that_fails_leaves_no_best_value(tmp_path, monkeypatch):
+    hook, loop = best_of_failing(tmp_path, monkeypatch, tiny_model(), {0, 1, 2})  # the first one is tried twice
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            loop.epoch(logs_of([1.0])[0])
+        assert hook.best is None and hook.state_dict()["kept"] == {"best": None, "files": []}
+    loop.epoch(logs_of([2.0])[0])
+    loop.end("finished")
+    assert hook.best == 2.0 and [p.name for p in tmp_path.iterdir()] == ["best.weights.h5"]
 
 
 @pytest.mark.parametrize(

@@ -132,3 +132,11 @@ def test_factors_that_do_not_reduce_are_refused():
 def test_verbose_says_what_happened(model, capsys):
     run_ours(ReduceLROnPlateau("loss", patience=1, verbose=1), model, [None, None])
     assert capsys.readouterr().out == "\nEpoch 2: ReduceLROnPlateau reduces the learning rate of model.optimizer 0.1.\n"
+
+
+def test_a_rate_that_cannot_be_scaled_is_refused_before_the_first_step():
+    model = tiny_model(keras.optimizers.SGD(lambda: 1e-9))
+    with pytest.raises(ValueError, match="'model.optimizer' follows the function .*<lambda>, which cannot be scaled during training. Give"):
+        FakeLoop([ReduceLROnPlateau("loss")], model).begin()
+    with pytest.raises(ValueError, match="The task has no optimizer"):
+        FakeLoop([ReduceLROnPlateau("loss")], None).begin()

@@ -92,7 +92,7 @@ def test_a_schedule_is_scaled_too():
 
 def refused(model, *stages, **options):
     with pytest.raises(ValueError) as caught:
-        loops.fit(model, X, Y, epochs=4, hooks=[hooks.Unfreeze(*stages, **STAGNATES, patience=1)], compile="graph", **FIT, **options)
+        loops.fit(model, X, Y, epochs=4, hooks=[hooks.Unfreeze(*stages, **STAGNATES, patience=1, **options)], compile="graph", **FIT)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -110,8 +110,23 @@ def test_a_layer_inside_a_frozen_one_is_refused():
     assert f"cannot set 'low' free while '{model.name}', which it is inside of, is frozen as a whole" in refused(model, "low")
 
 
-def test_an_optimizer_that_was_built_without_the_layer_is_named():
-    model = make()
-    model.optimizer.build(model.trainable_variables)
-    said = refused(model, "low")
-    assert "the optimizer was built without it; give the task a new optimizer" in said and "low/kernel" in said
+def test_a_learning_rate_that_cannot_be_scaled_is_refused_before_the_first_step():
+    model = make(keras.optimizers.SGD(lambda: 0.1))
+    assert (
+        "'model.optimizer' follows the function " in (said := refused(model, "low", learning_rate_factor=0.5))
+        and "which cannot be scaled" in said
+    )
+    assert int(model.optimizer.iterations.numpy()) == 0
+
+
+@pytest.mark.parametrize("compile", ["graph", "eager"])
+def test_a_file_of_weights_that_is_being_written_is_waited_for(compile, tmp_path):
+    model = make(keras.optimizers.SGD(0.1, momentum=0.9))
+    # Files wait for half a second, in which the layer is set free and the optimizer gets slots for it.
+    last = hooks.ModelCheckpoint(tmp_path / "last.weights.h5", save_weights_only=True)
+    loops.fit(model, X, Y, epochs=5, hooks=[last, hooks.Unfreeze("middle", **STAGNATES, patience=2)], compile=compile, **FIT)
+    back = make(keras.optimizers.SGD(0.1, momentum=0.9), frozen=("low",))
+    back.optimizer.build(back.trainable_variables)
+    back.load_weights(tmp_path / "last.weights.h5")
+    assert bits(back) == bits(model)
+    assert [v.numpy().tobytes() for v in back.optimizer.variables] == [v.numpy().tobytes() for v in model.optimizer.variables]

@@ -165,3 +165,17 @@ def test_of_saves_to_one_path_in_quick_succession_the_newest_is_written(tmp_path
     assert (tmp_path / "best.weights.h5").read_bytes() == (tmp_path / "expected.weights.h5").read_bytes()
     assert len(written) <= 2, "the first one may have begun before the others came"
     assert done == list(range(20))
+
+
+def test_a_model_that_was_changed_before_its_file_was_written_is_an_error(tmp_path):
+    model, path = sequential(), tmp_path / "changed.weights.h5"
+    writer = WeightsWriter()
+    for _ in range(3):  # the third waits for half a second
+        writer.save(model, path)
+    writer.wait()
+    kept = path.read_bytes()
+    writer.save(model, path)
+    model.pop()
+    with pytest.raises(OSError, match="was not written: before the file was, a hook had changed the model 'sequential"):
+        writer.close()
+    assert path.read_bytes() == kept

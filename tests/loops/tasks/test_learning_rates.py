@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from loops import _private_api
 from loops.tasks.learning_rates import LearningRates, ScaledSchedule
 
 SCHEDULES = [
@@ -35,15 +38,51 @@ def test_scaling_is_seen_without_a_retrace():
     assert rate.experimental_get_tracing_count() == 1
 
 
-def test_a_model_saved_with_a_scaled_schedule_loads_with_its_multiplier(tmp_path):
+def saved_and_loaded(schedule, factor, folder):
+    """The schedule that Keras reads from a model that was saved with a scaled one, and what the file says of it."""
     model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
-    model.compile(keras.optimizers.SGD(SCHEDULES[0]), "mse")
+    model.compile(keras.optimizers.SGD(schedule), "mse")
     rates = LearningRates({"optimizer": model.optimizer})
     rates.make_scalable()
-    rates.scale(0.5)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras").optimizer
-    assert LearningRates({"optimizer": loaded})["optimizer"] == rates["optimizer"] == np.float32(0.15)
+    rates.scale(factor)
+    model.save(folder / "model.keras")
+    with zipfile.ZipFile(folder / "model.keras") as file:
+        content = file.read("config.json").decode()
+    return _private_api.learning_rate_setting(keras.models.load_model(folder / "model.keras").optimizer), content
+
+
+MORE = [keras.optimizers.schedules.InverseTimeDecay(0.3, 7, 0.5), keras.optimizers.schedules.CosineDecayRestarts(0.3, 10, alpha=0.1)]
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *MORE], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_a_saved_model_holds_keras_own_schedule_with_the_rates_that_it_had(schedule, factor, tmp_path):
+    loaded, content = saved_and_loaded(schedule, factor, tmp_path)
+    assert type(loaded) is type(schedule) and "Scaled" not in content and "loops" not in content
+    if factor == 1.0:
+        assert loaded.get_config() == schedule.get_config()
+    for step in range(40):
+        np.testing.assert_allclose(float(loaded(step)), factor * float(schedule(step)), rtol=1e-6)
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Wave(keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self, height):
+        self.height = height
+
+    def __call__(self, step):
+        return self.height + 0.5 * tf.cos(tf.cast(step, tf.float32))
+
+    def get_config(self):
+        return {"height": self.height}
+
+
+def test_the_factor_of_a_schedule_of_ones_own_is_said_to_be_lost(tmp_path):
+    assert saved_and_loaded(Wave(1.0), 1.0, tmp_path)[0].height == 1.0
+    with pytest.warns(
+        UserWarning, match="follows Wave, scaled by 0.5. Which of its arguments are rates is not known, so the factor is not"
+    ):
+        assert saved_and_loaded(Wave(1.0), 0.5, tmp_path)[0].height == 1.0
 
 
 def test_numbers_are_set_and_scaled_down_to_the_minimum():
