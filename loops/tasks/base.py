@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,17 @@ class Task:
 
     def __init__(self) -> None:
         self._progress: Any = None
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        for name in _names_of_methods() & vars(cls).keys():
+            if not (callable(vars(cls)[name]) or hasattr(vars(cls)[name], "__get__")):
+                raise TypeError(_taken(f"{cls.__name__}.{name}", name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _names_of_methods() and not callable(value):
+            raise AttributeError(_taken(f"self.{name}", name))
+        super().__setattr__(name, value)
 
     # What a user overrides.
 
@@ -291,3 +303,16 @@ class Task:
         for optimizer in self.optimizers.values():
             if optimizer.built:
                 optimizer.finalize_variable_values(_private_api.variables_to_update(optimizer))
+
+
+@functools.cache
+def _names_of_methods() -> frozenset[str]:
+    """What a task has for its loop and its steps, and what no value may stand in the way of."""
+    return frozenset(
+        name for name, member in vars(Task).items() if not name.startswith("_") and (callable(member) or isinstance(member, property))
+    )
+
+
+def _taken(given: str, name: str) -> str:
+    kind = "property" if isinstance(vars(Task)[name], property) else "method"
+    return f"`{given} = ...` would hide the {kind} `{name}` of loops.Task, which the loop uses: give the attribute another name, as `my_{name}`."
