@@ -315,4 +315,4 @@ def _names_of_methods() -> frozenset[str]:
 
 def _taken(given: str, name: str) -> str:
     kind = "property" if isinstance(vars(Task)[name], property) else "method"
-    return f"`{given} = ...` would hide the {kind} `{name}` of loops.Task, which the loop uses: give the attribute another name, as `my_{name}`."
+    return f"`{given} = ...` would hide the {kind} `{name}` of loops.Task, which the loop uses: give it another name, such as `my_{name}`."
