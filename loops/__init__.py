@@ -25,7 +25,7 @@ from loops.errors import MismatchError, NonFiniteError, Preempted, SaveError, Wo
 from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, GeneratorFeed, NoFeed, Position, PyDatasetFeed
 from loops.run.eval_loop import EvalLoop, PredictLoop
 from loops.tasks.base import Task
-from loops.tasks.gradients import ClipByGlobalNorm, ClipByNorm, ClipByValue
+from loops.tasks.clipping import ClipByGlobalNorm, ClipByNorm, ClipByValue
 from loops.tasks.keras import KerasTask, SupervisedTask
 from loops.tasks.learning_rates import LearningRates
 from loops.tasks.reductions import Collect, Last, Mean, Sum

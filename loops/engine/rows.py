@@ -6,6 +6,7 @@ until the next look.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import tensorflow as tf
 
 from loops.tasks.reductions import Last, Mean, Reduction, Sum
 
-__all__ = ["LogSpec", "TraceLog", "Window"]
+__all__ = ["LogSpec", "TraceLog", "Window", "aligned"]
 
 EXAMPLES, CHECK, FIRST = 0, 1, 2
 
@@ -24,6 +25,9 @@ class LogSpec:
 
     def __init__(self, kinds: Mapping[str, type[Reduction]]):
         self.kinds = dict(kinds)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LogSpec) and list(self.kinds.items()) == list(other.kinds.items())
 
     @property
     def width(self) -> int:
@@ -41,8 +45,8 @@ class LogSpec:
 
     def reduce(self, rows: np.ndarray) -> dict[str, float]:
         """Reduces rows `[steps, width]` to one float for each name; a name that is absent in all rows is left out."""
-        totals = Totals(self)
-        totals.add(rows)
+        totals = Totals()
+        totals.add(rows, self)
         return totals.values()
 
 
@@ -91,33 +95,73 @@ def merge_replicas(spec: LogSpec, rows: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.reduce_sum(rows[:, :FIRST], 0), pairs], 0)
 
 
+def aligned(parts: Sequence[tuple[LogSpec, Any]]) -> tuple[LogSpec, Any]:
+    """Rows of steps that may have returned other names, or the same names in another order, as rows of one spec.
+
+    Args:
+        parts: the spec and the row, float64 `[width]`, of each step.
+
+    Returns:
+        A spec with the names of all steps, and the rows `[steps, width]`; a name is absent (weight 0) in the rows of the steps without it.
+    """
+    first = parts[0][0]
+    if all(spec == first for spec, _ in parts):
+        return first, tf.stack([row for _, row in parts])
+    joined = LogSpec({name: kind for spec, _ in parts for name, kind in spec.kinds.items()})
+    place = {name: FIRST + 2 * i for i, name in enumerate(joined.kinds)}
+    rows = np.zeros([len(parts), joined.width])
+    for row, (spec, cells) in zip(rows, parts, strict=True):
+        cells = np.asarray(cells)
+        row[:FIRST] = cells[:FIRST]
+        for i, name in enumerate(spec.kinds):
+            row[place[name] : place[name] + 2] = cells[FIRST + 2 * i : FIRST + 2 * i + 2]
+    return joined, rows
+
+
 class Totals:
-    """Running reduction of rows on the host, in float64."""
+    """Running reduction of rows on the host, in float64, by name: rows may come from traces that returned other names.
 
-    def __init__(self, spec: LogSpec):
-        self.spec = spec
-        self.array = np.zeros([2, len(spec.kinds)])
-        self._numerators, self._weights = self.array
+    Attributes:
+        kinds: name -> reduction, of all rows up to now.
+    """
 
-    def add(self, rows: np.ndarray) -> None:
+    def __init__(self) -> None:
+        self.kinds: dict[str, type[Reduction]] = {}
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, rows: np.ndarray, spec: LogSpec) -> None:
+        """Adds rows `[steps, spec.width]`."""
         values, weights = rows[:, FIRST::2], rows[:, FIRST + 1 :: 2]
-        for i, kind in enumerate(self.spec.kinds.values()):
+        for i, (name, kind) in enumerate(spec.kinds.items()):
+            if self.kinds.setdefault(name, kind) is not kind:  # after a retrace of a step that was changed
+                self.kinds[name], self._sums[name] = kind, [0.0, 0.0]
+            sums = self._sums.setdefault(name, [0.0, 0.0])
             present = np.flatnonzero(weights[:, i] > 0)
             if not present.size:
                 continue
             value, weight = values[present, i], weights[present, i]
             if kind is Last:
-                self._numerators[i], self._weights[i] = value[-1], 1.0
+                sums[:] = value[-1], 1.0
             else:
-                self._numerators[i] = _running_sum(self._numerators[i], value * weight if kind is Mean else value)
-                self._weights[i] = _running_sum(self._weights[i], weight)
+                sums[0] = _running_sum(sums[0], value * weight if kind is Mean else value)
+                sums[1] = _running_sum(sums[1], weight)
 
     def values(self) -> dict[str, float]:
-        out = {}
-        for i, (name, kind) in enumerate(self.spec.kinds.items()):
-            if self._weights[i] > 0:
-                out[name] = float(self._numerators[i] / self._weights[i] if kind is Mean else self._numerators[i])
-        return out
+        """One float for each name; a name that was absent in all rows is left out."""
+        present = {name: sums for name, sums in self._sums.items() if sums[1] > 0}
+        return {name: float(total / weight if self.kinds[name] is Mean else total) for name, (total, weight) in present.items()}
+
+    def state(self) -> tuple[np.ndarray, list[list[str]]]:
+        """The sums `[2, names]`, and the names with their reductions, JSON-able."""
+        return np.array(list(self._sums.values())).reshape(-1, 2).T, LogSpec(self.kinds).names()
+
+    @classmethod
+    def restored(cls, sums: np.ndarray, names: Iterable[Sequence[str]]) -> Totals:
+        """The totals for which `state` gave these."""
+        totals = cls()
+        totals.kinds = LogSpec.named(names).kinds
+        totals._sums = {name: [float(total), float(weight)] for name, (total, weight) in zip(totals.kinds, sums.T, strict=True)}
+        return totals
 
 
 def _running_sum(total: float, values: np.ndarray) -> float:
@@ -129,7 +173,7 @@ class TraceLog:
     """The rows of all steps since the beginning of the oldest open window. Rows are copied from the device only when they are needed."""
 
     def __init__(self) -> None:
-        self._unread: list[tuple[tf.Tensor, int]] = []
+        self._unread: list[tuple[tf.Tensor, int, LogSpec]] = []
         self._chunks: list[tuple[int, np.ndarray, LogSpec]] = []
         self._end = 0
         self._totals: Totals | None = None
@@ -142,21 +186,20 @@ class TraceLog:
     def append(self, rows: tf.Tensor, n: int, spec: LogSpec) -> None:
         """Adds the first `n` rows of a call, without reading them."""
         if n:
-            self._unread.append((rows, n))
-            self._spec = spec
+            self._unread.append((rows, n, spec))
 
     def read(self) -> None:
         """Copies all unread rows to the host."""
         if not self._unread:
             return
-        rows = np.concatenate([np.asarray(r)[:n] for r, n in self._unread])
-        self._unread.clear()
-        self._chunks.append((self._end, rows, self._spec))
-        self._end += len(rows)
-        self.examples += int(rows[:, EXAMPLES].sum())
-        if self._totals is None or self._totals.spec.kinds != self._spec.kinds:
-            self._totals = Totals(self._spec)
-        self._totals.add(rows)
+        self._totals = self._totals or Totals()
+        unread, self._unread = self._unread, []
+        for spec, calls in itertools.groupby(unread, key=lambda call: call[2]):
+            rows = np.concatenate([np.asarray(r)[:n] for r, n, _ in calls])
+            self._chunks.append((self._end, rows, spec))
+            self._end += len(rows)
+            self.examples += int(rows[:, EXAMPLES].sum())
+            self._totals.add(rows, spec)
 
     def new_epoch(self) -> None:
         """Forgets the totals of the epoch to date."""
@@ -182,8 +225,7 @@ class TraceLog:
         arrays = {f"rows/{i}": rows for i, (_, rows, _) in enumerate(self._chunks)}
         described: dict[str, Any] = {"end": self._end, "chunks": [[begin, spec.names()] for begin, _, spec in self._chunks], "totals": None}
         if self._totals is not None:
-            described["totals"] = self._totals.spec.names()
-            arrays["totals"] = self._totals.array.copy()
+            arrays["totals"], described["totals"] = self._totals.state()
         return arrays, described
 
     def load_state(self, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:
@@ -192,8 +234,7 @@ class TraceLog:
         for i, (begin, names) in enumerate(described["chunks"]):
             self._chunks.append((begin, arrays[f"rows/{i}"], LogSpec.named(names)))
         if described["totals"] is not None:
-            self._totals = Totals(LogSpec.named(described["totals"]))
-            self._totals.array[...] = arrays["totals"]
+            self._totals = Totals.restored(arrays["totals"], described["totals"])
 
     @property
     def held(self) -> int:
@@ -232,14 +273,14 @@ class Window:
     @property
     def trace(self) -> dict[str, np.ndarray]:
         """name -> values float64 `[steps]`, NaN in steps where the name was absent."""
-        parts: dict[str, list[np.ndarray]] = {}
+        parts: dict[str, np.ndarray] = {}
         done = 0
         for rows, spec in self._trace.rows(self.first_step - 1, self.last_step):
             for i, name in enumerate(spec.kinds):
                 values = np.where(rows[:, FIRST + 2 * i + 1] > 0, rows[:, FIRST + 2 * i], np.nan)
-                parts.setdefault(name, [np.full(done, np.nan)] if done else []).append(values)
+                parts.setdefault(name, np.full(self.steps, np.nan))[done : done + len(rows)] = values
             done += len(rows)
-        return {name: np.concatenate(values) for name, values in parts.items()}
+        return {name: values[:done] for name, values in parts.items()}
 
     def mean(self, name: str) -> float:
         """The weighted mean of `name` over the window, or the sum or last value if the step reported one of these.
@@ -247,11 +288,10 @@ class Window:
         Raises:
             KeyError: if no step of the window reported `name`.
         """
-        totals: Totals | None = None
+        totals = Totals()
         for rows, spec in self._trace.rows(self.first_step - 1, self.last_step):
-            totals = totals or Totals(spec)
-            totals.add(rows)
-        values = totals.values() if totals is not None else {}
+            totals.add(rows, spec)
+        values = totals.values()
         if name not in values:
             raise KeyError(f"No step of this window reported {name!r}; there is {sorted(values)}.")
         return values[name]

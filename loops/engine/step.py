@@ -15,10 +15,16 @@ import keras
 import tensorflow as tf
 
 from loops import _private_api
+from loops.engine.kept_rows import KeptRows
 from loops.engine.rows import LogSpec, merge_replicas, row_of
 from loops.engine.step_clock import StepClock
-from loops.tasks import replicas
+from loops.graphs.dependence import EagerOps
+from loops.messages import warn
+from loops.tasks import loss_weights, replicas
 from loops.tasks.base import Task
+from loops.tasks.keras import KerasTask
+from loops.tasks.metric_results import ResultsRecorded, with_metrics
+from loops.tasks.plain_values import changes_by_trace, plain_values
 from loops.tasks.reductions import Collect
 from loops.tasks.step_context import StepContext, Transform
 from loops.tasks.used_variables import UsedVariables
@@ -71,21 +77,32 @@ class GlobalStep:
         self._fuse, self._xla = fuse, False
         # Only for graph mode: a program of XLA cannot read the time, and takes its batches from blocks.
         self.clock = StepClock() if "waiting" in observes and fuse else None
+        # A variable with a copy on each replica is not made within a trace.
+        several = strategy.num_replicas_in_sync > 1
+        self.kept_rows = KeptRows() if method == "train_step" and not several else None
         self.meta: StepMeta | None = None
         self.traces = 0
         self.used = UsedVariables(lambda: replicas.local_variables(task.tracked.all_variables()))
         self._eager = False
-        self._concrete: dict[Any, Any] = {}
+        self._traced: dict[Any, tuple[Any, StepMeta]] = {}
+        self._kinds: dict[str, type] = {}
+        self._carriers: dict[Any, tf.Variable] = {}
 
     @property
     def graph(self) -> tf.Graph | None:
         """The graph of the first trace, None before it."""
-        return next((function.graph for function in self._concrete.values()), None)
+        return next((function.graph for function, _ in self._traced.values()), None)
 
     @property
     def graphs(self) -> list[tf.Graph]:
         """The graphs of all traces, in the order in which they were made."""
-        return [function.graph for function in self._concrete.values()]
+        return [function.graph for function, _ in self._traced.values()]
+
+    def bookkeeping(self) -> list[tf.Variable]:
+        """Variables that a traced step uses and that are no state of the run."""
+        clock = self.clock.variables if self.clock is not None else ()
+        kept_rows = self.kept_rows.variables if self.kept_rows is not None else ()
+        return [*clock, *kept_rows, *self._carriers.values()]
 
     @staticmethod
     def key(spec: Any) -> Any:
@@ -98,7 +115,7 @@ class GlobalStep:
         Under several replicas XLA compiles the ops of each, as far as it can; reductions and what follows them stay outside.
         """
         step = copy.copy(self)
-        step._xla, step._concrete, step.meta, step.traces = True, {}, None, 0
+        step._xla, step._traced, step.meta, step.traces = True, {}, None, 0
         return step
 
     def build(self, spec: Any) -> None:
@@ -112,43 +129,54 @@ class GlobalStep:
         Returns:
             A concrete function `(batch, step) -> {"row", "observed", "collected"}`.
         """
+        return self.traced(spec)[0]
+
+    def traced(self, spec: Any) -> tuple[Any, StepMeta]:
+        """The graph function for batches of `spec`, and what is known about its results. Other specs may have other names."""
         key = self.key(spec)
-        if key not in self._concrete:
-            before = self.meta
-            self._concrete[key] = self._trace(spec)
+        if key not in self._traced:
+            function = self._trace(spec)
+            assert self.meta is not None
+            self._traced[key] = function, self.meta
             self.traces += 1
-            if before is not None and self.meta is not None and before.spec.kinds != self.meta.spec.kinds:
-                raise ValueError(
-                    f"{self.method} returned {sorted(self.meta.spec.kinds)} for batches of {spec}, but {sorted(before.spec.kinds)} before; "
-                    "it has to return the same names for every batch (weight 0 means absent)."
-                )
-        return self._concrete[key]
+        return self._traced[key]
 
     def _trace(self, spec: Any) -> Any:
         function = tf.function(self.__call__ if self.clock is None else self.clock.around(self.__call__), autograph=False)
+        before = plain_values(self.task)
         try:
             self.build(spec)
-            with self.strategy.scope(), self.used.while_traced():
-                return function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
+            kept = self.kept_rows.watching(xla=self._xla) if self.kept_rows is not None else contextlib.nullcontext()
+            with self.strategy.scope(), self.used.while_traced(), kept:
+                traced = function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             if not self.task.owns(self.method):  # the user's own code: the error as it is, with a note on where it happened
                 error.add_note(f"(while {type(self.task).__name__}.{self.method} was traced for batches of {spec})")
                 raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(f"The model cannot be built on or applied to batches of {spec}: {reason}") from error
+        for sentence in changes_by_trace(self.task, before):
+            warn(f"Warning: {sentence}")
+        return traced
 
-    def eager(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
-        """Runs the step in Python, so that breakpoints work."""
+    def eager(self, batch: Any, step: tf.Tensor) -> tuple[dict[str, Any], StepMeta]:
+        """Runs the step in Python, so that breakpoints work; returns its results and what is known about them."""
         self._eager = True
         with self.strategy.scope(), self.used:
-            return self(batch, step)
+            results = self(batch, step)
+        assert self.meta is not None
+        return results, self.meta
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
+        with ResultsRecorded(self.task.tracked.metrics):
+            return self._on_replicas(batch, step)
+
+    def _on_replicas(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
         count = self.strategy.num_replicas_in_sync
         if count == 1:
             return self._on_replica(batch, step)
-        parts = [tf.nest.flatten(replicas.shard(batch, i, count)) for i in range(count)]
+        parts = [tf.nest.flatten(part) for part in replicas.split(batch, count)]
         spread = tf.nest.pack_sequence_as(batch, [self._per_replica(group) for group in zip(*parts, strict=True)])
         out = self.strategy.run(self._on_replica, args=(spread, step))
         rows = tf.stack(self.strategy.experimental_local_results(out["row"]))
@@ -165,27 +193,44 @@ class GlobalStep:
 
     def _on_replica(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
         counted = step if self._training_step is None else self._training_step.read_value()
-        with StepContext(counted, step, self.task.batch_size(batch), self._seed, self._transforms, self._observes, self._fuse) as context:
-            several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-            keep = self._per_replica_state() if several else []
-            scope = tf.xla.experimental.jit_scope() if self._xla and several else contextlib.nullcontext()
+        examples = self.task.batch_size(batch)
+        context = StepContext(
+            counted, step, examples, self._seed, self._transforms, self._observes, fuse=self._fuse, carriers=self._carriers
+        )
+        ops = EagerOps() if self._eager and not isinstance(self.task, KerasTask) and self.task.tracked.metrics else None
+        with context, ops or contextlib.nullcontext(), _private_api.loss_scaling(by_keras=False):
+            keep = self._per_replica_state() if context.replicas > 1 else []
+            scope = tf.xla.experimental.jit_scope() if self._xla and context.replicas > 1 else contextlib.nullcontext()
             with scope, FastOps() if self._xla else contextlib.nullcontext():
                 returned = self._user_step()(batch)
             for variable, before in keep:
                 # Statistics over no example are NaN: a replica without examples keeps its old ones.
                 variable.assign(tf.where(context.examples > 0, variable.read_value(), before))
+            context.finish()
             if self.method == "predict_step":
                 logs: dict[str, Any] = {"output": Collect(returned)}
             else:
-                logs = self._checked(returned)
+                logs = with_metrics(self._checked(returned), context, self.task.tracked.metrics, batch, ops)
             collected = {name: entry.value for name, entry in logs.items() if isinstance(entry, Collect)}
             metrics = {name: entry for name, entry in logs.items() if isinstance(entry, keras.metrics.Metric)}
             scalars = {name: entry for name, entry in logs.items() if name not in collected and name not in metrics}
+            if context.replicas > 1:
+                loss_weights.check(self.task, batch, context.losses, scalars)
             if "batch" in self._observes:
                 context.observed["batch"] = batch
             spec, row = row_of(scalars, context.examples, context.total_loss(scalars))
+        self._check_reductions({**spec.kinds, **dict.fromkeys(metrics, keras.metrics.Metric)})
         self.meta = StepMeta(spec, metrics)
         return {"row": row, "observed": context.observed, "collected": collected}
+
+    def _check_reductions(self, kinds: Mapping[str, type]) -> None:
+        """Refuses a name that this trace reduces in another way than an earlier one did."""
+        for name, kind in kinds.items():
+            if self._kinds.setdefault(name, kind) is not kind:
+                raise ValueError(
+                    f"{self.method} returned {name!r} as {kind.__name__} and before, for another batch, as {self._kinds[name].__name__}; "
+                    "a name has to be reduced in one way."
+                )
 
     def _per_replica_state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
         """Floating state that each replica updates by itself, such as batch-norm statistics, with its value now."""

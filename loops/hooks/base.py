@@ -206,6 +206,9 @@ class Hook:
     def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         """After the last step of an epoch. `logs` is read-only; `loop.log(name, value)` adds to it for the hooks that follow."""
 
+    def release_weights(self, loop: Loop) -> None:
+        """When training has ended normally, before optimizers put averages into the model: undo what you did to the weights for a while."""
+
     def on_train_end(self, loop: Loop) -> None:
         """Always called, whatever ended the run; `loop.outcome` says what did."""
 

@@ -196,7 +196,12 @@ class CompiledStep:
         """Drops the cached logs, because the state went back."""
         self._cached_logs = None
 
+    @property
+    def several_replicas(self) -> bool:
+        """Whether there is more than one replica."""
+        return bool(self._strategy.num_replicas_in_sync > 1)
+
     def average_replicas(self) -> None:
         """Averages the moving statistics of layers over the replicas, where they have drifted apart."""
-        if self._strategy.num_replicas_in_sync > 1:
+        if self.several_replicas:
             replicas.average_moving_statistics(self._task.tracked.statistics())

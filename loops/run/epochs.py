@@ -84,7 +84,7 @@ class Epochs:
         parts = self._parts
         parts.progress.begin_epoch()
         parts.logs = EpochLogs()
-        parts.execution.trace.new_epoch()
+        parts.execution.begin_epoch()
         parts.task.reset_metrics()
         for hook in parts.loop.hooks:
             with parts.accounts.of("hooks", hook.name):

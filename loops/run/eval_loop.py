@@ -74,24 +74,23 @@ class EvalLoop:
         kept, eager = self._kept, self.program.mode == "eager"
         kept.keep(flat(self.program.variables()) if eager else self.task.tracked.metric_variables())
         self.task.reset_metrics()
-        trace, done = TraceLog(), 0
+        trace, metrics, done = TraceLog(), dict[str, Any](), 0
         collected: list[tuple[Call, int]] = []
         try:
-            meta = self.program.step
+            before = None if on_batch is None else lambda i: on_batch(i, lambda: self._results(trace, metrics), False)
+            most = 1 if on_batch else _MAX_CALL_STEPS
             with kept.of_all_used() if eager else contextlib.nullcontext():
-                for call, n in _calls(
-                    self.program, feed, steps, 1 if on_batch else _MAX_CALL_STEPS, self._before(on_batch, trace), self._keep_what_is_written
-                ):
-                    assert meta.meta is not None
-                    trace.append(call.rows, n, meta.meta.spec)
+                for call, n in _calls(self.program, feed, steps, most, before, self._keep_what_is_written):
+                    trace.append(call.rows, n, call.meta.spec)
+                    metrics.update(call.meta.metrics)
                     collected.append((call, n))
                     done += n
             if not done:
                 raise ValueError("There was nothing to evaluate: the feed gave no batch.")
             if on_batch is not None:
-                on_batch(done, lambda: self._results(trace), True)
-            logs = self._results(trace)
-            if not collected[0][0].collected:
+                on_batch(done, lambda: self._results(trace, metrics), True)
+            logs = self._results(trace, metrics)
+            if not any(call.collected for call, _ in collected):
                 return logs
             joined = _joined(collected)
             with kept.of_all_used():
@@ -106,13 +105,8 @@ class EvalLoop:
             self._written[id(graph)] = [by_handle[id(handle)] for handle, _ in written_captures(graph) if id(handle) in by_handle]
         self._kept.keep(self._written[id(graph)])
 
-    def _results(self, trace: TraceLog) -> dict[str, Any]:
-        meta = self.program.step.meta
-        assert meta is not None
-        return to_floats(self.task.results("eval", trace.epoch_logs(), meta.metrics))
-
-    def _before(self, on_batch: Any, trace: TraceLog) -> Callable[[int], None] | None:
-        return None if on_batch is None else lambda i: on_batch(i, lambda: self._results(trace), False)
+    def _results(self, trace: TraceLog, metrics: dict[str, Any]) -> dict[str, Any]:
+        return to_floats(self.task.results("eval", trace.epoch_logs(), metrics))
 
 
 class PredictLoop:
@@ -184,8 +178,12 @@ def _calls(
 
 def _joined(calls: list[tuple[Call, int]]) -> dict[str, Any]:
     """Concatenates the collected outputs of all calls."""
-    parts = [tf.nest.map_structure(lambda t, call=call, n=n: _unpadded(np.asarray(t), call, n), call.collected) for call, n in calls]
-    return dict(tf.nest.map_structure(_concatenated, *parts))
+    parts: dict[str, list[Any]] = {}
+    for call, n in calls:
+        for name, outputs in call.collected.items():
+            arrays = tf.nest.map_structure(lambda t, call=call, n=n: _unpadded(np.asarray(t), call, n), outputs)
+            parts.setdefault(name, []).append(arrays)
+    return {name: tf.nest.map_structure(_concatenated, *arrays) for name, arrays in parts.items()}
 
 
 def _concatenated(*arrays: np.ndarray) -> Any:

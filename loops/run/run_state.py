@@ -58,6 +58,7 @@ def gather(parts: RunParts) -> RunState:
         "trainable": flags_of(parts.task.tracked),
         "learning_rates": parts.rates.state_dict(),
         "trace": described,
+        "metrics": _places(parts.execution.metrics, parts.task),
         "logs": parts.logs.state_dict(),
         "looks": parts.hooks.state_dict(parts.now()),
         "hooks": hooks,
@@ -87,6 +88,8 @@ def restore(parts: RunParts, saved: RunState) -> None:
     parts.rates.load_state_dict(state["learning_rates"])
     parts.progress.load_state_dict(state["progress"])  # the feed stands there already
     parts.execution.load_trace(select(arrays, "trace/"), state["trace"])
+    metrics = parts.task.tracked.metrics
+    parts.execution.metrics = {name: metrics[place] for name, place in state["metrics"].items()}
     parts.logs.load_state_dict(state["logs"])
     parts.hooks.load_state_dict(state["looks"], parts.now())
     parts.decisions.update(state["decisions"])
@@ -96,6 +99,12 @@ def restore(parts: RunParts, saved: RunState) -> None:
             hook.load_state_dict(state["hooks"][hook.name])
             if kept := select(arrays, f"hooks/{hook.name}/"):
                 hook.load_state_arrays(kept)
+
+
+def _places(metrics: Mapping[str, Any], task: Task) -> dict[str, int]:
+    """The place of each metric among those of the task, by the name under which steps of the epoch to date returned it."""
+    places = {id(metric): i for i, metric in enumerate(task.tracked.metrics)}
+    return {name: places[id(metric)] for name, metric in metrics.items() if id(metric) in places}
 
 
 def _create_what_is_missing(parts: RunParts, names: Mapping[str, list[str]], flags: Mapping[str, list[bool]]) -> None:

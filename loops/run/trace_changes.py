@@ -1,12 +1,11 @@
-"""Finds changes that a traced step cannot see: `trainable` flags, and Python numbers and strings among a task's attributes."""
+"""Finds changes that a traced step cannot see: `trainable` flags, and Python numbers and strings that hang on the task."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import keras
 
 from loops.tasks.base import Task
+from loops.tasks.plain_values import plain_values
 from loops.tasks.tracking import layers_of
 
 __all__ = ["TraceChanges"]
@@ -23,7 +22,7 @@ class TraceChanges:
         self._task = task
         self._watched = [*task.tracked.model_variables(), *layers_of(task.models)]
         self._flags = self._current_flags()
-        self._constants = _constants(task)
+        self._constants = plain_values(task)
 
     def changed_flags(self) -> str | None:
         """The variables whose `trainable` changed, else the layers (whose `call` may read it); None if nothing changed."""
@@ -35,7 +34,7 @@ class TraceChanges:
     def changed_constants(self) -> list[str]:
         """A sentence for each attribute whose value differs from that in the trace; each change is reported once."""
         told = []
-        for name, value in _constants(self._task).items():
+        for name, value in plain_values(self._task).items():
             if name in self._constants and self._constants[name] != value:
                 told.append(
                     f"{type(self._task).__name__}.{name} changed from {self._constants[name]!r} to {value!r}, but the traced step keeps "
@@ -46,7 +45,3 @@ class TraceChanges:
 
     def _current_flags(self) -> list[bool]:
         return [bool(item.trainable) for item in self._watched]
-
-
-def _constants(task: Task) -> dict[str, Any]:
-    return {k: v for k, v in vars(task).items() if isinstance(v, (bool, int, float, str)) and not k.startswith("_")}

@@ -60,7 +60,8 @@ class Task:
 
         Returns:
             name -> scalar (reduced to a mean weighted by examples), or `loops.Mean`, `loops.Sum`, `loops.Last`, or a
-            `keras.metrics.Metric` that the step updated (the loop reads its result at a look and resets it when an epoch begins).
+            `keras.metrics.Metric` that the step updated (the loop reads its result at a look and resets it when an epoch begins). The
+            metric's `result()` means the metric; a value computed from results alone counts as it is after the last step.
         """
         raise TypeError(f"{type(self).__name__} defines no train_step(self, batch), so it cannot be trained.")
 
@@ -84,7 +85,10 @@ class Task:
         raise TypeError(f"{type(self).__name__} defines no predict_step(self, x), so it cannot predict.")
 
     def batch_size(self, batch: Any) -> Any:
-        """Examples in a batch, an integer scalar tensor: the first dimension of its first tensor, unless overridden."""
+        """What a batch counts for, an integer scalar tensor: its examples, the first dimension of its first tensor, unless overridden.
+
+        Replicas, and scalars that a step returns without a weight, are weighted by it. If losses are means over tokens, return the tokens.
+        """
         return tf.convert_to_tensor(replicas.batch_size_of(batch))
 
     def state_dict(self) -> dict[str, Any]:
@@ -117,9 +121,33 @@ class Task:
         """Gives the task the counters of the loop that trains it; `step` reads them outside of a step."""
         self._progress = progress
 
-    def seed(self) -> tf.Tensor:
-        """A seed pair, int64 `[2]`, for `tf.random.stateless_*`: different in each step, call and replica, the same after a restart."""
-        return current("Task.seed").seed()
+    @gradients.no_autograph
+    def seed(self, *fold: Any) -> tf.Tensor:
+        """A seed pair, int64 `[2]`, for `tf.random.stateless_*`: the same after a restart, in eager mode, in a graph and under XLA.
+
+        It differs in each step, on each replica, at each place of the step, and for all integers that are given. Inside a loop of
+        TensorFlow (`tf.range`, `tf.while_loop`, `tf.map_fn`, `tf.scan`) the body is traced once, so the loop's index has to be given.
+
+        Args:
+            fold: integers: Python numbers or scalar integer tensors.
+
+        Raises:
+            ValueError: in a loop of TensorFlow without an integer that changes, or if two calls would give the same seed.
+            TypeError: for what is no integer.
+
+        Example:
+            >>> import loops, tensorflow as tf
+            >>> class Noise(Task):
+            ...     def train_step(self, batch):
+            ...         total = 0.0
+            ...         for i in tf.range(4):
+            ...             total += tf.random.stateless_normal([], self.seed(i))
+            ...         return {"total": total, "one": tf.random.stateless_normal([], self.seed())}
+            >>> loop = loops.TrainLoop(Noise(), loops.NoFeed(steps_per_epoch=2))
+            >>> sorted(loop.run(epochs=1).history)
+            ['one', 'total']
+        """
+        return current("Task.seed").seed(fold)
 
     @gradients.no_autograph
     def minimize(self, loss: Any, tape: tf.GradientTape, optimizer: Any, variables: Sequence[Any], *, when: Any = None) -> None:
@@ -152,28 +180,23 @@ class Task:
 
     @gradients.no_autograph
     def compute_loss(self, loss_fn: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
-        """The mean loss over this replica's own examples.
+        """The mean loss over this replica's own examples: exactly the loss that `compile(loss=loss_fn)` computes.
+
+        So ranks are aligned (`[B]` with `[B, 1]`), masks of the model count, half precision is widened, and weights multiply the losses of
+        the examples before these are summed and divided by their number.
 
         Args:
             loss_fn: a `keras.losses.Loss`, a Keras loss name, or a function `(y, y_pred) -> loss per example or scalar`.
             y: targets.
             y_pred: predictions.
-            sample_weight: weights per example.
+            sample_weight: weights per example, `[B]` or as far as the losses go.
 
         Returns:
-            Scalar tensor. Keras divides mean losses by the number of replicas; this method undoes that.
+            Scalar tensor, unless the loss object has no reduction. Under several replicas Keras divides a mean by their number; in a
+            task's own step no Keras loss does that.
         """
-        loss = keras.losses.get(loss_fn)
-        if isinstance(loss, keras.losses.Loss):
-            value = loss(y, y_pred, sample_weight=sample_weight)
-            count = tf.distribute.get_strategy().num_replicas_in_sync
-            if count > 1 and loss.reduction in ("mean", "sum_over_batch_size", "mean_with_sample_weight"):
-                value *= count
-            return value
-        per_example = loss(y, y_pred)
-        if sample_weight is not None:
-            per_example = per_example * tf.cast(sample_weight, per_example.dtype)
-        return tf.reduce_mean(per_example)
+        with _private_api.loss_scaling(by_keras=False):
+            return _private_api.compiled_loss(loss_fn, y, y_pred)(y, y_pred, sample_weight=sample_weight)
 
     @gradients.no_autograph
     def losses_of(self, *layers: Any) -> tf.Tensor:
@@ -186,7 +209,7 @@ class Task:
         """Shows hooks a tensor of any shape: one with `name` in its `observes` finds the value at the last step in `window.observed`."""
         context = current("Task.observe")
         if name in context.observes:
-            context.observed[name] = tensor
+            context.observe(name, tensor)
 
     # What a loop calls.
 
@@ -243,7 +266,10 @@ class Task:
         return to_floats({**reduced, **{name: metric.result() for name, metric in metrics.items()}})
 
     def finalize(self) -> None:
-        """Called when training has ended normally: optimizers that keep an average of the weights put it into the model."""
+        """Called when training has ended normally: optimizers that keep an average of the weights put it into the model.
+
+        The next `run` takes back what this method has assigned, and snapshots do not have it: training goes on from the weights before.
+        """
         for optimizer in self.optimizers.values():
             if optimizer.built:
                 optimizer.finalize_variable_values(_private_api.variables_to_update(optimizer))

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops.tasks import _private_variables
+from loops import _private_api
 from loops.tasks.replicas import local_variables
 
 __all__ = ["KeptValues"]
@@ -45,7 +45,7 @@ class KeptValues:
     def of_all_used(self) -> Iterator[None]:
         """Within this context keeps the value of each variable right before it is used, and of those that such a context saw before."""
         self.keep([variable for ref in self._used.values() if (variable := ref()) is not None])
-        with _private_variables.uses_of_variables(self._used_now):
+        with _private_api.uses_of_variables(self._used_now):
             yield
 
     def put_back(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,14 +51,14 @@ class KerasTask(Task):
         self._metric_calls = MetricCalls(model)
         self._own_train_step = _overridden(model, "train_step")
         self._own_test_step = _overridden(model, "test_step")
-        self._reports_metrics = {"train": True, "eval": True}
-        self._groups: dict[str, dict[str, str]] = {"train": {}, "eval": {}}
+        self._reports = {"train": _Reports(), "eval": _Reports()}
 
     def train_step(self, batch: Any) -> Mapping[str, Any]:
         if self._own_train_step:
             if tf.distribute.get_strategy().num_replicas_in_sync == 1 and current("train_step").transforms:
                 raise ValueError("`clip` cannot reach into the model's own train_step; clip there, or by the optimizer (clipnorm=...).")
-            logs = self.model.train_step(batch)
+            with _private_api.loss_scaling(by_keras=True):
+                logs = self.model.train_step(batch)
             return self._reported("train", logs, logs.get("loss"))
         model = self.model
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
@@ -70,7 +71,9 @@ class KerasTask(Task):
 
     def eval_step(self, batch: Any) -> Mapping[str, Any]:
         if self._own_test_step or tf.distribute.get_strategy().num_replicas_in_sync == 1:
-            return self._reported("eval", self.model.test_step(batch), None)
+            with _private_api.loss_scaling(by_keras=True):
+                logs = self.model.test_step(batch)
+            return self._reported("eval", logs, None)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         y_pred, _ = self._forward(x, y, sample_weight, training=False)
         return self._reported("eval", self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight), None)
@@ -83,10 +86,9 @@ class KerasTask(Task):
         model = self.model
         y_pred = model(x, training=training) if _private_api.takes_training(model) else model(x)
         loss = _private_api.loss_in_step(model, x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if replicas > 1:
-            # Keras divides by the number of replicas: undo that. The mean loss of a replica without examples is NaN: make it 0.
-            loss = tf.where(tf.equal(current("eval_step").examples, 0), tf.zeros_like(loss), loss * tf.cast(replicas, loss.dtype))
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            # The mean loss of a replica without examples is NaN: make it 0.
+            loss = tf.where(tf.equal(current("eval_step").examples, 0), tf.zeros_like(loss), loss)
         first = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
         _private_api.loss_tracker(model).update_state(loss, sample_weight=tf.shape(first)[0])
         return y_pred, loss
@@ -95,10 +97,11 @@ class KerasTask(Task):
         """The scalars to carry out of the program. As in Keras, logs other than the metrics' results are those of the last batch."""
         if not isinstance(logs, Mapping):
             raise TypeError(f"The model's own {kind} step returned {type(logs).__name__}; it has to return a dict of logs.")
-        self._reports_metrics[kind] = set(logs) == set(self.model.get_metrics_result())
+        reports = self._reports[kind]
+        reports.metrics = set(logs) == set(self.model.get_metrics_result())
         flat = _flatten(logs)
-        self._groups[kind] = {name: group for group, value in logs.items() if isinstance(value, Mapping) for name in _flatten(value)}
-        if not self._reports_metrics[kind]:
+        reports.groups = {name: group for group, value in logs.items() if isinstance(value, Mapping) for name in _flatten(value)}
+        if not reports.metrics:
             return {name: Last(value) for name, value in flat.items()}
         rows: dict[str, Any] = {}
         if kind == "train" and loss is not None:
@@ -122,10 +125,10 @@ class KerasTask(Task):
         self._metric_calls.reset()
 
     def results(self, kind: str, reduced: dict[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._reports_metrics[kind]:
+        if not self._reports[kind].metrics:
             nested: dict[str, Any] = {}
             for name, value in reduced.items():  # Keras sorts nested logs by the names of the outer dict
-                group = self._groups[kind].get(name)
+                group = self._reports[kind].groups.get(name)
                 if group is None:
                     nested[name] = value
                 else:
@@ -140,6 +143,19 @@ class KerasTask(Task):
     def finalize(self) -> None:
         if isinstance(self.model.optimizer, keras.optimizers.Optimizer):
             self.model.optimizer.finalize_variable_values(self.model.trainable_weights)
+
+
+@dataclasses.dataclass
+class _Reports:
+    """What a step of the model returns.
+
+    Attributes:
+        metrics: whether it returns the results of the model's metrics; else its logs are those of the last batch, as in Keras.
+        groups: name of a value in a nested log -> name of that log.
+    """
+
+    metrics: bool = True
+    groups: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class SupervisedTask(KerasTask):

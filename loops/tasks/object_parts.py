@@ -13,6 +13,7 @@ import logging
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,8 +21,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from loops import _private_api
 from loops.feeds.base import Feed
-from loops.tasks import _private_variables
 
 __all__ = ["TENSORFLOWS_NOTES", "Kind", "Kinds", "attributes_of", "bookkeeping_of_layers", "parts_of"]
 
@@ -81,8 +82,11 @@ TENSORFLOWS_NOTES = "_self_"  # how attributes begin in which TensorFlow keeps a
 _MAPPINGS = (dict, types.MappingProxyType)
 
 
+_known_kinds: weakref.WeakKeyDictionary[type, Kind] = weakref.WeakKeyDictionary()
+
+
 class Kinds(dict[type, Kind]):
-    """Kind by type, found once for each type. Make a new one for each walk, so that no class is kept alive.
+    """Kind by type, found once for each type. Make a new one for each walk; what is known of a class is kept only as long as the class.
 
     Args:
         task: the class of tasks, whose objects are looked into although this library defines it.
@@ -102,14 +106,17 @@ class Kinds(dict[type, Kind]):
         return self[type(value)]
 
     def __missing__(self, kind: type) -> Kind:
-        self[kind] = found = self._of_type(kind)
-        return found
+        known = _known_kinds.get(kind)
+        if known is None:
+            known = _known_kinds[kind] = self._of_type(kind)
+        self[kind] = known
+        return known
 
     def _of_type(self, kind: type) -> Kind:
         for known, found in _OF_CLASS:
             if issubclass(kind, known):
                 return found
-        if issubclass(kind, _CONTAINERS) or _private_variables.wraps_container(kind):
+        if issubclass(kind, _CONTAINERS) or _private_api.wraps_container(kind):
             return Kind.CONTAINER
         if issubclass(kind, _LOOKED_INTO):
             return Kind.OBJECT
@@ -119,7 +126,7 @@ class Kinds(dict[type, Kind]):
             return Kind.IGNORED
         if issubclass(kind, tf.Module):
             return Kind.MODULE
-        if issubclass(kind, self._task) or _private_variables.is_trackable_object(kind):
+        if issubclass(kind, self._task) or _private_api.is_trackable_object(kind):
             return Kind.OBJECT
         if _is_our_schedule(kind):
             return Kind.OBJECT

@@ -17,9 +17,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops import _private_api
 from loops.errors import MismatchError
 from loops.graphs.written_resources import written_captures
-from loops.tasks import _private_variables
 from loops.tasks.base import Task
 from loops.tasks.learning_rates import multipliers_of
 from loops.tasks.replicas import local_variables
@@ -136,7 +136,7 @@ def partners(saved: Sequence[Identity], now: Sequence[Identity]) -> list[int]:
 
 def note_on(task: Task, captured: Sequence[tf.Variable]) -> str | None:
     """A sentence that names what no attribute leads to, for the user to act on; None if there is nothing but Keras's own seed."""
-    names = [name_of(v) for v in captured if not _private_variables.is_global_seed(v) and "/replica_" not in v.name]
+    names = [name_of(v) for v in captured if not _private_api.is_global_seed(v) and "/replica_" not in v.name]
     if not names:
         return None
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""

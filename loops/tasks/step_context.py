@@ -11,12 +11,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops.tasks.carried import Carried, graphs_within
 from loops.tasks.reductions import Reduction
+from loops.tasks.seeds import Seeds
 
-__all__ = ["StepContext", "current", "inside_step", "mix", "stateless_seed"]
+__all__ = ["StepContext", "current", "inside_step"]
 
 _local = threading.local()
-_MASK = 2**64 - 1
 
 Transform = Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
 
@@ -32,6 +33,12 @@ class StepContext:
         transforms: gradient transforms of the loop, clipping included.
         observes: names of the tensors that hooks observe.
         fuse: whether updates may be fused (see `fused_updates.py`), which changes no bit.
+        carriers: variables that bring values out of control flow, kept from trace to trace; see `carried.py`.
+
+    Attributes:
+        losses: the losses that the step minimized.
+        observed: name -> tensor that hooks observe.
+        results: (metric, result) of each call of `metric.result()`.
     """
 
     def __init__(
@@ -43,6 +50,7 @@ class StepContext:
         transforms: Sequence[Transform],
         observes: frozenset[str],
         fuse: bool = False,
+        carriers: dict[Any, tf.Variable] | None = None,
     ):
         self.step = step
         self.examples = tf.convert_to_tensor(examples)
@@ -51,19 +59,56 @@ class StepContext:
         self.fuse = fuse and self.replicas == 1
         self.losses: list[tf.Tensor] = []
         self.observed: dict[str, Any] = {}
-        self._run_seed, self._index = run_seed, index
-        self._sites = 0
+        self.results: list[tuple[Any, Any]] = []
+        self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        self._carried = Carried(self._graph, carriers if carriers is not None else {})
+        replica = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group) or 0
+        self._seeds = Seeds(run_seed, int(replica), index)
         self._example_share: tf.Tensor | None = None
 
     @property
     def replicas(self) -> int:
         return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
-    def seed(self) -> tf.Tensor:
-        """The next stateless seed pair of this step."""
-        replica = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group) or 0
-        self._sites += 1
-        return stateless_seed(self._run_seed, self._sites, int(replica), self._index)
+    def seed(self, fold: tuple[Any, ...]) -> tf.Tensor:
+        """The next seed pair of this step; see `Task.seed`."""
+        return self._seeds.seed(fold)
+
+    @property
+    def within(self) -> bool:
+        """Whether a conditional, a loop or a function inside of the step is being traced."""
+        return bool(graphs_within(self._graph))
+
+    def minimized(self, loss: tf.Tensor) -> None:
+        """Notes a loss that the step minimizes, so that it is found if it is not finite."""
+        if not self.within:
+            self.losses.append(loss)
+        elif self._graph is not None:
+            self._carried.add(("check", "loss"), tf.cast(loss - loss, tf.float64))  # 0 or NaN: a sum of losses could overflow
+
+    def observe(self, name: str, tensor: Any) -> None:
+        """Notes a tensor that hooks observe; inside of control flow its last value counts."""
+        if not self.within:
+            self.observed[name] = tensor
+        elif self._graph is not None:
+            self._carried.put(("observed", name), tensor)
+
+    def observe_gradient(self, path: str, gradient: Any) -> None:
+        """Notes the gradient of a variable, as `observe` does."""
+        if not self.within:
+            self.observed.setdefault("gradients", {})[path] = gradient
+        elif self._graph is not None:
+            self._carried.put(("gradients", path), gradient)
+
+    def finish(self) -> None:
+        """Takes in what was brought out of control flow. Call it when the step is done."""
+        for (kind, name), value in self._carried.values().items():
+            if kind == "check":
+                self.losses.append(value)
+            elif kind == "gradients":
+                self.observed.setdefault("gradients", {})[name] = value
+            else:
+                self.observed[name] = value
 
     def example_share(self) -> tf.Tensor:
         """This replica's share of the examples of the global batch, float32 scalar."""
@@ -108,37 +153,3 @@ def current(what: str) -> StepContext:
     if context is None:
         raise RuntimeError(f"`{what}` works only inside train_step, eval_step or predict_step while a loop runs them.")
     return context
-
-
-def mix(*numbers: int) -> int:
-    """Mixes integers into one signed 64-bit integer; different inputs give different, unrelated-looking outputs.
-
-    References:
-        SplitMix64: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
-
-    Example:
-        >>> mix(0, 1) != mix(1, 0)
-        True
-    """
-    state = 0
-    for number in numbers:
-        state = (state ^ (int(number) & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
-        state ^= state >> 31
-    return state - 2**64 if state >= 2**63 else state
-
-
-def stateless_seed(run_seed: int, site: int, replica: int, step: tf.Tensor) -> tf.Tensor:
-    """The seed pair for one call site in one step on one replica.
-
-    Args:
-        run_seed: seed of the run.
-        site: number of the call site within the step.
-        replica: replica number.
-        step: int64 scalar, completed steps.
-
-    Returns:
-        int64 tensor `[2]` for the `seed` argument of `tf.random.stateless_*`.
-    """
-    return tf.stack([tf.constant(mix(run_seed, site, replica), tf.int64), tf.cast(step, tf.int64)])

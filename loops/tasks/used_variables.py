@@ -12,8 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops import _private_api
 from loops.errors import MismatchError
-from loops.tasks import _private_variables
 from loops.tasks.run_variables import ADVICE, Identity, described, identities, unnumbered
 
 __all__ = ["UsedVariables", "alike"]
@@ -55,13 +55,13 @@ class UsedVariables:
 
     def while_traced(self) -> contextlib.AbstractContextManager[None]:
         """A context for tracing a step: the graph does not list all variables that it uses."""
-        return _private_variables.uses_of_variables(self._is_new, traces=True)
+        return _private_api.uses_of_variables(self._is_new, traces=True)
 
     def __enter__(self) -> UsedVariables:
         if not self._steps:
             self._known_ids = {id(v) for v in self._known()}
-        self._contexts.enter_context(_private_variables.uses_of_variables(self._used_eagerly))
-        self._contexts.enter_context(_private_variables.hidden_draws(self._drew))
+        self._contexts.enter_context(_private_api.uses_of_variables(self._used_eagerly))
+        self._contexts.enter_context(_private_api.hidden_draws(self._drew))
         return self
 
     def __exit__(self, *exception: object) -> None:

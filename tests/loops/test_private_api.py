@@ -15,7 +15,6 @@ from tensorflow.python.framework import op_def_registry
 
 from loops import _private_api
 from loops._private_api import NEEDED, OPTIONAL
-from loops.tasks import _private_variables
 from loops.xla.replaced_ops import replaceable
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -26,7 +25,7 @@ def test_what_is_needed_is_there(home):
     assert _private_api.missing({home: NEEDED[home]}) == []
 
 
-@pytest.mark.parametrize(("home", "names"), [*OPTIONAL.items(), *_private_variables.OPTIONAL.items()])
+@pytest.mark.parametrize(("home", "names"), OPTIONAL.items())
 def test_what_is_optional_is_there(home, names):
     assert _private_api.missing({home: names}) == []
 
@@ -102,7 +101,7 @@ def test_uses_of_variables_are_noticed_in_every_way_and_not_afterwards():
     called = tf.function(lambda: c.assign_add([1.0, 1.0]))
     called()  # traced before anybody listens
     seen = []
-    with pytest.raises(KeyError), _private_variables.uses_of_variables(seen.append):
+    with pytest.raises(KeyError), _private_api.uses_of_variables(seen.append):
         tf.gather(a, [0])
         tf.raw_ops.ResourceApplyGradientDescent(var=b.handle, alpha=0.1, delta=[1.0, 1.0])
         called()
@@ -115,7 +114,7 @@ def test_uses_of_variables_are_noticed_in_every_way_and_not_afterwards():
 
 def test_draws_from_hidden_state_are_noticed():
     seen = []
-    with _private_variables.hidden_draws(lambda: seen.append(True)):
+    with _private_api.hidden_draws(lambda: seen.append(True)):
         tf.random.stateless_normal([2], [1, 2])
         tf.random.Generator.from_seed(1).normal([2])
         keras.random.normal([2])
@@ -126,6 +125,6 @@ def test_draws_from_hidden_state_are_noticed():
 
 
 def test_without_these_names_nothing_is_noticed_and_nothing_fails(monkeypatch):
-    monkeypatch.setattr(_private_api, "missing", lambda names: ["something"])
-    with _private_variables.uses_of_variables(pytest.fail), _private_variables.hidden_draws(pytest.fail):
+    monkeypatch.setattr(_private_api.of_variables, "missing", lambda names: ["something"])
+    with _private_api.uses_of_variables(pytest.fail), _private_api.hidden_draws(pytest.fail):
         tf.Variable(tf.random.normal([])).assign_add(1.0)

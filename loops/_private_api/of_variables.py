@@ -1,7 +1,6 @@
-"""Names that are not public and say which variables a step uses; `loops/_private_api.py` has all others, and the checks.
+"""What is not public and says which variables a step uses, and whether it draws random numbers from hidden state.
 
-All of these are optional: without them it is not seen which variables an eager step uses, and it is not noticed that one draws random
-numbers from hidden state.
+All of it is optional: without these names it is not seen which variables an eager step uses, nor noticed that one draws random numbers so.
 """
 
 from __future__ import annotations
@@ -13,24 +12,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops import _private_api
+from loops._private_api.names import GLOBAL_STATE, OPTIONAL, RANDOM_SEEDS, VARIABLES, WRAPPERS, missing, module
 
-__all__ = ["hidden_draws", "is_global_seed", "is_trackable_object", "uses_of_variables", "wraps_container"]
-
-_VARIABLES = "tensorflow.python.ops.resource_variable_ops"
-_SEEDS = "tensorflow.python.framework.random_seed"
 # It keeps collectives in order by variables of its own, whose values mean nothing.
 _COLLECTIVES = "tensorflow.python.distribute.cross_device_utils"
-_WRAPPERS = "tensorflow.python.trackable.data_structures"
-_GLOBAL_STATE = "keras.src.backend.common.global_state"
-
-OPTIONAL: dict[str, tuple[str, ...]] = {
-    _VARIABLES: ("BaseResourceVariable", "variable_accessed", "_UnreadVariable"),
-    _SEEDS: ("get_seed",),
-    _WRAPPERS: ("_DictWrapper", "_TupleWrapper"),
-    _GLOBAL_STATE: ("get_global_attribute",),
-    "tensorflow.__internal__.tracking": ("AutoTrackable",),
-}
 
 
 @contextlib.contextmanager
@@ -43,12 +28,12 @@ def uses_of_variables(noticed: Callable[[Any], object], *, traces: bool = False)
         noticed: gets the variable.
         traces: whether a function is traced in the context.
     """
-    module = _private_api.op_module(_VARIABLES)
-    if _private_api.missing({_VARIABLES: OPTIONAL[_VARIABLES]}):
+    variables = module(VARIABLES)
+    if missing({VARIABLES: OPTIONAL[VARIABLES]}):
         yield
         return
-    kind, results = module.BaseResourceVariable, module._UnreadVariable  # what assigning returns stands for the variable
-    of_variable, of_function = kind.handle, module.variable_accessed
+    kind, results = variables.BaseResourceVariable, variables._UnreadVariable  # what assigning returns stands for the variable
+    of_variable, of_function = kind.handle, variables.variable_accessed
 
     def handle(variable: Any) -> Any:
         if not isinstance(variable, results) and sys._getframe(1).f_globals.get("__name__") != _COLLECTIVES:
@@ -60,47 +45,46 @@ def uses_of_variables(noticed: Callable[[Any], object], *, traces: bool = False)
             noticed(variable)
         of_function(variable)
 
-    kind.handle, module.variable_accessed = property(handle), accessed
+    kind.handle, variables.variable_accessed = property(handle), accessed
     try:
         # A function that is called eagerly says what it uses only while a tape listens. This one watches nothing.
         with contextlib.nullcontext() if traces else tf.GradientTape(watch_accessed_variables=False):
             yield
     finally:
-        kind.handle, module.variable_accessed = of_variable, of_function
+        kind.handle, variables.variable_accessed = of_variable, of_function
 
 
 @contextlib.contextmanager
 def hidden_draws(noticed: Callable[[], None]) -> Iterator[None]:
     """Within this context `noticed()` is called when an operation is made that draws from hidden random state."""
-    module = _private_api.op_module(_SEEDS)
-    if _private_api.missing({_SEEDS: OPTIONAL[_SEEDS]}):
+    seeds = module(RANDOM_SEEDS)
+    if missing({RANDOM_SEEDS: OPTIONAL[RANDOM_SEEDS]}):
         yield
         return
-    original = module.get_seed
+    original = seeds.get_seed
 
     def get_seed(seed: Any) -> Any:
         noticed()
         return original(seed)
 
-    module.get_seed = get_seed
+    seeds.get_seed = get_seed
     try:
         yield
     finally:
-        module.get_seed = original
+        seeds.get_seed = original
 
 
 def is_global_seed(variable: Any) -> bool:
     """Whether this is the state of the seed generator that Keras uses where none is given; `variable` is a plain TensorFlow variable."""
-    module = _private_api.op_module(_GLOBAL_STATE)
-    generator = getattr(module, "get_global_attribute", lambda name: None)("global_seed_generator")
+    generator = getattr(module(GLOBAL_STATE), "get_global_attribute", lambda name: None)("global_seed_generator")
     value = getattr(getattr(generator, "state", None), "value", None)
     return value is variable or any(copy is variable for copy in getattr(value, "values", ()))
 
 
 def wraps_container(kind: type) -> bool:
     """Whether objects of this class stand for a dict or a tuple, which TensorFlow put into them, without being one."""
-    module = _private_api.op_module(_WRAPPERS)
-    return issubclass(kind, tuple(getattr(module, name) for name in OPTIONAL[_WRAPPERS] if hasattr(module, name)))
+    wrappers = module(WRAPPERS)
+    return issubclass(kind, tuple(getattr(wrappers, name) for name in OPTIONAL[WRAPPERS] if hasattr(wrappers, name)))
 
 
 def is_trackable_object(kind: type) -> bool:
