@@ -323,8 +323,13 @@ class Execution:
     def _pass_is_over(self) -> bool:
         if isinstance(self._reader, LeftoverReader) and self._reader.exhausted:
             self._reader = self._reader.then
-        with self.accounts.of("data"):
-            return not self._reader.ready()
+        try:
+            with self.accounts.of("data"):
+                return not self._reader.ready()
+        except BaseException:  # what was read ahead is lost: the feed is read again from the position in the counters
+            self._reader.close()
+            self._stale = True
+            raise
 
     def _take_back(self, unsettled: Unsettled) -> tuple[NonFiniteStep, list[Any]]:
         recovery = Recovery(self.program, self.feed, self.progress, self._check, self._writes)
