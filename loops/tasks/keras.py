@@ -57,6 +57,7 @@ class KerasTask(Task):
             if not self.model.compiled:
                 raise ValueError(f"The task's new model {self.model.name!r} is not compiled: call model.compile(...) before you assign it.")
             self._metric_calls = MetricCalls(self.model)
+            self._trained: tuple[Any, ...] = ()
             self._own_train_step = _overridden(self.model, "train_step")
             self._own_test_step = _overridden(self.model, "test_step")
 
@@ -65,9 +66,7 @@ class KerasTask(Task):
         if self._own_train_step:
             if tf.distribute.get_strategy().num_replicas_in_sync == 1 and current("train_step").transforms:
                 raise ValueError("`clip` cannot reach into the model's own train_step; clip there, or by the optimizer (clipnorm=...).")
-            optimizer = getattr(self.model, "optimizer", None)
-            if isinstance(optimizer, keras.optimizers.Optimizer) and optimizer.built:  # Keras builds it once only
-                self._build(optimizer, self.model.trainable_weights)
+            self._build_for_freed_weights()
             with _private_api.loss_scaling(by_keras=True):
                 logs = self.model.train_step(batch)
             return self._reported("train", logs, logs.get("loss"))
@@ -79,6 +78,17 @@ class KerasTask(Task):
             self.minimize(loss, tape, model.optimizer, model.trainable_weights)
         logs = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         return self._reported("train", logs, loss)
+
+    def _build_for_freed_weights(self) -> None:
+        """Gives the model's optimizer slots for weights that train since the last trace of the model's own step; Keras builds it once only.
+
+        An own step may leave weights to other optimizers, so those that it did not update before are no reason.
+        """
+        weights, optimizer = self.model.trainable_weights, getattr(self.model, "optimizer", None)
+        freed = [w for w in weights if not any(w is before for before in self._trained)] if self._trained else []
+        self._trained = tuple(weights)
+        if freed and isinstance(optimizer, keras.optimizers.Optimizer) and optimizer.built:
+            self._build(optimizer, [*_private_api.variables_to_update(optimizer), *freed])
 
     def eval_step(self, batch: Any) -> Mapping[str, Any]:
         self._follow_model()

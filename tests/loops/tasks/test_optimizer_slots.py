@@ -179,3 +179,45 @@ def test_early_stopping_restores_an_optimizer_from_before_a_layer_was_set_free()
     loop.run(epochs=9)
     assert loop.outcome == "stopped" and loop.progress.epoch == 2
     tiny.assert_same_bits(kept["optimizer"], [np.asarray(v.numpy()) for v in task.optimizer.variables])
+
+
+def test_an_own_step_may_leave_weights_to_another_optimizer_and_set_others_free(capsys):
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = keras.layers.Dense(4), keras.layers.Dense(1)
+            self.second = keras.optimizers.Adam(0.01)
+
+        def call(self, x):
+            return self.b(self.a(x))
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(y=y, y_pred=self(x, training=True))
+            parts = self.a.trainable_variables, self.b.trainable_variables
+            gradients = tape.gradient(loss, parts)
+            for optimizer, some, variables in zip((self.optimizer, self.second), gradients, parts, strict=True):
+                if variables:
+                    optimizer.apply_gradients(zip(some, variables, strict=True))
+            return {"loss": loss}
+
+    def trained(free_from):
+        keras.utils.set_random_seed(0)
+        model = Two()
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+        model(np.ones([1, 3], "float32"))
+        model.a.bias.trainable = free_from == 0
+
+        def free(loop, logs):
+            model.a.bias.trainable = True
+
+        x = np.random.default_rng(0).normal(size=[16, 3]).astype("float32")
+        hook = [hooks.LambdaHook(on_epoch_end=free)] if free_from else []
+        loops.fit(model, x, x[:, :1], batch_size=8, epochs=2, shuffle=False, verbose=0, compile="graph", hooks=hook)
+        return model
+
+    for free_from in (0, 1):
+        model = trained(free_from)
+        assert len(model.optimizer.variables) == 2 + 2 * 2 and model.second.iterations == 4
+    assert "while the step was traced" not in capsys.readouterr().out
