@@ -26,6 +26,7 @@ from loops.run.compiled_step import CompiledStep
 from loops.run.epochs import Epochs
 from loops.run.eval_loop import resolve_mode
 from loops.run.evaluations import Evaluations
+from loops.run.final_weights import FinalWeights
 from loops.run.hook_schedule import HookSchedule
 from loops.run.parts import RunParts
 from loops.run.restart import Restart, Settings
@@ -142,6 +143,7 @@ class TrainLoop:
         self.progress: Progress = self._parts.progress
         self._restart = Restart(self._parts, self._saved, Settings(compile, self.seed, clip, self.strategy, self.config))
         self._epochs = Epochs(self._parts, self._saved)
+        self._final = FinalWeights(self._parts)
         self._evaluations = Evaluations(self._parts, self.strategy, compile=compile, seed=self.seed)
 
     # Running.
@@ -172,6 +174,7 @@ class TrainLoop:
         parts.accounts.begin()
         try:
             with interrupts:
+                self._final.take_back()
                 self._restart.prepare()
                 self._first_step = self.progress.step
                 begun = self.clock() - self.progress.seconds
@@ -180,8 +183,9 @@ class TrainLoop:
                 self.outcome = "stopped" if self.stopping else "interrupted" if interrupts.requested and not done else "finished"
                 self._saved.keep_final(parts)
                 if self.outcome != "interrupted":
-                    parts.step.average_replicas()
-                    self.task.finalize()
+                    for hook in self.hooks:
+                        hook.release_weights(self)
+                    self._final.put()
         except NonFiniteError:
             self.outcome = "failed"
             self._saved.keep_final(parts)
@@ -282,7 +286,8 @@ class TrainLoop:
         if self._running:
             self._parts.requests.save = True
         else:
-            self._restart.save_between_runs()
+            with self._final.taken_back():
+                self._restart.save_between_runs()
 
     def rollback(self, reason: str) -> None:
         """Goes back to the last good state when all hooks have acted, and drops the batches since then; see `loops.OnNonFinite`.

@@ -43,6 +43,8 @@ DEFAULT_CONTENDERS = (*FITS, "eager", "while", "while_xla", "loops", "loops_hook
 PAIRS = (
     ("loops", "while"),
     ("loops_xla", "while_xla"),
+    ("loops_guarded", "loops"),
+    ("loops_buffer_guarded", "loops_buffer"),
     ("loops_hooks", "loops"),
     ("loops_xla_hooks", "loops_xla"),
     ("loops_snapshots", "loops_hooks"),

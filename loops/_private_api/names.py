@@ -18,6 +18,7 @@ SUPPORTED = {"TensorFlow": "2.21", "Keras": "3.15"}
 # Modules of op functions, of which `loops.xla` replaces some while it traces.
 NN_OPS = "tensorflow.python.ops.gen_nn_ops"
 STATELESS_RANDOM_OPS = "tensorflow.python.ops.gen_stateless_random_ops"
+SLICE_ASSIGN = "_strided_slice_assign"  # the method of a variable behind `variable[i].assign`
 STATELESS_RANDOM_OPS_V2 = "tensorflow.python.ops.gen_stateless_random_ops_v2"
 
 CONTEXT = "tensorflow.python.eager.context"
@@ -28,6 +29,8 @@ LOSS = "keras.src.losses.loss"
 LOSS_SCALING = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
 COMPILE_TOOLS = "keras.src.trainers.compile_utils"
 VARIABLES = "tensorflow.python.ops.resource_variable_ops"
+# It keeps collectives in order by variables of its own, whose values mean nothing.
+COLLECTIVES = "tensorflow.python.distribute.cross_device_utils"
 RANDOM_SEEDS = "tensorflow.python.framework.random_seed"
 WRAPPERS = "tensorflow.python.trackable.data_structures"
 AUTOGRAPH = "tensorflow.__internal__.autograph"
@@ -96,7 +99,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     SAVING: ("get_attr_skipset",),
     GLOBAL_STATE: ("set_global_attribute", "get_global_attribute"),
     TRACKING: ("AutoTrackable",),
-    VARIABLES: ("BaseResourceVariable", "variable_accessed"),
+    VARIABLES: ("BaseResourceVariable", "variable_accessed", "_UnreadVariable"),
     RANDOM_SEEDS: ("get_seed",),
     WRAPPERS: ("_DictWrapper", "_TupleWrapper"),
     NN_OPS: ("conv2d", "conv2d_backprop_input", "max_pool"),

@@ -6,16 +6,17 @@ All of it is optional: without these names it is not seen which variables an eag
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from loops._private_api.names import GLOBAL_STATE, OPTIONAL, RANDOM_SEEDS, VARIABLES, WRAPPERS, missing, module
+from loops._private_api.names import COLLECTIVES, GLOBAL_STATE, OPTIONAL, RANDOM_SEEDS, VARIABLES, WRAPPERS, missing, module
 
 
 @contextlib.contextmanager
-def uses_of_variables(noticed: Callable[[Any], None], *, traces: bool = False) -> Iterator[None]:
+def uses_of_variables(noticed: Callable[[Any], object], *, traces: bool = False) -> Iterator[None]:
     """Within this context `noticed(variable)` is called before each operation on a plain TensorFlow variable, in any thread.
 
     The operations that a `tf.function` holds do not ask the variable again; of these the variables are noticed when the function is called.
@@ -28,15 +29,16 @@ def uses_of_variables(noticed: Callable[[Any], None], *, traces: bool = False) -
     if missing({VARIABLES: OPTIONAL[VARIABLES]}):
         yield
         return
-    kind = variables.BaseResourceVariable
+    kind, results = variables.BaseResourceVariable, variables._UnreadVariable  # what assigning returns stands for the variable
     of_variable, of_function = kind.handle, variables.variable_accessed
 
     def handle(variable: Any) -> Any:
-        noticed(variable)
+        if not isinstance(variable, results) and sys._getframe(1).f_globals.get("__name__") != COLLECTIVES:
+            noticed(variable)
         return of_variable.fget(variable)
 
     def accessed(variable: Any) -> None:
-        if isinstance(variable, kind):
+        if isinstance(variable, kind) and not isinstance(variable, results):
             noticed(variable)
         of_function(variable)
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from loops.feeds import Block
 
-__all__ = ["Recording", "eager_batch", "empty_recording", "inputs_of", "reader_for", "signature_of"]
+__all__ = ["Recording", "eager_batch", "inputs_of", "reader_for", "signature_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +141,6 @@ def signature_of(source: Any, spec: Any, capacity: int | None) -> Any:
     if isinstance(source, Recording):
         return [tf.TensorSpec([], tf.variant) for _ in source.handles]
     return tf.data.IteratorSpec(spec)
-
-
-def empty_recording(source: Any, spec: Any) -> list[Any]:
-    """Empty tensor lists in which a program records what it pulls from an iterator; [] for other sources."""
-    return [] if isinstance(source, (Block, Recording)) else [_empty_list(c.dtype) for c in _components(spec)]
 
 
 def eager_batch(source: Any, index: int) -> Any:

@@ -46,7 +46,7 @@ _ROUNDS, _ROUND_SECONDS = 15, 0.05
 _LEAST_SPEEDUP = 1.1
 # If one step of XLA is slower than one of the graph by this factor, and takes longer than this, the measurement ends.
 _GIVE_UP_FACTOR, _GIVE_UP_SECONDS = 5.0, 0.02
-_FORMAT = 3  # raise it when programs get faster or slower: choices that were measured before are then not used
+_FORMAT = 4  # raise it when programs get faster or slower: choices that were measured before are then not used
 
 # Prefixes of op types: those that are slow under XLA on a CPU inside a loop, and those that XLA compiles although they are stateful.
 _SLOW = ("Conv2DBackprop", "Conv3DBackprop", "DepthwiseConv2dNativeBackprop")
@@ -190,8 +190,7 @@ class _Timer:
 
     def __init__(self, program: Program, feed: Feed, block: Block, guarded: bool):
         self._program, self._feed, self._block = program, feed, block
-        program.graph_for(block, feed.element_spec)
-        self._guard = program.new_guard() if guarded else None
+        self._finite = tf.constant(True) if guarded else None
         self._call(1)
         self.once = min(self._call(1) for _ in range(3))
         self._steps, self._seconds = 1, list[float]()
@@ -210,7 +209,7 @@ class _Timer:
 
     def _call(self, n: int) -> float:
         begin = time.perf_counter()
-        call = self._program(self._block, self._feed.element_spec, start=0, n=n, first_step=0, guard=self._guard)
+        call = self._program(self._block, self._feed.element_spec, start=0, n=n, first_step=0, finite=self._finite)
         int(call.done)
         return time.perf_counter() - begin
 

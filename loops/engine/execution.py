@@ -1,10 +1,15 @@
 """Runs training steps: calls the program on what the reader gives, counts the steps, and finds a step that is not finite.
 
 It knows neither epochs nor hooks. Between two `settle`s it reads nothing from the device, unless the source does not know its own length.
+
+    advance   if nothing is unsettled: take a backup of what the step writes, and of the counters
+              run a call; if it fails: go back to the backup
+    settle    read whether all steps were finite; if not: go back to the backup, and forward again to the step before the bad one
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -12,14 +17,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from loops import fault_points
+from loops.engine.backup import Backup, FiniteCheck, ReadAgain
 from loops.engine.batch_readers import eager_batch
+from loops.engine.call_length import CallLength
 from loops.engine.nonfinite import NonFiniteStep
-from loops.engine.program import Call, Guard, Program
+from loops.engine.program import Call, Program
 from loops.engine.progress import Progress
-from loops.engine.recovery import PendingCall, Recovery, arrays_of
+from loops.engine.recovery import PendingCall, Recovery, Unsettled, arrays_of
 from loops.engine.rows import TraceLog
+from loops.engine.state_writes import StateWrites
 from loops.engine.step import GlobalStep
 from loops.engine.timing import Accounts
 from loops.feeds import Block, Feed, Position
@@ -27,9 +36,12 @@ from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader, o
 
 __all__ = ["Execution"]
 
-_CALL_SECONDS = 0.5
 _MAX_CALL_STEPS = 1024
-_MAX_HELD_BLOCKS = 16
+_MAX_HELD_CALLS = 16
+_MAX_HELD_BYTES = 256 << 20
+_NO_LIMIT = 1 << 62
+# An error costs the steps since the last settled state, and a step that is not finite makes them run again.
+_SETTLE_SECONDS = 5.0
 
 
 class Execution:
@@ -48,7 +60,8 @@ class Execution:
 
     Attributes:
         metrics: name -> metric that steps of the epoch to date returned.
-        must_settle: True if `settle` has to be called before the next `advance`: a call met a non-finite step, or too many blocks are held.
+        must_settle: True if `settle` has to be called before the next `advance`: a call met a non-finite step, the
+            last time is long ago, or too many batches are held that the feed cannot give again.
     """
 
     def __init__(
@@ -66,8 +79,10 @@ class Execution:
         self.accounts = accounts if accounts is not None else Accounts()
         self.program, self.progress, self.trace = program, progress, TraceLog()
         self._guarded, self._continuing = guarded, continuing
-        self._guard: Guard | None = None
-        self._pending: list[PendingCall] = []
+        self._unsettled: Unsettled | None = None
+        self._finite: Any = None
+        self._check, self._read = FiniteCheck(), ReadAgain()
+        self._writes = StateWrites(program)
         self._last: tuple[Call, Any, int] | None = None
         self.metrics: dict[str, Any] = {}
         self._call_length, self._clock = CallLength(), clock
@@ -84,7 +99,7 @@ class Execution:
     def use(self, program: Program) -> None:
         """Continues with another program, after a retrace."""
         program.step.used = self.program.step.used
-        self.program, self._guard = program, None
+        self.program, self._writes, self._finite = program, StateWrites(program), None
 
     def begin_epoch(self) -> None:
         """Forgets the sums and metrics of the epoch to date."""
@@ -105,38 +120,53 @@ class Execution:
         self._open(feed, resume)
 
     def advance(self, limit: int) -> bool:
-        """Does at most `limit` steps in one call.
+        """Does at most `limit` steps in one call. If it fails, variables and counters are those of the last settled state.
 
         Returns:
             True if the pass over the feed has ended.
         """
         if self._stale:
-            self._open(self.feed)
+            self._open(self.feed, resume=None if self.feed.seekable else (None,))
         if self._pass_is_over():
             self.progress.end_pass()
             return True
+        try:
+            short, halted = self._run_call(limit)
+        except BaseException:
+            self.abandon()
+            raise
+        return self._passed_the_end(short, halted)
+
+    def _run_call(self, limit: int) -> tuple[bool, bool]:
+        """Returns whether a source of unknown length gave fewer batches than wanted, and whether that is because a step was bad."""
         known = self._reader.available
-        n = min(limit, self._call_length.limit(), _MAX_CALL_STEPS if known is None else known)
+        n = min(limit, self._call_length.limit(), _MAX_CALL_STEPS if known is None else known, self._most_held)
         begin = self._clock()
         source, start = self._reader.source, self._reader.start
         self._last = None  # releases the block of the last call, so that a used-up block does not stay in memory
         with self.accounts.of("compute"):
-            call = self._call(source, start, n)
+            unsettled = self._begin_call(source)
+            call = self._call(source, start, n, unsettled)
             done = n if known is not None else int(call.done)
         self._last = (call, source, start + n - 1)
         held = _uncounted(source) if self._guarded and not self.feed.seekable else None
-        self._pending.append(PendingCall(call, n, dataclasses.replace(self.progress), held, start))
-        self.must_settle = len(self._pending) >= _MAX_HELD_BLOCKS and isinstance(held, Block)
-        self._call_length.measured(self._clock() - begin, done)
+        failed = call if call.undo is not None and not bool(call.finite) else None
+        before = dataclasses.replace(self.progress)
+        unsettled.calls.append(PendingCall(call.rows, done, before, call.meta.spec, call.recorded, held, start, failed))
+        self._call_length.measured(self._clock() - begin, done, first=len(unsettled.calls) == 1)
         self._reader.consumed(done)
         self.progress.advance(done, 0)
         fault_points.reached(fault_points.STEP, done)
-        if known is not None:
+        halted = known is None and call.finite is not None and not bool(call.finite)
+        self.must_settle = halted or self._is_long(unsettled, held)
+        return done < n, halted
+
+    def _passed_the_end(self, short: bool, halted: bool) -> bool:
+        """Whether the last call has done the last batch of the pass; if so, the next pass begins."""
+        if self._reader.available is not None:
             ended = self._reader.available == 0 and self._pass_is_over()
         else:
-            self._pending[-1] = dataclasses.replace(self._pending[-1], n=done)
-            self.must_settle = call.guard is not None and not bool(call.guard.finite)
-            ended = done < n and not self.must_settle
+            ended = short and not halted
             if ended:
                 assert isinstance(self._reader, FeedIteratorReader)
                 self._reader.end_pass()
@@ -144,33 +174,53 @@ class Execution:
             self.progress.end_pass()
         return ended
 
+    def _is_long(self, unsettled: Unsettled, held: Any) -> bool:
+        calls = unsettled.calls
+        many = held is not None and (len(calls) >= _MAX_HELD_CALLS or sum(p.n for p in calls) >= self._most_held)
+        return many or self._clock() - unsettled.begun > _SETTLE_SECONDS
+
+    def abandon(self) -> None:
+        """Goes back to the last settled state, if there were calls since then. The feed is read again from there."""
+        unsettled, self._unsettled = self._unsettled, None
+        self._finite, self._last, self.must_settle = None, None, False
+        if unsettled is not None:
+            unsettled.go_back(self.progress)
+            self._reader.close()
+            self._stale = True
+
     def settle(self) -> NonFiniteStep | None:
         """Reads whether all steps since the last `settle` were finite; if not, restores the state from just before the bad step.
 
         Returns:
             The bad step, None if all were finite.
         """
-        guard, pending, self._pending, self.must_settle = self._guard, self._pending, [], False
-        with self.accounts.of("compute"):
-            bad = self._read_results(guard, pending)
-            if self.step.clock is not None:
-                self.accounts.move(self.step.clock.take(), "compute", "data")
+        try:
+            with self.accounts.of("compute"):
+                bad = self._read_results()
+                if self.step.clock is not None:
+                    self.accounts.move(self.step.clock.take(), "compute", "data")
+        except BaseException:
+            self.abandon()
+            raise
         return bad
 
-    def _read_results(self, guard: Guard | None, pending: list[PendingCall]) -> NonFiniteStep | None:
-        bad = None
-        if guard is not None and not bool(guard.finite):
-            broken = next(i for i, p in enumerate(pending) if p.call.guard is not None and not bool(p.call.guard.finite))
-            for p in pending[:broken]:
-                self.trace.append(p.call.rows, p.n, p.call.meta.spec)
-            bad = self._take_back(pending[broken:], guard)
-        else:
-            for p in pending:
-                self.trace.append(p.call.rows, p.n, p.call.meta.spec)
+    def _read_results(self) -> NonFiniteStep | None:
+        unsettled, bad = self._unsettled, None
+        if unsettled is not None:
+            rows = [(p.rows, p.n, p.spec) for p in unsettled.calls]
+            if self._guarded and not self._all_finite(unsettled):
+                bad, rows = self._take_back(unsettled)
+            for call_rows in rows:
+                self.trace.append(*call_rows)
         self.trace.read()
         self.progress.examples += self.trace.examples - self._examples_counted
         self._examples_counted = self.trace.examples
+        self._unsettled, self._finite, self.must_settle = None, None, False
         return bad
+
+    def _all_finite(self, unsettled: Unsettled) -> bool:
+        # In eager mode the state was looked at after every step.
+        return bool(self._finite) and (self.program.mode == "eager" or self._check(unsettled.backup))
 
     def skip_batch(self) -> None:
         """Drops the batch of the bad step that `settle` has just taken back."""
@@ -179,9 +229,9 @@ class Execution:
             self._reader.consumed(1)
 
     def load_trace(self, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:
-        """Loads the trace of a restored run; pending calls are forgotten."""
+        """Loads the trace of a restored run; unsettled calls are forgotten."""
         self.trace.load_state(arrays, described)
-        self._pending, self._guard, self._last, self._examples_counted, self.must_settle = [], None, None, 0, False
+        self._unsettled, self._finite, self._last, self._examples_counted, self.must_settle = None, None, None, 0, False
 
     def build(self) -> None:
         """Traces the step for the feed's batches, so that every variable exists."""
@@ -226,31 +276,49 @@ class Execution:
 
     def _open(self, feed: Feed, resume: tuple[pathlib.Path | None] | None = None) -> None:
         self.feed, self._stale = feed, False
+        self._most_held = _NO_LIMIT if feed.seekable or not self._guarded else _steps_of_bytes(feed.element_spec)
         saved, resuming = (resume[0], True) if resume is not None else (None, False)
         self._reader: FeedReader = open_reader(
             feed, self.progress.position, self.program.mode, continuing=self._continuing, saved=saved, resuming=resuming
         )
 
-    def _call(self, source: Any, start: int, n: int) -> Call:
-        eager = self.program.mode == "eager"
-        if self._guarded and (self._guard is None or (eager and bool(self._guard.finite))):
-            # A guard needs all variables. Tracing creates them; in eager mode the first step may, so each call gets a new guard.
-            self.step.build(self.feed.element_spec) if eager else self.step.concrete(self.feed.element_spec)
-            self._guard = self._new_guard()
+    def _begin_call(self, source: Any) -> Unsettled:
+        """Sees to it that the variables that a call with this source writes can be put back."""
+        spec, eager = self.feed.element_spec, self.program.mode == "eager"
+        key = self.program.key(source, spec)
+        if self._unsettled is None or key not in self._unsettled.covered:
+            whole, rows = self._writes.of(source, spec)
+            if self._unsettled is None:
+                backup = Backup(rows=None if eager else self.step.kept_rows)
+                self._unsettled = Unsettled(backup, dataclasses.replace(self.progress), self._clock())
+            self._unsettled.backup.cover(whole, self._read)
+            self._unsettled.backup.cover_rows(rows)
+            self._unsettled.covered.add(key)
+        return self._unsettled
+
+    def _call(self, source: Any, start: int, n: int, unsettled: Unsettled) -> Call:
         compiled, clock = self.program.compilations, self.step.clock
         if clock is not None:
             clock.call_begins()
-        call = self.program(source, self.feed.element_spec, start=start, n=n, first_step=self.progress.step, guard=self._guard)
+        if self._guarded and self._finite is None:
+            self._finite = tf.constant(True)
+        with unsettled.backup.covering_new() if self.program.mode == "eager" else contextlib.nullcontext():
+            call = self.program(
+                source,
+                self.feed.element_spec,
+                start=start,
+                n=n,
+                first_step=self.progress.step,
+                finite=self._finite,
+                guarded=self._writes.state,
+            )
         if self.program.compilations > compiled:
             self.accounts.count_as("compile")
             if clock is not None:
                 clock.take()  # waiting is counted as compiling, too
-        self._guard = call.guard
+        self._finite = call.finite
         self.metrics.update(call.meta.metrics)
         return call
-
-    def _new_guard(self) -> Guard:
-        return self.program.new_guard()
 
     def _pass_is_over(self) -> bool:
         if isinstance(self._reader, LeftoverReader) and self._reader.exhausted:
@@ -258,37 +326,24 @@ class Execution:
         with self.accounts.of("data"):
             return not self._reader.ready()
 
-    def _take_back(self, pending: list[PendingCall], guard: Guard) -> NonFiniteStep:
-        recovery = Recovery(self.program, self.feed, self.progress, self.trace, self._new_guard)
-        taken_back = recovery.take_back(pending, guard, self._reader)
-        self._guard, self._bad_is_held = None, taken_back.holds_bad
+    def _take_back(self, unsettled: Unsettled) -> tuple[NonFiniteStep, list[Any]]:
+        recovery = Recovery(self.program, self.feed, self.progress, self._check, self._writes)
+        taken_back = recovery.take_back(unsettled, self._reader)
+        self._bad_is_held = taken_back.holds_bad
         if taken_back.reader is None:
             self.rewind()
         else:
             self._reader = taken_back.reader
-        return taken_back.bad
-
-
-class CallLength:
-    """Keeps a call shorter than about half a second, so that Ctrl-C and time triggers are answered in time."""
-
-    def __init__(self) -> None:
-        self._calls = 0
-        self._seconds_per_step = 0.0
-
-    def limit(self) -> int:
-        if self._calls < 2:  # the first call traces and compiles, the second is the first that can be measured
-            return 1 if self._calls == 0 else 8
-        return max(1, int(_CALL_SECONDS / max(self._seconds_per_step, 1e-9)))
-
-    def measured(self, seconds: float, steps: int) -> None:
-        self._calls += 1
-        if self._calls > 1 and steps:
-            # A single slow call (a new block shape is compiled) shortens the next call, not all that follow.
-            limit = 4 * self._seconds_per_step if self._calls > 2 else float("inf")
-            self._seconds_per_step = min(seconds / steps, limit)
+        return taken_back.bad, taken_back.rows
 
 
 def _uncounted(source: Any) -> Any:
     """A copy of a block that the prefetcher does not count as in use, so that it makes the next block all the same."""
     return dataclasses.replace(source) if isinstance(source, Block) else source
+
+
+def _steps_of_bytes(spec: Any) -> int:
+    """How many batches may be held at a time; a dimension that is not known is taken to be 64."""
+    components = tf.nest.flatten(spec, expand_composites=True)
+    sizes = [c.dtype.size * int(np.prod([64 if d is None else d for d in c.shape or [None]])) for c in components if c is not None]
+    return max(1, min(_MAX_CALL_STEPS, _MAX_HELD_BYTES // max(1, sum(sizes))))

@@ -1,60 +1,37 @@
 """The compiled call: steps `start .. start+n-1` of a block, or the next n batches of an iterator, in one in-graph loop.
 
-    if the state was finite when the call began: backup = state, else: n = 0, and the call returns the backup that it was given
+    if a step before this call was not finite: n = 0
     while i < n and finite and there is a batch:
         row     = step(batch, first_step + i)
         rows[i] = row
         finite  = the losses of this step are finite
-    finite = finite and no variable became non-finite
 
-`start`, `n` and `first_step` are scalar tensors, so one trace serves any number of steps. A program knows no hook.
+`start`, `n` and `first_step` are scalar tensors, so one trace serves any number of steps. A program knows no hook, and keeps no copy of the
+state: `Execution` does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from loops.engine.batch_readers import eager_batch, empty_recording, inputs_of, reader_for, signature_of
+from loops.engine.backup import Backup, FiniteCheck
+from loops.engine.batch_readers import eager_batch, inputs_of, reader_for, signature_of
+from loops.engine.kept_rows import writes_rows
 from loops.engine.rows import CHECK, LogSpec, aligned
 from loops.engine.step import GlobalStep, StepMeta
 from loops.feeds import Block
-from loops.tasks.run_variables import flat, variables_of
+from loops.graphs.written_resources import written_variables
+from loops.tasks.run_variables import variables_of
 
-__all__ = ["MODES", "Call", "Guard", "Program"]
+__all__ = ["MODES", "Call", "Program"]
 
 MODES = ("auto", "graph", "xla", "eager")
-
-
-@dataclasses.dataclass(frozen=True)
-class Guard:
-    """State that must stay finite, with a backup. All of it stays on the device until somebody reads `finite`.
-
-    Attributes:
-        variables: plain `tf.Variable`s.
-        finite: bool scalar tensor, whether the state is finite.
-        backup: values of the variables before the call that made it non-finite (or before the last call).
-        recorded: tensor lists of what that call pulled from an iterator; empty for other sources.
-    """
-
-    variables: tuple[tf.Variable, ...]
-    finite: Any
-    backup: tuple[Any, ...]
-    recorded: tuple[Any, ...] = ()
-
-    @classmethod
-    def over(cls, variables: list[tf.Variable]) -> Guard:
-        """A guard over state that is finite now."""
-        return cls(tuple(variables), tf.constant(True), tuple(tf.identity(v) for v in variables))
-
-    def restore(self) -> None:
-        """Puts the backup back."""
-        for variable, value in zip(self.variables, self.backup, strict=True):
-            variable.assign(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +43,10 @@ class Call:
         rows: float64 `[>= done, width]`.
         observed: name -> tensor that hooks observe, of the last step.
         collected: name -> outputs, nested, of all steps: `[>= examples, ...]`.
-        guard: the guard after the call, or None.
         meta: names and reductions of the rows, and the metrics that the steps returned.
+        finite: bool scalar, whether all losses up to here were finite (in eager mode, the state too); None if that was not asked for.
+        recorded: tensor lists of what a guarded call pulled from an iterator; empty for other sources, and in eager mode.
+        undo: the state before the last step, in guarded calls in eager mode only.
         last_batch: the batch of the last step, in eager mode only.
         capacity: number of steps that `collected` has room for, where that is fixed (XLA).
     """
@@ -76,8 +55,10 @@ class Call:
     rows: Any
     observed: Any
     collected: Any
-    guard: Guard | None
     meta: StepMeta
+    finite: Any = None
+    recorded: tuple[Any, ...] = ()
+    undo: Backup | None = None
     last_batch: Any = None
     capacity: int | None = None
 
@@ -100,13 +81,61 @@ class Program:
             self.step = step.for_xla()
             self.mode = "xla" if step.strategy.num_replicas_in_sync == 1 else "graph"
         self._compiled: dict[Any, Any] = {}
+        self._check = FiniteCheck()
+        self._known_key: tuple[Any, Any] | None = None
 
     @property
     def compilations(self) -> int:
         """Programs built so far: one for each kind of source and signature, under XLA one for each block shape."""
         return len(self._compiled)
 
-    def __call__(self, source: Any, spec: Any, *, start: int, n: int, first_step: int, guard: Guard | None = None) -> Call:
+    def variables(self) -> dict[str, list[Any]]:
+        """The variables that belong to the run, by group; those that no attribute leads to, as far as the step was traced or run."""
+        graphs = () if self.mode == "eager" else self.step.graphs
+        return variables_of(self.step.task, graphs, self.step.used, apart=self.step.bookkeeping())
+
+    def written(self, source: Any, spec: Any, variables: Iterable[tf.Variable], *, whole: bool = False) -> list[tf.Variable]:
+        """Those of `variables` that a call may write; in eager mode, all.
+
+        Args:
+            source: what the call will be given.
+            spec: type specs of one batch.
+            variables: plain variables.
+            whole: whether to leave out those of which `kept_rows` keeps whatever is written.
+        """
+        if self.mode == "eager":
+            return list(variables)
+        return written_variables(self.graph_for(source, spec), variables, writes_rows if whole else None)
+
+    def graph_for(self, source: Any, spec: Any) -> tf.Graph | None:
+        """The graph of the step that a call with this source runs; the variables that it creates exist then. None in eager mode."""
+        return None if self.mode == "eager" else self.step.concrete(self._spec(source, spec)).graph
+
+    def key(self, source: Any, spec: Any) -> Any:
+        """A hashable identity of the step that a call with this source runs."""
+        if self.mode == "xla" and isinstance(source, Block):
+            return self.step.key(self._spec(source, spec))
+        if self._known_key is None or self._known_key[0] is not spec:
+            self._known_key = spec, self.step.key(spec)
+        return self._known_key[1]
+
+    def _spec(self, source: Any, spec: Any) -> Any:
+        """Type specs of the batches; under XLA those of a block have the shapes of its batches."""
+        if self.mode == "xla" and isinstance(source, Block):
+            return tf.nest.map_structure(lambda t: None if t is None else tf.TensorSpec(t.shape[1:], t.dtype), source.tensors)
+        return spec
+
+    def __call__(
+        self,
+        source: Any,
+        spec: Any,
+        *,
+        start: int,
+        n: int,
+        first_step: int,
+        finite: Any = None,
+        guarded: Callable[[], Sequence[tf.Variable]] = list,
+    ) -> Call:
         """Does up to `n` steps.
 
         Args:
@@ -115,63 +144,35 @@ class Program:
             start: first batch of the block; 0 for an iterator.
             n: number of steps, within the block.
             first_step: steps completed before.
-            guard: state to guard, or None.
+            finite: whether all steps before were finite, a bool scalar tensor; None if the call is not to find out about its own.
+            guarded: returns the variables of the state, which has to stay finite; for eager mode, which looks at them after every step.
 
         Raises:
             ValueError: if XLA cannot compile the step.
         """
         if self.mode == "eager":
-            return self._run_eagerly(source, start, n, first_step, guard)
-        spec = self._spec_for(source, spec)
+            return self._run_eagerly(source, start, n, first_step, finite, guarded)
+        step_key, spec = self.key(source, spec), self._spec(source, spec)
         capacity = source.capacity if self.mode == "xla" else None
-        guarded = None if guard is None else len(guard.variables)  # a later trace may have brought more
-        key = (type(source).__name__, capacity, guarded, self.step.key(spec))
+        key = (type(source).__name__, capacity, finite is not None, step_key)
         if key not in self._compiled:
-            self._compiled[key] = self._compile(source, spec, capacity, guard), self.step.traced(spec)[1]
+            self._compiled[key] = self._compile(source, spec, capacity, guarded=finite is not None), self.step.traced(spec)[1]
         function, meta = self._compiled[key]
-        finite, backup, recorded = tf.constant(True), [], []
-        if guard is not None:
-            finite, backup, recorded = guard.finite, list(guard.backup), list(guard.recorded or empty_recording(source, spec))
         scalars = (tf.constant(v, tf.int64) for v in (start, n, first_step))
         try:
-            out = function(inputs_of(source), *scalars, finite, backup, recorded)
+            out = function(inputs_of(source), *scalars, tf.constant(True) if finite is None else finite)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
             raise _cannot_compile(error) if self.mode == "xla" and "ompil" in str(error) else error from error
-        after = Guard(guard.variables, out["finite"], tuple(out["backup"]), tuple(out["recorded"])) if guard else None
-        return Call(out["done"], out["rows"], out["observed"], out["collected"], after, meta, capacity=capacity)
+        after = out["finite"] if finite is not None else None
+        return Call(out["done"], out["rows"], out["observed"], out["collected"], meta, after, tuple(out["recorded"]), capacity=capacity)
 
-    def variables(self) -> dict[str, list[Any]]:
-        """The variables that belong to the run, by group; those that no attribute leads to, as far as the step was traced or run."""
-        graphs = () if self.mode == "eager" else self.step.graphs
-        return variables_of(self.step.task, graphs, self.step.used, apart=self.step.clock.variables if self.step.clock is not None else ())
-
-    def new_guard(self) -> Guard:
-        """A guard over everything that belongs to the run; the step has to be traced, or in eager mode built."""
-        variables = flat(self.variables())
-        if self.mode == "xla":  # it has no strings, so no step that it compiles can change one
-            variables = [v for v in variables if v.dtype != tf.string]
-        return Guard.over(variables)
-
-    def graph_for(self, source: Any, spec: Any) -> tf.Graph | None:
-        """The graph of the step that a call on this source runs; traces it unless it was traced already. None in eager mode."""
-        return None if self.mode == "eager" else self.step.concrete(self._spec_for(source, spec)).graph
-
-    def _spec_for(self, source: Any, spec: Any) -> Any:
-        """The specs that the step is traced for: of XLA those of the block, whose sizes are all known."""
-        if self.mode == "xla" and isinstance(source, Block):
-            return tf.nest.map_structure(lambda t: None if t is None else tf.TensorSpec(t.shape[1:], t.dtype), source.tensors)
-        return spec
-
-    def _compile(self, source: Any, spec: Any, capacity: int | None, guard: Guard | None) -> Any:
+    def _compile(self, source: Any, spec: Any, capacity: int | None, *, guarded: bool) -> Any:
         step = self.step.concrete(spec)
-        guarded, is_guarded = guard.variables if guard else (), guard is not None
 
-        def run(given: Any, start: Any, n: Any, first_step: Any, finite: Any, backup: Any, recorded: Any) -> dict[str, Any]:
-            was_finite = finite
-            if is_guarded:
-                backup = _choose(was_finite, lambda: [v.read_value() for v in guarded], backup)
-                n = tf.where(was_finite, n, tf.zeros_like(n))
-            reader = reader_for(source, given, spec, start, record=is_guarded, xla=self.mode == "xla")
+        def run(given: Any, start: Any, n: Any, first_step: Any, finite: Any) -> dict[str, Any]:
+            if guarded:
+                n = tf.where(finite, n, tf.zeros_like(n))
+            reader = reader_for(source, given, spec, start, record=guarded, xla=self.mode == "xla")
             outputs = _Outputs(step.structured_outputs, capacity, n)
             held = reader.first(n)
 
@@ -181,7 +182,7 @@ class Program:
             def body(i: Any, ok: Any, held: Any, out: Any) -> Any:
                 result = step(reader.batch(held, i), first_step + i)
                 last = n
-                if is_guarded:
+                if guarded:
                     ok = tf.math.is_finite(result["row"][CHECK])
                     last = tf.where(ok, n, tf.zeros_like(n))
                 return i + 1, ok, reader.next(held, i + 1, last), outputs.put(out, i, result)
@@ -190,41 +191,39 @@ class Program:
             unbound = tf.nest.map_structure(lambda t: t.shape if isinstance(t, tf.Tensor) else None, begin)
             shapes = (*unbound[:3], outputs.shapes(unbound[3]))
             done, ok, held, out = tf.while_loop(proceed, body, begin, shape_invariants=shapes if outputs.shapes_vary else None)
-            if is_guarded:
-                with tf.control_dependencies([done]):
-                    finite = was_finite & ok & _stayed_finite(guarded, backup)
-                recorded = _choose(was_finite, lambda: reader.recorded(held), recorded)
-            return {"done": done, "finite": finite, "backup": backup, "recorded": recorded, **outputs.end(out)}
+            return {"done": done, "finite": finite & ok, "recorded": reader.recorded(held), **outputs.end(out)}
 
         signature = [signature_of(source, spec, capacity), *[tf.TensorSpec([], tf.int64)] * 3, tf.TensorSpec([], tf.bool)]
-        signature.append([tf.TensorSpec(v.shape, v.dtype) for v in guarded])
-        signature.append([tf.TensorSpec([], tf.variant) for _ in empty_recording(source, spec)] if is_guarded else [])
         function = tf.function(run, autograph=False, jit_compile=True if self.mode == "xla" else None)
         with self.step.strategy.scope():
             return function.get_concrete_function(*signature)
 
-    def _run_eagerly(self, source: Any, start: int, n: int, first_step: int, guard: Guard | None) -> Call:
+    def _run_eagerly(
+        self, source: Any, start: int, n: int, first_step: int, finite: Any, guarded: Callable[[], Sequence[tf.Variable]]
+    ) -> Call:
         results: list[dict[str, Any]] = []
         parts: list[tuple[LogSpec, Any]] = []
         metrics: dict[str, Any] = {}
-        batch = None
-        while len(results) < n and (guard is None or bool(guard.finite)):
+        batch, undo = None, None
+        while len(results) < n and (finite is None or bool(finite)):
             try:
                 batch = eager_batch(source, start + len(results))
             except StopIteration:
                 break
-            before = tuple(tf.identity(v) for v in guard.variables) if guard else ()
-            result, meta = self.step.eager(batch, tf.constant(first_step + len(results), tf.int64))
+            undo = Backup(guarded()) if finite is not None else None
+            with undo.covering_new() if undo is not None else contextlib.nullcontext():
+                result, meta = self.step.eager(batch, tf.constant(first_step + len(results), tf.int64))
             results.append(result)
             parts.append((meta.spec, result["row"]))
             metrics.update(meta.metrics)
-            if guard is not None:
-                finite = tf.math.is_finite(result["row"][CHECK]) & _stayed_finite(guard.variables, before)
-                guard = Guard(guard.variables, finite, before)
-        names, rows = aligned(parts) if parts else (LogSpec({}), tf.zeros([0, 2], tf.float64))
+            if undo is not None:
+                finite = tf.math.is_finite(results[-1]["row"][CHECK]) & self._check(undo)
+        spec, rows = aligned(parts) if parts else (LogSpec({}), tf.zeros([0, 2], tf.float64))
         collected = tf.nest.map_structure(lambda *v: tf.concat(v, 0), *[r["collected"] for r in results]) if results else {}
         observed = results[-1]["observed"] if results else {}
-        return Call(tf.constant(len(results), tf.int64), rows, observed, collected, guard, StepMeta(names, metrics), batch)
+        return Call(
+            tf.constant(len(results), tf.int64), rows, observed, collected, StepMeta(spec, metrics), finite, undo=undo, last_batch=batch
+        )
 
 
 class _Outputs:
@@ -280,17 +279,3 @@ def _cannot_compile(error: Exception) -> ValueError:
     found = re.search(r"Detected unsupported operations[^:]*:\s*(.*)|No registered '(\w+)'|([^.\n]*not compilable[^.\n]*)", str(error))
     reason = next((g for g in found.groups() if g), "") if found else str(error).strip().splitlines()[0]
     return ValueError(f"compile='xla' cannot compile this step ({reason.strip()}); use compile='graph'.")
-
-
-def _choose(condition: tf.Tensor, new: Callable[[], list[Any]], old: list[Any]) -> list[Any]:
-    return list(tf.cond(condition, new, lambda: [tf.identity(t) for t in old])) if old else []
-
-
-def _stayed_finite(variables: tuple[tf.Variable, ...], before: Any) -> tf.Tensor:
-    """True unless an element became non-finite that was finite before."""
-    verdicts = [
-        tf.reduce_all(tf.math.is_finite(v.read_value()) | ~tf.math.is_finite(old))
-        for v, old in zip(variables, before, strict=True)
-        if v.dtype.is_floating
-    ]
-    return tf.reduce_all(tf.stack(verdicts)) if verdicts else tf.constant(True)

@@ -15,11 +15,12 @@ import keras
 import tensorflow as tf
 
 from loops import _private_api
+from loops.engine.kept_rows import KeptRows
 from loops.engine.rows import LogSpec, merge_replicas, row_of
 from loops.engine.step_clock import StepClock
 from loops.graphs.dependence import EagerOps
 from loops.messages import warn
-from loops.tasks import replicas
+from loops.tasks import loss_weights, replicas
 from loops.tasks.base import Task
 from loops.tasks.keras import KerasTask
 from loops.tasks.metric_results import ResultsRecorded, with_metrics
@@ -76,9 +77,12 @@ class GlobalStep:
         self._fuse, self._xla = fuse, False
         # Only for graph mode: a program of XLA cannot read the time, and takes its batches from blocks.
         self.clock = StepClock() if "waiting" in observes and fuse else None
+        # A variable with a copy on each replica is not made within a trace.
+        several = strategy.num_replicas_in_sync > 1
+        self.kept_rows = KeptRows() if method == "train_step" and not several else None
         self.meta: StepMeta | None = None
         self.traces = 0
-        self.used = UsedVariables()
+        self.used = UsedVariables(lambda: replicas.local_variables(task.tracked.all_variables()))
         self._eager = False
         self._traced: dict[Any, tuple[Any, StepMeta]] = {}
         self._kinds: dict[str, type] = {}
@@ -93,6 +97,12 @@ class GlobalStep:
     def graphs(self) -> list[tf.Graph]:
         """The graphs of all traces, in the order in which they were made."""
         return [function.graph for function, _ in self._traced.values()]
+
+    def bookkeeping(self) -> list[tf.Variable]:
+        """Variables that a traced step uses and that are no state of the run."""
+        clock = self.clock.variables if self.clock is not None else ()
+        kept_rows = self.kept_rows.variables if self.kept_rows is not None else ()
+        return [*clock, *kept_rows, *self._carriers.values()]
 
     @staticmethod
     def key(spec: Any) -> Any:
@@ -136,7 +146,8 @@ class GlobalStep:
         before = plain_values(self.task)
         try:
             self.build(spec)
-            with self.strategy.scope(), self.used.while_traced():
+            kept = self.kept_rows.watching(xla=self._xla) if self.kept_rows is not None else contextlib.nullcontext()
+            with self.strategy.scope(), self.used.while_traced(), kept:
                 traced = function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             if not self.task.owns(self.method):  # the user's own code: the error as it is, with a note on where it happened
@@ -165,7 +176,7 @@ class GlobalStep:
         count = self.strategy.num_replicas_in_sync
         if count == 1:
             return self._on_replica(batch, step)
-        parts = [tf.nest.flatten(replicas.shard(batch, i, count)) for i in range(count)]
+        parts = [tf.nest.flatten(part) for part in replicas.split(batch, count)]
         spread = tf.nest.pack_sequence_as(batch, [self._per_replica(group) for group in zip(*parts, strict=True)])
         out = self.strategy.run(self._on_replica, args=(spread, step))
         rows = tf.stack(self.strategy.experimental_local_results(out["row"]))
@@ -203,6 +214,8 @@ class GlobalStep:
             collected = {name: entry.value for name, entry in logs.items() if isinstance(entry, Collect)}
             metrics = {name: entry for name, entry in logs.items() if isinstance(entry, keras.metrics.Metric)}
             scalars = {name: entry for name, entry in logs.items() if name not in collected and name not in metrics}
+            if context.replicas > 1:
+                loss_weights.check(self.task, batch, context.losses, scalars)
             if "batch" in self._observes:
                 context.observed["batch"] = batch
             spec, row = row_of(scalars, context.examples, context.total_loss(scalars))

@@ -129,7 +129,8 @@ def _stack(rows: np.ndarray, n: int, k: int, batch_size: int) -> tf.Tensor:
         rows = rows.astype(dtype)
     rows = rows.reshape(n, batch_size, *rows.shape[1:])
     if n < k:
-        rows = np.concatenate([rows, np.zeros([k - n, *rows.shape[1:]], rows.dtype)])
+        padding: Any = b"" if rows.dtype.kind in "OSU" else 0
+        rows = np.concatenate([rows, np.full([k - n, *rows.shape[1:]], padding, rows.dtype)])
     return tf.convert_to_tensor(rows)
 
 

@@ -166,12 +166,20 @@ class DatasetFeed(Feed):
                     return iterator
                 self._next_iterator = iterator
                 return self._begin_pass(continuing=continuing)
+        self.check_that_it_goes_back(position)
+        return self.iterator(position, continuing=continuing)
+
+    def check_that_it_goes_back(self, position: Position) -> None:
+        """Checks that a pipeline that this process has read from can give the batches from `position` on again.
+
+        Raises:
+            ValueError: if it cannot.
+        """
         if self._passes_begun > position.pass_index and self.pipeline.replay is not Replay.NOTHING:
             raise ValueError(
                 f"This pipeline cannot go back to batch {position.batch} of pass {position.pass_index}: TensorFlow did not save its "
                 "position there, and its shuffles are past it. In a new process, with the dataset built anew, it can."
             )
-        return self.iterator(position, continuing=continuing)
 
     def _begin_pass(self, *, continuing: bool) -> Any:
         self._passes_begun += 1

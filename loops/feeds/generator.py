@@ -86,6 +86,11 @@ class GeneratorFeed(Feed):
                     "The generator has ended and cannot begin anew: give a function that returns a generator, one that yields for as long "
                     "as training goes on, or `steps_per_epoch`."
                 )
+            if position.batch and index < self._passes_begun:
+                raise ValueError(
+                    f"The generator cannot go back to batch {position.batch} of pass {index}, where the run stood when it failed: give a "
+                    "function that returns a generator, or make generator and feed anew."
+                )
             missed = max(0, index - self._passes_begun) * (self.steps_per_epoch or 0)
             self._passes_begun = max(self._passes_begun, index) + 1
             assert first is not None

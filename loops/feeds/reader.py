@@ -146,11 +146,14 @@ class LeftoverReader(FeedReader):
         parts: (source, first batch, number of batches), in order.
         then: the reader that continues after the parts.
         pass_ended: whether the pass ends with the last part; `then` has already gone on to the next pass.
+
+    Attributes:
+        ends_pass: whether the pass still has to end here.
     """
 
     def __init__(self, parts: list[tuple[Any, int, int]], then: FeedReader, pass_ended: bool):
         self._parts = [part for part in parts if part[2]]
-        self.then, self._pass_ended = then, pass_ended
+        self.then, self.ends_pass = then, pass_ended
         self.available = 0
 
     @property
@@ -161,12 +164,12 @@ class LeftoverReader(FeedReader):
     @property
     def exhausted(self) -> bool:
         """True when there is nothing left but `then`."""
-        return not (self.available or self._parts or self._pass_ended)
+        return not (self.available or self._parts or self.ends_pass)
 
     def ready(self) -> bool:
         if not self.available:
             if not self._parts:
-                self._pass_ended = False
+                self.ends_pass = False
                 return False
             self.source, self.start, self.available = self._parts.pop(0)
         return True
@@ -203,6 +206,8 @@ def open_reader(
     """
     if isinstance(feed, DatasetFeed) and mode != "xla":
         return FeedIteratorReader(feed, position, continuing, saved, resuming or saved is not None)
+    if isinstance(feed, DatasetFeed) and resuming:
+        feed.check_that_it_goes_back(position)
     return FeedBlockReader(feed, position, passes)
 
 

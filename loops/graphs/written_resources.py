@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from loops import _private_api
 
-__all__ = ["written_captures"]
+__all__ = ["written_captures", "written_variables"]
+
+Skip = Callable[[tf.Operation], bool]
 
 # Operations that take a variable and leave its value as it is. Whatever is not among them counts as writing.
 _READ = frozenset({
@@ -28,11 +30,18 @@ _CALLS = {
 }  # fmt: skip
 
 
-def written_captures(graph: Any) -> list[tuple[tf.Tensor, str]]:
+def written_variables(graph: Any, variables: Iterable[tf.Variable], but_by: Skip | None = None) -> list[tf.Variable]:
+    """Those of some plain variables that the graph may write; see `written_captures`."""
+    handles = {id(handle) for handle, _ in written_captures(graph, but_by)}
+    return [v for v in variables if id(v.handle) in handles]
+
+
+def written_captures(graph: Any, but_by: Skip | None = None) -> list[tuple[tf.Tensor, str]]:
     """The captured handles, of variables and of other resources, that the graph, or a function that it calls at any depth, may write.
 
     Args:
         graph: a function's graph, such as `concrete_function.graph`.
+        but_by: operation -> whether what it writes does not count.
 
     Returns:
         Those of the tensors outside of the graph that it writes, in the order in which they were captured, each with the type of the first
@@ -45,15 +54,15 @@ def written_captures(graph: Any) -> list[tuple[tf.Tensor, str]]:
         >>> [(handle is a.handle, by) for handle, by in written_captures(graph)]
         [(True, 'AssignAddVariableOp')]
     """
-    written = _Search([_private_api.functions_of(graph)], {}).written_inputs(graph)
+    written = _Search([_private_api.functions_of(graph)], {}, but_by or (lambda op: False)).written_inputs(graph)
     return [(outside, written[id(inside)]) for outside, inside in graph.captures if id(inside) in written]
 
 
 class _Search:
     """Searches one graph. `known` holds what functions write, as index of the input -> type of the operation; None if that is not known."""
 
-    def __init__(self, libraries: list[Mapping[str, Any]], known: dict[str, dict[int, str] | None]):
-        self._libraries, self._known = libraries, known
+    def __init__(self, libraries: list[Mapping[str, Any]], known: dict[str, dict[int, str] | None], skip: Skip):
+        self._libraries, self._known, self._skip = libraries, known, skip
 
     def written_inputs(self, graph: Any) -> dict[int, str]:
         """Id of each input tensor of the graph that it writes -> type of the operation."""
@@ -65,7 +74,7 @@ class _Search:
                 continue
             if op.type in _PASS:
                 origin.update((id(op.outputs[i]), outer) for i, outer in resources)
-            elif op.type not in _READ:
+            elif op.type not in _READ and not self._skip(op):
                 places = self._written_by(op)
                 for i, outer in resources:
                     if places is None or i in places:
@@ -96,7 +105,7 @@ class _Search:
             if graph is None:
                 self._known[name] = None
             else:
-                written = _Search([_private_api.functions_of(graph), *self._libraries], self._known).written_inputs(graph)
+                written = _Search([_private_api.functions_of(graph), *self._libraries], self._known, self._skip).written_inputs(graph)
                 self._known[name] = {i: written[id(tensor)] for i, tensor in enumerate(graph.inputs) if id(tensor) in written}
         return self._known[name]
 

@@ -211,6 +211,9 @@ class Hook:
     def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         """After the last step of an epoch. `logs` is read-only; `loop.log(name, value)` adds to it for the hooks that follow."""
 
+    def release_weights(self, loop: Loop) -> None:
+        """When training has ended normally, before optimizers put averages into the model: undo what you did to the weights for a while."""
+
     def before_retrace(self, loop: Loop) -> None:
         """Before the step is traced again, because models, flags or what is observed has changed. Optimizers may get variables then: a hook
         that reads them in a thread waits for that thread here."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from loops import _private_api, json_values
 from loops.engine.progress import Progress
 from loops.engine.rows import Window
 from loops.hooks import _keras_callback_state as states
+from loops.hooks._swapped_averages import SwappedAverages
 from loops.hooks.base import Hook, Loop, Phase
 from loops.messages import say
 from loops.triggers import Never
@@ -53,6 +55,8 @@ class KerasCallbacks(Hook):
         self.watches_evaluation = _overrides(self.callbacks, _TEST_BATCH)
         self.batches = KerasBatchCalls(self, _overrides(self.callbacks, _TRAIN_BATCH))
         self.model: Any = None
+        self._optimizer: Any = None
+        self._averages = SwappedAverages(self.callbacks)
         self._last_logs: dict[str, Any] | None = None
         self._test_batches_ended = 0
         self._stopped = self._noticed = False
@@ -66,6 +70,9 @@ class KerasCallbacks(Hook):
         self._set_model(loop.task.model)
         for callback in self.callbacks:
             callback.set_params(params)
+        self._optimizer = _optimizer_of(self.model, loop)
+        with self._model_with_optimizer():  # an evaluation may have failed
+            self._averages.swap_back(self.model, in_epochs=False)
         self.call("on_train_begin", {})
         if loop.progress.step == 0 and (epoch := _private_api.epoch_to_begin_with(self.model)):
             loop.progress.epoch = epoch
@@ -74,6 +81,7 @@ class KerasCallbacks(Hook):
         """Gives the callbacks the model that is trained, if a hook has replaced the one that they have."""
         if isinstance(model := loop.trained.model, keras.Model) and model is not self.model:
             self._set_model(model)
+            self._optimizer = _optimizer_of(model, loop)
 
     def _set_model(self, model: Any) -> None:
         self.model = model
@@ -83,6 +91,8 @@ class KerasCallbacks(Hook):
 
     def on_epoch_begin(self, loop: Loop) -> None:
         self.follow_model(loop)
+        with self._model_with_optimizer():
+            self._averages.put_back(self.model)
         self.call("on_epoch_begin", loop.progress.epoch, {})
         self.batches.begin_epoch(stopping=self.model.stop_training)
 
@@ -102,13 +112,23 @@ class KerasCallbacks(Hook):
 
     def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         self._last_logs = dict(logs)
-        shared = dict(logs)
-        self.call("on_epoch_end", loop.progress.epoch, shared)
+        shared, epoch = dict(logs), loop.progress.epoch
+        if loop.epochs is not None and epoch == loop.epochs - 1:
+            with self._model_with_optimizer():
+                swapped = self._averages.before_last_epoch_ends(self.model, epoch)
+                self.call("on_epoch_end", epoch, shared)
+                self._averages.after_last_epoch_ended(self.model, swapped)
+        else:
+            self.call("on_epoch_end", epoch, shared)
         for name, value in shared.items():
             if name not in self._last_logs or self._last_logs[name] is not value:
                 loop.log(name, value)
         if self.model.stop_training:
             self.stop(loop)
+
+    def release_weights(self, loop: Loop) -> None:
+        with self._model_with_optimizer():
+            self._averages.swap_back(self.model, in_epochs=True)
 
     def on_train_end(self, loop: Loop) -> None:
         if loop.outcome in ("finished", "stopped"):
@@ -138,15 +158,18 @@ class KerasCallbacks(Hook):
             else:
                 now = states.class_of(callback)
                 say(f"Keras callback {i + 1} was {saved['class']} when the run was saved and is {now} now; it begins anew.")
+        self._averages.load({})
         self._last_logs = json_values.decode(state["last_logs"])
         self._stopped = False
         if self.model is not None:
             self.model.stop_training = state["stop_training"]
 
     def state_arrays(self) -> dict[str, np.ndarray]:
-        return {f"{i}/{j}": a for i, callback in enumerate(self.callbacks) for j, a in enumerate(states.arrays_of(callback))}
+        kept = {f"{i}/{j}": a for i, callback in enumerate(self.callbacks) for j, a in enumerate(states.arrays_of(callback))}
+        return {**kept, **self._averages.arrays()}
 
     def load_state_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._averages.load(arrays)
         for i, callback in enumerate(self.callbacks):
             count = sum(name.startswith(f"{i}/") for name in arrays)
             if count and isinstance(callback, keras.callbacks.EarlyStopping):
@@ -154,8 +177,23 @@ class KerasCallbacks(Hook):
 
     def call(self, method: str, *arguments: Any, **named: Any) -> None:
         """Calls `method` of all callbacks, in their order. Keras passes `logs` by name to batch methods, and by position to others."""
-        for callback in self.callbacks:
-            getattr(callback, method)(*arguments, **named)
+        with self._model_with_optimizer():
+            for callback in self.callbacks:
+                getattr(callback, method)(*arguments, **named)
+
+    @contextlib.contextmanager
+    def _model_with_optimizer(self) -> Iterator[None]:
+        """Callbacks find the task's optimizer where a compiled model has it. At other times the model is as its task made it."""
+        attributes = vars(self.model)
+        if self._optimizer is None or "optimizer" in attributes:
+            yield
+            return
+        # Not by assignment, which would make it a part of the model that is saved.
+        attributes["optimizer"] = self._optimizer
+        try:
+            yield
+        finally:
+            attributes.pop("optimizer", None)
 
 
 class KerasBatchCalls(Hook):
@@ -201,6 +239,12 @@ class _NextStep(Never):
 
     def due(self, progress: Progress, now: float) -> bool:
         return self._always or self.wanted
+
+
+def _optimizer_of(model: keras.Model, loop: Loop) -> Any:
+    """The task's optimizer, for callbacks of a model that was not compiled; None if the model has one, or the task has not one exactly."""
+    optimizers = list(loop.task.optimizers.values())
+    return optimizers[0] if getattr(model, "optimizer", None) is None and len(optimizers) == 1 else None
 
 
 def _overrides(callbacks: Sequence[keras.callbacks.Callback], methods: Sequence[str]) -> bool:

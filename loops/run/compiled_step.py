@@ -130,6 +130,14 @@ class CompiledStep:
             self.execution.build()
         self.remember_constants()
 
+    def create_variables(self) -> None:
+        """Makes sure that the variables that are found by attribute exist. An eager step is traced only if it has to make some of them."""
+        self.execution.step.build(self.execution.feed.element_spec)
+        tracked = self._task.tracked
+        unbuilt = [one for one in (*tracked.layers, *tracked.optimizers.values()) if not getattr(one, "built", True)]
+        if self.mode != "eager" or unbuilt:
+            self.execution.build()
+
     def trace_if_missing(self) -> None:
         """Traces the step if there is no graph of it: some variables of the run's state are found in the graph only."""
         if self.graph is None and self.mode != "eager":
@@ -215,7 +223,12 @@ class CompiledStep:
         """Drops the cached logs, because the state went back."""
         self._cached_logs = None
 
+    @property
+    def several_replicas(self) -> bool:
+        """Whether there is more than one replica."""
+        return bool(self._strategy.num_replicas_in_sync > 1)
+
     def average_replicas(self) -> None:
         """Averages the moving statistics of layers over the replicas, where they have drifted apart."""
-        if self._strategy.num_replicas_in_sync > 1:
-            replicas.average_moving_statistics(self._task.tracked.model_variables())
+        if self.several_replicas:
+            replicas.average_moving_statistics(self._task.tracked.statistics())

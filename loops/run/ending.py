@@ -19,6 +19,7 @@ def end(parts: RunParts, saved: SavedStates) -> None:
         SaveError: if something could not be saved.
     """
     if parts.step.is_open:
+        _settle(parts)
         parts.execution.rewind()
     errors: list[Exception] = []
     for hook in parts.hooks:
@@ -40,3 +41,12 @@ def end(parts: RunParts, saved: SavedStates) -> None:
     if errors and not failing:
         parts.loop.outcome = "failed"
         raise errors[0]
+
+
+def _settle(parts: RunParts) -> None:
+    """After an error between two looks: state, counters and records become those of one step, the last one that was done."""
+    try:
+        if (bad := parts.execution.settle()) is not None:
+            say(bad.describe())
+    except Exception:  # the error that is being handled says what happened
+        parts.execution.abandon()

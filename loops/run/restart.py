@@ -142,7 +142,7 @@ class Restart:
         if parts.steps_per_epoch is not None or parts.feed.steps_per_epoch is not None:
             parts.progress.steps_per_epoch = parts.steps_per_epoch or parts.feed.steps_per_epoch
         if self._saved.keeps_good and saved is None:
-            parts.execution.build()
+            parts.step.create_variables()
             self._saved.keep(parts, on_disk=False)
 
     def _open_execution(self, found: tuple[RunState, pathlib.Path | None] | None) -> None:

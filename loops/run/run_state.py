@@ -22,7 +22,7 @@ from loops.run.parts import RunParts
 from loops.tasks.base import Task
 from loops.tasks.optimizer_slots import build_as, built_for
 from loops.tasks.replicas import local_variables
-from loops.tasks.run_variables import CAPTURED, Identity, flat, identities, name_of, partners
+from loops.tasks.run_variables import CAPTURED, Identity, identities, name_of, partners
 from loops.tasks.tracking import apply_flags, flags_of
 
 __all__ = ["RunState", "build_optimizers", "check_model", "gather", "restore", "select"]
@@ -88,7 +88,7 @@ def restore(parts: RunParts, saved: RunState) -> None:
         restore_variables({**groups, CAPTURED: []}, arrays, {**state["variables"], CAPTURED: []})
         captured = _saved_identities(CAPTURED, arrays, state["variables"])
         values = [arrays[f"{CAPTURED}/{i}"] for i in range(len(captured))]
-        parts.execution.step.used.expect(captured, values, lambda: flat({**parts.execution.program.variables(), CAPTURED: []}))
+        parts.execution.step.used.restore(captured, values)
     else:
         restore_variables(groups, arrays, state["variables"])
     parts.rates.load_state_dict(state["learning_rates"])

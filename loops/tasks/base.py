@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,17 @@ class Task:
     def __init__(self) -> None:
         self._progress: Any = None
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        for name in _names_of_methods() & vars(cls).keys():
+            if not (callable(vars(cls)[name]) or hasattr(vars(cls)[name], "__get__")):
+                raise TypeError(_taken(f"{cls.__name__}.{name}", name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _names_of_methods() and not callable(value):
+            raise AttributeError(_taken(f"self.{name}", name))
+        super().__setattr__(name, value)
+
     # What a user overrides.
 
     def train_step(self, batch: Any) -> Mapping[str, Any]:
@@ -85,7 +97,10 @@ class Task:
         raise TypeError(f"{type(self).__name__} defines no predict_step(self, x), so it cannot predict.")
 
     def batch_size(self, batch: Any) -> Any:
-        """Examples in a batch, an integer scalar tensor: the first dimension of its first tensor, unless overridden."""
+        """What a batch counts for, an integer scalar tensor: its examples, the first dimension of its first tensor, unless overridden.
+
+        Replicas, and scalars that a step returns without a weight, are weighted by it. If losses are means over tokens, return the tokens.
+        """
         return tf.convert_to_tensor(replicas.batch_size_of(batch))
 
     def state_dict(self) -> dict[str, Any]:
@@ -281,7 +296,23 @@ class Task:
         return to_floats({**reduced, **{name: metric.result() for name, metric in metrics.items()}})
 
     def finalize(self) -> None:
-        """Called when training has ended normally: optimizers that keep an average of the weights put it into the model."""
+        """Called when training has ended normally: optimizers that keep an average of the weights put it into the model.
+
+        The next `run` takes back what this method has assigned, and snapshots do not have it: training goes on from the weights before.
+        """
         for optimizer in self.optimizers.values():
             if optimizer.built:
                 optimizer.finalize_variable_values(_private_api.variables_to_update(optimizer))
+
+
+@functools.cache
+def _names_of_methods() -> frozenset[str]:
+    """What a task has for its loop and its steps, and what no value may stand in the way of."""
+    return frozenset(
+        name for name, member in vars(Task).items() if not name.startswith("_") and (callable(member) or isinstance(member, property))
+    )
+
+
+def _taken(given: str, name: str) -> str:
+    kind = "property" if isinstance(vars(Task)[name], property) else "method"
+    return f"`{given} = ...` would hide the {kind} `{name}` of loops.Task, which the loop uses: give it another name, such as `my_{name}`."

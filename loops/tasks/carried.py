@@ -9,14 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["Carried", "graphs_within", "is_carrier"]
-
-_NAME = "carried_out_of_control_flow"
-
-
-def is_carrier(variable: tf.Variable) -> bool:
-    """Whether a variable brings values out of control flow."""
-    return _NAME in str(variable.name)
+__all__ = ["Carried", "graphs_within"]
 
 
 def graphs_within(outer: Any) -> list[str]:
@@ -68,7 +61,7 @@ class Carried:
         known = self._variables.get(name)
         if known is None or (known.shape, known.dtype) != (value.shape, value.dtype):
             with tf.init_scope():
-                known = tf.Variable(tf.zeros(value.shape, value.dtype), trainable=False, name=_NAME)
+                known = tf.Variable(tf.zeros(value.shape, value.dtype), trainable=False, name="carried_out_of_control_flow")
         self._variables[name] = self._used[name] = known
         with self._graph.as_default():
             known.assign(tf.zeros(value.shape, value.dtype))

@@ -51,7 +51,7 @@ def _values(owner: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple
     items = list(_items(owner))
     for name, value in items[:_MOST_ITEMS]:
         inner = f"{path}.{name}" if path else str(name)
-        if isinstance(value, (bool, int, float, str)):
+        if isinstance(value, (bool, int, float, str, np.generic)):
             yield inner, value
         elif depth and id(value) not in seen and _is_plain(value):
             seen.add(id(value))

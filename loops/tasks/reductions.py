@@ -18,7 +18,7 @@ class Reduction:
 
     Attributes:
         value: scalar tensor.
-        weight: scalar tensor, 0 or more. None is 1; for `Mean` it is the number of examples in the batch.
+        weight: scalar tensor, 0 or more. None is 1; for `Mean` it is `Task.batch_size`, the number of examples in the batch.
     """
 
     value: Any
@@ -26,7 +26,12 @@ class Reduction:
 
 
 class Mean(Reduction):
-    """A weighted mean. Without `weight` the weight is the number of examples in the batch; weight 0 means absent in this step."""
+    """A weighted mean over steps and replicas: `sum(weight * value) / sum(weight)`.
+
+    Without `weight` it is weighted by `Task.batch_size`: the number of examples, unless the task counts something else there. A `weight` of
+    its own changes what is logged, not the update; a loss over tokens also needs a `batch_size` that counts tokens, so that replicas weigh
+    alike. Weight 0 means absent in this step.
+    """
 
 
 class Sum(Reduction):

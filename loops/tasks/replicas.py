@@ -5,6 +5,8 @@ It reduces no gradients and no logs: `gradients.py` and the engine's rows do.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +14,7 @@ import tensorflow as tf
 
 from loops import _private_api
 
-__all__ = ["average_moving_statistics", "backing", "is_chief", "local_variables", "shard", "strategy_of"]
+__all__ = ["average_moving_statistics", "backing", "is_chief", "local_variables", "split", "strategy_of"]
 
 
 def backing(variable: Any) -> Any:
@@ -51,34 +53,83 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def batch_size_of(batch: Any) -> tf.Tensor | int:
-    """First dimension of the first tensor in `batch`; 1 if there is none."""
-    for leaf in tf.nest.flatten(batch):
-        if isinstance(leaf, tf.SparseTensor):
-            return leaf.dense_shape[0]
-        if isinstance(leaf, tf.RaggedTensor):
-            return leaf.nrows()
-        if hasattr(leaf, "shape") and leaf.shape.rank:
-            return leaf.shape[0] if leaf.shape[0] is not None else tf.shape(leaf)[0]
-    return 1
+    """First dimension of the first tensor in `batch` that has one; 1 if there is none."""
+    return next((_size(leaf) for leaf in tf.nest.flatten(batch) if _has_examples(leaf)), 1)
 
 
-def shard(batch: Any, replica: int, replicas: int) -> Any:
-    """The part of a global batch for one replica: `ceil(size / replicas)` consecutive examples; the last replicas may get fewer or none."""
-    size = batch_size_of(batch)
-    per_replica = -(-size // replicas)
-    begin = min(replica * per_replica, size) if isinstance(size, int) else tf.minimum(replica * per_replica, size)
-    end = min(begin + per_replica, size) if isinstance(size, int) else tf.minimum(begin + per_replica, size)
+def split(batch: Any, replicas: int) -> list[Any]:
+    """The parts of a global batch, one for each replica, in order.
 
-    def cut(leaf: Any) -> Any:
-        if leaf is None:
-            return None
-        if isinstance(leaf, tf.SparseTensor):
-            start = tf.concat([[tf.cast(begin, tf.int64)], tf.zeros_like(leaf.dense_shape[1:])], 0)
-            extent = tf.concat([[tf.cast(end - begin, tf.int64)], leaf.dense_shape[1:]], 0)
-            return tf.sparse.slice(leaf, start, extent)
-        return leaf[begin:end] if leaf.shape.rank else leaf
+    Each tensor is cut along its own first dimension into consecutive parts. If all have one size, a part is `ceil(size / replicas)`
+    examples, as `tf.distribute` cuts the batches of `model.fit`; the last parts may be smaller or empty. If sizes differ (16 labelled and
+    48 unlabelled examples), every tensor is cut in the same proportions, so that a replica's share of one is its share of all, and its
+    gradient has the right weight: units of `size / d` examples are handed out, where `d` is the greatest common divisor of the sizes.
+    Tensors of rank 0, and None, go to every replica.
 
-    return tf.nest.map_structure(cut, batch)
+    Args:
+        batch: nested structure of dense, sparse and ragged tensors.
+        replicas: number of parts.
+    """
+    sizes = [_size(leaf) for leaf in tf.nest.flatten(batch) if _has_examples(leaf)]
+    units = _common_divisor(sizes)
+    bounds = [_bound(units, i, replicas) for i in range(replicas + 1)]
+
+    def part(leaf: Any, first: Any, last: Any) -> Any:
+        if not _has_examples(leaf):
+            return leaf
+        size = _size(leaf)
+        if isinstance(size, int) and isinstance(units, int):
+            each: Any = size // max(units, 1)
+        else:
+            each = tf.cast(size, tf.int64) // tf.maximum(tf.cast(units, tf.int64), 1)
+            first, last = tf.cast(first, tf.int64), tf.cast(last, tf.int64)
+        return _cut(leaf, first * each, last * each)
+
+    return [tf.nest.map_structure(lambda leaf, i=i: part(leaf, bounds[i], bounds[i + 1]), batch) for i in range(replicas)]
+
+
+def _has_examples(leaf: Any) -> bool:
+    """Whether a part of a batch has a first dimension. A tensor of unknown rank is taken to have one."""
+    return hasattr(leaf, "shape") and leaf.shape.rank != 0
+
+
+def _size(leaf: Any) -> tf.Tensor | int:
+    if leaf.shape.rank is not None and leaf.shape[0] is not None:
+        return int(leaf.shape[0])
+    if isinstance(leaf, tf.SparseTensor):
+        return leaf.dense_shape[0]
+    return leaf.nrows() if isinstance(leaf, tf.RaggedTensor) else tf.shape(leaf)[0]
+
+
+def _common_divisor(sizes: list[Any]) -> tf.Tensor | int:
+    """The greatest common divisor; an int if all sizes are."""
+    if all(isinstance(size, int) for size in sizes):
+        return math.gcd(*sizes)
+    counts = [tf.cast(size, tf.int64) for size in sizes]
+
+    def of_two(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        return tf.while_loop(lambda a, b: b > 0, lambda a, b: (b, a % b), (a, b))[0]
+
+    def of_all() -> tf.Tensor:
+        return functools.reduce(of_two, counts)
+
+    if len(counts) == 1:
+        return counts[0]
+    return tf.cond(tf.reduce_all(tf.equal(tf.stack(counts), counts[0])), lambda: counts[0], of_all)
+
+
+def _bound(units: Any, index: int, replicas: int) -> Any:
+    """The first unit of part `index`, where each part has `ceil(units / replicas)` of them while there are any."""
+    least = min if isinstance(units, int) else tf.minimum
+    return least(index * (-(-units // replicas)), units)
+
+
+def _cut(leaf: Any, begin: Any, end: Any) -> Any:
+    if not isinstance(leaf, tf.SparseTensor):
+        return leaf[begin:end]
+    start = tf.concat([[tf.cast(begin, tf.int64)], tf.zeros_like(leaf.dense_shape[1:])], 0)
+    extent = tf.concat([[tf.cast(end - begin, tf.int64)], leaf.dense_shape[1:]], 0)
+    return tf.sparse.slice(leaf, start, extent)
 
 
 def local_variables(variables: Iterable[Any]) -> list[tf.Variable]:

@@ -21,7 +21,6 @@ from loops import _private_api
 from loops.errors import MismatchError
 from loops.graphs.written_resources import written_captures
 from loops.tasks.base import Task
-from loops.tasks.carried import is_carrier
 from loops.tasks.learning_rates import multipliers_of
 from loops.tasks.replicas import local_variables
 
@@ -42,8 +41,8 @@ __all__ = [
 
 CAPTURED = "captured"
 
-# How operations on variables begin.
-_OF_VARIABLES = ("Assign", "Resource")
+# How operations begin that take variables, or put those of replicas in order.
+_WITHOUT_OTHER_STATE = ("Assign", "Resource", "Collective")
 
 Identity = tuple[str, tuple[Any, ...], str]
 
@@ -72,7 +71,7 @@ def variables_of(
     local = {id(v) for variables in (*groups.values(), multipliers, apart) for v in local_variables(variables)}
     graphs, used = list(graphs), list(used)
     in_order = {id(v): v for v in ([v for graph in graphs for v in in_order_of_use(graph, used)] if graphs else used)}
-    groups[CAPTURED] = [v for v in in_order.values() if id(v) not in local and not is_carrier(v)]
+    groups[CAPTURED] = [v for v in in_order.values() if id(v) not in local]
     return groups
 
 
@@ -137,7 +136,7 @@ def partners(saved: Sequence[Identity], now: Sequence[Identity]) -> list[int]:
 
 def note_on(task: Task, captured: Sequence[tf.Variable]) -> str | None:
     """A sentence that names what no attribute leads to, for the user to act on; None if there is nothing but Keras's own seed."""
-    names = [name_of(v) for v in captured if not _private_api.is_global_seed(v)]
+    names = [name_of(v) for v in captured if not _private_api.is_global_seed(v) and "/replica_" not in v.name]
     if not names:
         return None
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -158,7 +157,7 @@ def note_on_other_state(task: Task, graph: tf.Graph | None, variables: Iterable[
     found = list(task.tracked.not_saved)
     if not found and graph is not None:
         known = {id(v.handle) for v in variables}
-        changed = [by for handle, by in written_captures(graph) if id(handle) not in known and not by.startswith(_OF_VARIABLES)]
+        changed = [by for handle, by in written_captures(graph) if id(handle) not in known and not by.startswith(_WITHOUT_OTHER_STATE)]
         found = [f"what {op_type} changes in its step" for op_type in dict.fromkeys(changed)]
     if not found:
         return None

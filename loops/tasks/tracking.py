@@ -72,6 +72,11 @@ class Tracked:
         own = [v for layer in self._keras_layers() if id(layer) in self.own for v in layer.variables]
         return _unique([*own, *(v for v in self.loose if id(v) in self.own)])
 
+    def statistics(self) -> list[Any]:
+        """The non-trainable variables of layers and those that the task itself holds: what replicas may update each by itself."""
+        of_layers = (v for layer in self._keras_layers() for v in layer.variables)
+        return [v for v in _unique([*of_layers, *(v for v in self.loose if id(v) in self.own)]) if not v.trainable]
+
     def own_layers(self) -> list[Any]:
         """The layers that the task itself holds."""
         return [layer for layer in self.layers if id(layer) in self.own]

@@ -6,12 +6,10 @@ Only variables that no attribute leads to need this: the others are known withou
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from loops import _private_api
@@ -21,26 +19,13 @@ from loops.tasks.run_variables import ADVICE, Identity, described, identities, u
 __all__ = ["UsedVariables", "alike"]
 
 
-@dataclasses.dataclass
-class _Waiting:
-    """Saved values of captured variables that were not used yet, and what is known without them."""
-
-    saved: list[Identity]
-    values: list[np.ndarray]
-    known: Callable[[], Iterable[tf.Variable]]
-    known_ids: set[int] = dataclasses.field(default_factory=set)
-
-    def is_known(self, variable: tf.Variable) -> bool:
-        """Whether a variable is known by attribute; only for one that is new is the task searched again."""
-        if id(variable) not in self.known_ids:
-            self.known_ids = {id(v) for v in self.known()}
-        return id(variable) in self.known_ids
-
-
 class UsedVariables:
-    """A context for each eager step that notes which plain variables they use, in the order of their first use.
+    """A context for each eager step that notes which plain variables the steps use, in the order of their first use.
 
     Variables are not kept alive: one that a step makes for itself is forgotten with it.
+
+    Args:
+        known: returns the plain variables that are known without this, by attribute.
 
     Attributes:
         refusal: what a step is refused with that draws random numbers from hidden state; None lets it draw. The first step may draw: it may
@@ -48,49 +33,59 @@ class UsedVariables:
 
     Example:
         >>> import tensorflow as tf
-        >>> used, a, b = UsedVariables(), tf.Variable(1.0), tf.Variable(2.0)
+        >>> a, b = tf.Variable(1.0), tf.Variable(2.0)
+        >>> used = UsedVariables(lambda: [])
         >>> with used:
         ...     _ = b.assign_add(a * 0.0)
         >>> [float(v) for v in used]
         [1.0, 2.0]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Callable[[], Iterable[tf.Variable]]) -> None:
         self.refusal: str | None = None
+        self._known, self._known_ids = known, set[int]()
         self._seen: dict[int, weakref.ref[tf.Variable]] = {}
-        self._waiting: _Waiting | None = None
+        self._first_values: dict[int, Any] = {}
+        self._waiting: tuple[list[Identity], list[Any]] = ([], [])
         self._steps = 0
         self._contexts = contextlib.ExitStack()
 
-    def __iter__(self) -> Any:
-        return (variable for ref in list(self._seen.values()) if (variable := ref()) is not None)
-
-    def add(self, variables: Iterable[tf.Variable]) -> None:
-        """Takes over what was used before."""
-        for variable in variables:
-            self._seen.setdefault(id(variable), weakref.ref(variable))
+    def __iter__(self) -> Iterator[tf.Variable]:
+        return iter([variable for ref in list(self._seen.values()) if (variable := ref()) is not None])
 
     def while_traced(self) -> contextlib.AbstractContextManager[None]:
         """A context for tracing a step: the graph does not list all variables that it uses."""
-        return _private_api.uses_of_variables(self._noticed, traces=True)
+        return _private_api.uses_of_variables(self._is_new, traces=True)
 
     def __enter__(self) -> UsedVariables:
-        self._contexts.enter_context(_private_api.uses_of_variables(self._noticed))
+        if not self._steps:
+            self._known_ids = {id(v) for v in self._known()}
+        self._contexts.enter_context(_private_api.uses_of_variables(self._used_eagerly))
         self._contexts.enter_context(_private_api.hidden_draws(self._drew))
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._contexts.close()
         self._steps += 1
+        if self._first_values.keys() - self._known_ids:
+            self._known_ids = {id(v) for v in self._known()}
+            self._first_values = {key: value for key, value in self._first_values.items() if key not in self._known_ids}
 
-    def _noticed(self, variable: tf.Variable) -> None:
-        known = self._seen.get(id(variable))
-        if known is not None and known() is variable:
-            return
+    def _is_new(self, variable: tf.Variable) -> bool:
+        seen = self._seen.get(id(variable))
+        if seen is not None and seen() is variable:
+            return False
         self._seen.pop(id(variable), None)  # that of a variable that is gone
         self._seen[id(variable)] = weakref.ref(variable)
-        if self._waiting is not None:
+        return True
+
+    def _used_eagerly(self, variable: tf.Variable) -> None:
+        if not self._is_new(variable) or id(variable) in self._known_ids:
+            return
+        with tf.init_scope():  # it may be used first while a tf.function is traced
             self._give_saved_value(variable)
+            if tf.executing_eagerly() and bool(variable.is_initialized()):
+                self._first_values[id(variable)] = variable.read_value()
 
     def _drew(self) -> None:
         if self.refusal is not None and self._steps:
@@ -98,39 +93,46 @@ class UsedVariables:
 
     # Saved values.
 
-    def expect(self, saved: Sequence[Identity], values: Sequence[np.ndarray], known: Callable[[], Iterable[tf.Variable]]) -> None:
+    def restore(self, saved: Sequence[Identity], values: Sequence[Any]) -> None:
         """Gives saved values to captured variables: to those seen already now, to others right before their first use.
+
+        A variable that was seen, but not yet when the state was saved, gets the value that it had before its first use.
 
         Args:
             saved: name, shape and type of each.
             values: their values.
-            known: returns the plain variables that are known without this.
 
         Raises:
-            MismatchError: if two of them are alike: which is which cannot be told without a graph.
+            MismatchError: if it is not clear which is which.
         """
+        self._known_ids = {id(v) for v in self._known()}
+        captured = [v for v in self if id(v) not in self._known_ids]
+        self._waiting = list(saved), list(values)
+        if identities(captured[: len(saved)]) == list(saved):  # the process that saved them
+            self._waiting, rest = ([], []), captured[len(saved) :]
+            for variable, value in zip(captured, values, strict=False):
+                variable.assign(value)
+            for variable in rest:
+                variable.assign(self._first_values.get(id(variable), variable))
+            return
         if (sentence := alike(saved)) is not None:
             raise MismatchError(sentence)
-        self._waiting = _Waiting(list(saved), list(values), known)
-        for variable in list(self):
+        for variable in captured:
             self._give_saved_value(variable)
 
     @property
-    def waiting(self) -> tuple[list[Identity], list[np.ndarray]]:
-        """Identities and values of those that were not used yet."""
-        return (self._waiting.saved, self._waiting.values) if self._waiting is not None else ([], [])
+    def waiting(self) -> tuple[list[Identity], list[Any]]:
+        """Identities and values of those that were saved and not used since."""
+        return self._waiting
 
     def _give_saved_value(self, variable: tf.Variable) -> None:
-        assert self._waiting is not None
-        saved, values = self._waiting.saved, self._waiting.values
-        if not saved or self._waiting.is_known(variable):
+        saved, values = self._waiting
+        if not saved:
             return
-        place = _place_in(saved, variable)
-        if place is not None:
+        self._known_ids = {id(v) for v in self._known()}  # the step may just have made it
+        if id(variable) not in self._known_ids and (place := _place_in(saved, variable)) is not None:
             del saved[place]
-            value = values.pop(place)
-            with tf.init_scope():  # it may be used first while a tf.function is traced
-                variable.assign(value)
+            variable.assign(values.pop(place))
 
 
 def _place_in(saved: Sequence[Identity], variable: tf.Variable) -> int | None:

@@ -225,6 +225,32 @@ class _ClockHook(hooks.Hook):
         self.ended = time.perf_counter()
 
 
+class _Look(hooks.Hook):
+    every = "10 steps"
+
+    def on_window_end(self, loop: loops.TrainLoop, window: Any) -> None:
+        """Does nothing: what is measured is what a look costs."""
+
+
+class _WithBuffer(loops.KerasTask):
+    """Writes the inputs of every step to a replay buffer, one variable that is much larger than what a step touches."""
+
+    megabytes = 200
+
+    def __init__(self, model: keras.Model):
+        super().__init__(model)
+        width = int(np.prod(model.input_shape[1:]))
+        self._rows = self.megabytes * 250_000 // width
+        self.buffer = tf.Variable(tf.zeros([self._rows, width]), trainable=False)
+
+    def train_step(self, batch: Any) -> Any:
+        inputs = tf.reshape(tf.cast(batch[0], tf.float32), [-1, self.buffer.shape[1]])
+        count = tf.shape(inputs, tf.int64)[0]
+        rows = (self.step * count + tf.range(count)) % self._rows
+        self.buffer.scatter_nd_update(rows[:, None], inputs)
+        return super().train_step(batch)
+
+
 @dataclasses.dataclass
 class Ours(Contender):
     """What `loops.fit` runs.
@@ -234,20 +260,22 @@ class Ours(Contender):
         hooks: whether to train with early stopping, best weights, each step's scalars in TensorBoard, CSV log and progress bar.
         on_nonfinite: as in `loops.TrainLoop`; "ignore" is what Keras does.
         snapshots: whether the whole state is saved after every epoch; only with hooks.
+        buffer: whether the task has a replay buffer of 200 MB, into which each step writes its batch, and a hook looks every 10 steps.
     """
 
     compile: str
     hooks: bool = False
     on_nonfinite: str = "ignore"
     snapshots: bool = False
+    buffer: bool = False
 
     def setup(self, workload: Workload, directory: pathlib.Path) -> None:
         feed = loops.ArrayFeed(workload.data(), workload.batch_size, shuffle=True)
         self._clock, self._steps = _ClockHook(), workload.steps
         self._loop = loops.TrainLoop(
-            loops.KerasTask(workload.model()),
+            (_WithBuffer if self.buffer else loops.KerasTask)(workload.model()),
             feed,
-            [*(self._hooks(directory) if self.hooks else []), self._clock],
+            [*(self._hooks(directory) if self.hooks else []), *([_Look()] if self.buffer else []), self._clock],
             workdir=directory / "run" if self.snapshots else None,
             compile=self.compile,
             on_nonfinite=self.on_nonfinite,
@@ -281,6 +309,8 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
     "while_xla": lambda: WhileLoop(jit_compile=True),
     "loops": lambda: Ours("graph"),
     "loops_guarded": lambda: Ours("graph", on_nonfinite="raise"),
+    "loops_buffer": lambda: Ours("graph", buffer=True),
+    "loops_buffer_guarded": lambda: Ours("graph", buffer=True, on_nonfinite="raise"),
     "loops_hooks": lambda: Ours("graph", hooks=True),
     "loops_snapshots": lambda: Ours("graph", hooks=True, snapshots=True),
     "loops_xla": lambda: Ours("xla"),

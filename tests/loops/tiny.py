@@ -25,7 +25,7 @@ class Classifier(loops.Task):
         self.model = keras.Sequential(layers)
         self.optimizer = optimizer or keras.optimizers.Adam(0.05)
         self.accuracy = keras.metrics.SparseCategoricalAccuracy()
-        self.traces = 0
+        self.traces = np.zeros([], int)  # an array: a number that a trace changes would be warned of
 
     def loss(self, y, y_pred):
         return self.compute_loss("sparse_categorical_crossentropy", y, y_pred)

@@ -82,6 +82,78 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_found_too(kind):
     tiny.assert_same_bits(tiny.state(task), clean_state(noisy_sqrt))
 
 
+class BadBatch(tiny.Classifier):
+    """The gradient of a batch is not finite if a feature of its first example is 0.5, and the loss is that after it."""
+
+    def __init__(self):
+        super().__init__(random=True)
+
+    def train_step(self, batch):
+        self.good = tf.where(batch[0][0, 0] == 0.5, 0.0, 1.0)
+        return super().train_step(batch)
+
+    def loss(self, y, y_pred):
+        return super().loss(y, y_pred) + tf.sqrt(tf.reduce_sum(tf.abs(y_pred - tf.one_hot(y, 3))) * self.good)
+
+
+def batches_once(x, y):
+    """A source of blocks that cannot be read twice."""
+    return loops.GeneratorFeed((x[i : i + 16], y[i : i + 16]) for i in range(0, len(x), 16))
+
+
+@pytest.mark.parametrize("kind", ["array", "known", "unknown", "generator"])
+def test_many_calls_between_two_looks_are_taken_back_and_none_of_their_batches_is_lost(kind, monkeypatch):
+    def feed(x, y):
+        return batches_once(x, y) if kind == "generator" else tiny.feed_of(kind, x, y)
+
+    monkeypatch.setattr(loops.engine.call_length.CallLength, "limit", lambda self: 2)
+    task = noisy_sqrt()
+    with pytest.raises(loops.NonFiniteError, match=f"At step {BAD_STEP} a gradient or a variable"):
+        loops.TrainLoop(task, feed(*tiny.data(100)), compile="graph").run(epochs=1)
+    tiny.assert_same_bits(tiny.state(task), clean_state(noisy_sqrt))
+    # With "skip", the run ends as one on the data without the bad batch.
+    x, y = tiny.data(200)
+    x[16 * (BAD_STEP - 1), 0] = 0.5
+    kept = np.r_[0 : 16 * (BAD_STEP - 1), 16 * BAD_STEP : 200]
+    expected = BadBatch()
+    loops.TrainLoop(expected, tiny.feed_of("array", x[kept], y[kept]), compile="graph").run(epochs=1)
+    one_bad = BadBatch()
+    loop = loops.TrainLoop(one_bad, feed(x, y), compile="graph", on_nonfinite="skip")
+    loop.run(epochs=1)
+    assert loop.progress.step == 12
+    tiny.assert_same_bits(tiny.state(one_bad), tiny.state(expected))
+
+
+class Buffered(tiny.Classifier):
+    """Writes each batch to a large replay buffer, and trains on what it reads there."""
+
+    def __init__(self):
+        super().__init__(random=True)
+        self.buffer = tf.Variable(tf.zeros([2000, tiny.N_FEATURES]), trainable=False)
+
+    def train_step(self, batch):
+        x, y = batch
+        rows = tf.cast(self.step, tf.int32) * 7 % 500 + tf.range(tf.shape(x)[0])
+        self.buffer.scatter_nd_update(rows[:, None], x)
+        return super().train_step((self.buffer.sparse_read(rows), y))
+
+
+@pytest.mark.parametrize(("kind", "compile"), [("array", "graph"), ("known", "graph"), ("array", "xla")])
+def test_a_replay_buffer_is_put_back_from_the_rows_that_were_kept(kind, compile, monkeypatch):
+    monkeypatch.setattr(loops.engine.kept_rows, "_LEAST_BYTES", 1000)
+    task, look = Buffered(), hooks.LambdaHook(on_window_end=lambda loop, window: None, every="3 steps")
+    loop = loops.TrainLoop(task, tiny.feed_of(kind, *poisoned()), [look], compile=compile)
+    with pytest.raises(loops.NonFiniteError, match=f"At step {BAD_STEP} "):
+        loop.run(epochs=1)
+    execution = loop.execution
+    source = next(execution.feed.blocks(loops.Position())) if kind == "array" else None
+    whole, rows = execution._writes.of(source, execution.feed.element_spec)
+    assert [v is task.buffer for v in rows] == [True]
+    assert all(v is not task.buffer for v in whole)
+    assert execution.program.variables()["captured"] == []  # what keeps the rows is no part of the run
+    tiny.assert_same_bits(tiny.state(task), clean_state(Buffered, compile))
+
+
 def test_two_optimizers_neither_applies_half_of_the_bad_step():
     class TwoOptimizers(tiny.Classifier):
         def __init__(self):

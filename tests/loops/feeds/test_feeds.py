@@ -70,6 +70,13 @@ def test_floats_become_floatx_and_other_types_stay():
     assert [spec[k].dtype for k in "abcd"] == [tf.float32, tf.float32, tf.uint8, tf.string]
 
 
+@pytest.mark.parametrize("dtype", [object, "U", "S"])
+def test_strings_can_be_read_from_the_middle_of_a_pass(dtype):
+    words = [f"w{i}" for i in range(40)]
+    feed = loops.ArrayFeed(np.array(words, dtype), batch_size=4)
+    assert np.concatenate(batches(feed, loops.Position(0, 3))).tolist() == [word.encode() for word in words[12:]]
+
+
 def test_a_memmap_is_read_block_by_block(tmp_path):
     values = np.random.default_rng(0).normal(size=[100, 5])
     mapped = np.memmap(tmp_path / "x", np.float64, "w+", shape=values.shape)

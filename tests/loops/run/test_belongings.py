@@ -22,7 +22,7 @@ class Buffer:
     """A plain object with a variable; the helper of many a research repository."""
 
     def __init__(self):
-        self.total = tf.Variable(0.0, trainable=False)
+        self.total = tf.Variable(0.0, trainable=False, aggregation=tf.VariableAggregation.SUM)
 
 
 class Net(tf.Module):
@@ -126,6 +126,55 @@ def test_it_is_put_back_after_a_bad_step(undisturbed):
     state, loop = train(mode, 6, x=bad, on_nonfinite="skip")
     assert loop.progress.step == 6
     tiny.assert_same_bits(state, expected)
+
+
+class OnReplicas(loops.Task):
+    """State of which each replica has a copy, in a plain object, a generator, a model's own optimizer, and where no attribute leads."""
+
+    def __init__(self):
+        super().__init__()
+        self.buffer, self.noise = Buffer(), tf.random.Generator.from_seed(3)
+        self.model = keras.Sequential(
+            [keras.Input([3]), keras.layers.Dense(1, kernel_initializer="ones"), keras.layers.Dropout(0.3, seed=1)]
+        )
+        self.model.own_optimizer = keras.optimizers.Adam(0.1)
+        hidden = tf.Variable(0.0, name="hidden", trainable=False, aggregation=tf.VariableAggregation.MEAN)
+        self.hidden = lambda: hidden
+
+    def train_step(self, x):
+        loss, tape = self._use(x)
+        self.minimize(loss, tape, self.model.own_optimizer, self.model.trainable_variables)
+        return {"loss": loss}
+
+    def eval_step(self, x):
+        return {"loss": self._use(x)[0]}
+
+    def _use(self, x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self.model(x, training=True) - self.noise.normal([])) ** 2)
+        self.buffer.total.assign_add(loss)
+        self.hidden().assign_add(loss)
+        return loss, tape
+
+    def state(self):
+        return [np.asarray(v) for v in local_variables([*self.tracked.all_variables(), self.hidden()])]
+
+
+@pytest.mark.parametrize("mode", ["graph", pytest.param("eager", marks=pytest.mark.matrix)])
+def test_so_it_is_on_two_replicas(mode, two_replicas, tmp_path):
+    def train(steps, workdir=None, x=X, **arguments):
+        keras.utils.set_random_seed(4)
+        with two_replicas.scope():
+            task = OnReplicas()
+        loops.TrainLoop(task, loops.ArrayFeed(x, 4), compile=mode, workdir=workdir, **arguments).run(steps=steps)
+        return task.state()
+
+    expected = train(6)
+    train(3, tmp_path)
+    tiny.assert_same_bits(train(6, tmp_path), expected)
+    tiny.assert_same_bits(train(6, hooks=[hooks.Evaluate(loops.ArrayFeed(X, 8), every="2 steps")]), expected)
+    bad = np.concatenate([X[:8], np.full([4, 3], np.nan, "float32"), X[8:]])
+    tiny.assert_same_bits(train(6, x=bad, on_nonfinite="skip"), expected)
 
 
 # What no attribute leads to.
@@ -391,3 +440,19 @@ def test_a_schedule_without_settings_resumes_and_is_scaled(rate, tmp_path):
     again, *found = fit(tmp_path / "parts", 4)
     tiny.assert_same_bits(again, state)
     assert found == expected and found[1] == ({"model.optimizer": 0.125} if scaled else {})
+
+
+def test_a_rollback_puts_back_what_an_eager_step_was_seen_to_use_only_later():
+    went_back = []
+
+    def go_back(loop, window):
+        if not went_back:
+            went_back.append(task.values())
+            loop.rollback("it was asked for")
+
+    task = Hidden(["v", "v"])  # within one process they need no names
+    task.train_step = (lambda step: lambda batch: {**step(batch), "value": task.values()[0]})(task.train_step)  # it cannot be traced
+    back = hooks.LambdaHook(every=loops.triggers.At(2), on_window_end=go_back)
+    loop = loops.TrainLoop(task, loops.NoFeed(10), [back], compile="eager", on_nonfinite="rollback")
+    loop.run(steps=3)
+    assert went_back == [[2.0, 4.0]] and task.values() == [3.0, 6.0]

@@ -318,3 +318,16 @@ def test_flags_that_change_as_the_first_epoch_begins_are_obeyed(with_workdir, tm
     loop = loops.TrainLoop(task, loops.ArrayFeed(tiny.data(32), 16), [Freeze()], workdir=tmp_path if with_workdir else None)
     loop.run(epochs=1)
     tiny.assert_same_bits(before, [np.asarray(w) for w in task.model.layers[0].weights])
+
+
+@pytest.mark.parametrize("name", ["batch_size", "seed", "step", "optimizers", "results"])
+def test_an_attribute_that_would_hide_a_method_is_refused_at_once(name):
+    class Hides(loops.Task):
+        def __init__(self):
+            super().__init__()
+            setattr(self, name, 32)
+
+    with pytest.raises(AttributeError, match=f"`self.{name} = ...` would hide the .* `{name}` of loops.Task.*another name"):
+        Hides()
+    with pytest.raises(TypeError, match=f"`Hides.{name} = ...` would hide"):
+        type("Hides", (loops.Task,), {name: 32})

@@ -211,10 +211,144 @@ def test_a_model_made_outside_of_the_scope_is_refused(two_replicas):
         loops.TrainLoop(tiny.Classifier(), loops.ArrayFeed(tiny.data(10), 5), strategy=two_replicas)
 
 
-def test_shards_tile_the_batch_in_order():
+def test_parts_tile_the_batch_in_order():
     for size in range(1, 8):
-        batch = {"x": tf.range(size), "ragged": tf.ragged.range(tf.range(size)), "none": None}
+        batch = {"x": tf.range(size), "ragged": tf.ragged.range(tf.range(size)), "sparse": tf.sparse.eye(size), "none": None, "rate": 0.5}
+        batch["scalar"] = tf.constant(3.0)
         for count in (1, 2, 3):
-            parts = [replicas.shard(batch, i, count) for i in range(count)]
+            parts = replicas.split(batch, count)
             assert np.concatenate([p["x"].numpy() for p in parts]).tolist() == list(range(size))
             assert sum((p["ragged"].to_list() for p in parts), []) == batch["ragged"].to_list()
+            assert np.concatenate([tf.sparse.to_dense(p["sparse"]).numpy() for p in parts]).tolist() == np.eye(size).tolist()
+            assert all(p["none"] is None and p["rate"] == 0.5 and float(p["scalar"]) == 3.0 for p in parts)
+
+
+def test_a_batch_of_one_size_is_cut_as_for_model_fit(two_replicas):
+    for size in range(1, 8):
+        mine = replicas.split(tf.range(size, dtype=tf.int64), 2)
+        of_fit = two_replicas.experimental_distribute_dataset(tf.data.Dataset.range(size).batch(size))
+        for part, expected in zip(mine, two_replicas.experimental_local_results(next(iter(of_fit))), strict=True):
+            assert part.numpy().tolist() == expected.numpy().tolist()
+
+
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((16, 48), [(8, 24), (8, 24)]),
+        ((48, 16), [(24, 8), (24, 8)]),
+        ((15, 45), [(8, 24), (7, 21)]),
+        ((16, 24), [(8, 12), (8, 12)]),
+        ((1, 3), [(1, 3), (0, 0)]),
+        ((4, 0), [(2, 0), (2, 0)]),
+    ],
+)
+def test_tensors_of_different_sizes_are_cut_in_the_same_proportions(sizes, expected, static):
+    batch = tuple(tf.range(size) for size in sizes)
+    if static:
+        parts = replicas.split(batch, 2)
+    else:
+        parts = tf.function(lambda *b: replicas.split(b, 2), input_signature=[tf.TensorSpec([None], tf.int32)] * 2)(*batch)
+    assert [tuple(len(leaf) for leaf in part) for part in parts] == expected
+    for i, leaf in enumerate(batch):
+        assert np.concatenate([part[i].numpy() for part in parts]).tolist() == leaf.numpy().tolist()
+
+
+class LabelledAndUnlabelled(loops.Task):
+    """A batch of two parts of different sizes, as in FixMatch."""
+
+    def __init__(self):
+        super().__init__()
+        keras.utils.set_random_seed(0)
+        self.model = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        self.optimizer = keras.optimizers.SGD(0.1)
+
+    def train_step(self, batch):
+        labelled, unlabelled = batch
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(self.model(labelled) ** 2) + tf.reduce_mean((self.model(unlabelled) - 1) ** 2)
+        self.minimize(loss, tape, self.optimizer, self.model.trainable_variables)
+        return {"loss": loss, "seen": loops.Sum(tf.reduce_sum(unlabelled))}
+
+    def predict_step(self, batch):
+        return {"labelled": self.model(batch[0]), "unlabelled": self.model(batch[1])}
+
+
+@pytest.mark.parametrize("counts", [(30, 90), (90, 30)])  # in batches of 8 and 24, the last of 6 and 18
+def test_labelled_and_unlabelled_examples_train_as_on_one_device(one_device, two_replicas, counts):
+    rng = np.random.default_rng(0)
+    parts = [tf.data.Dataset.from_tensor_slices(rng.normal(size=[n, 2]).astype("float32")).batch(8 * n // 30) for n in counts]
+    data = tf.data.Dataset.zip(tuple(parts))
+    found = []
+    for strategy in (one_device, two_replicas):
+        with strategy.scope():
+            task = LabelledAndUnlabelled()
+        loop = loops.TrainLoop(task, loops.DatasetFeed(data), strategy=strategy, compile="graph")
+        outputs = loops.PredictLoop(task, compile="graph").run(loops.DatasetFeed(data))
+        found.append((*loop.run(epochs=2).history.values(), *task.model.get_weights(), outputs["labelled"], outputs["unlabelled"]))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(two, one, rtol=2e-6, atol=2e-6)
+
+
+class Masked(loops.Task):
+    """A loss that is a mean over tokens; sequences differ in length, so replicas differ in tokens."""
+
+    def __init__(self):
+        super().__init__()
+        keras.utils.set_random_seed(1)
+        self.model = keras.Sequential([keras.Input([6, 3]), keras.layers.Dense(1)])
+        self.optimizer = keras.optimizers.SGD(0.1)
+
+    def train_step(self, batch):
+        x, mask = batch
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(mask * (self.model(x)[..., 0] - 1) ** 2) / tf.reduce_sum(mask)
+        self.minimize(loss, tape, self.optimizer, self.model.trainable_variables)
+        return {"loss": loss, "sequences": loops.Sum(tf.cast(tf.shape(x)[0], tf.float32))}
+
+
+class CountsTokens(Masked):
+    def batch_size(self, batch):
+        return tf.cast(tf.reduce_sum(batch[1]), tf.int64)
+
+
+class WeighsOnlyItsLog(Masked):
+    def train_step(self, batch):
+        logs = super().train_step(batch)
+        return {**logs, "loss": loops.Mean(logs["loss"], weight=tf.reduce_sum(batch[1]))}
+
+
+class WeighsByExamples(Masked):
+    def train_step(self, batch):
+        logs = super().train_step(batch)
+        present = tf.cast(self.step % 2 == 0, tf.float32)  # absent in every other step
+        return {"loss": loops.Mean(logs["loss"], weight=present * tf.cast(tf.shape(batch[0])[0], tf.float32))}
+
+
+def masked_run(strategy, make):
+    lengths = np.array([1, 1, 2, 1, 6, 6, 6, 6, 3, 0, 1, 0, 5, 5, 6, 4, 2, 1, 4])
+    x = np.random.default_rng(0).normal(size=[len(lengths), 6, 3]).astype("float32")
+    mask = (np.arange(6) < lengths[:, None]).astype("float32")
+    with strategy.scope():
+        task = make()
+    loop = loops.TrainLoop(task, loops.ArrayFeed((x, mask), 8), strategy=strategy, compile="graph")
+    loop.run(epochs=3)
+    return loop
+
+
+def test_replicas_are_weighted_by_tokens_if_batch_size_counts_tokens(one_device, two_replicas, caplog):
+    one, two = masked_run(one_device, CountsTokens), masked_run(two_replicas, CountsTokens)
+    assert_close(one, two)
+    # On one device `batch_size` has no influence on the updates.
+    for left, right in zip(masked_run(one_device, Masked).task.model.get_weights(), one.task.model.get_weights(), strict=True):
+        assert left.tobytes() == right.tobytes()
+    assert "batch_size" not in caplog.text
+
+
+def test_a_loss_that_only_its_log_weighs_by_tokens_is_warned_of_once(one_device, two_replicas, caplog):
+    masked_run(one_device, WeighsOnlyItsLog)
+    masked_run(two_replicas, WeighsByExamples)
+    masked_run(two_replicas, CountsTokens)
+    assert "batch_size" not in caplog.text
+    masked_run(two_replicas, WeighsOnlyItsLog)
+    assert caplog.text.count("let WeighsOnlyItsLog.batch_size(batch) return it") == 1

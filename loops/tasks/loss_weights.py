@@ -1,0 +1,61 @@
+"""Warns, under several replicas, of a loss that is logged with another weight than the one that its gradient has.
+
+A step that returns `loops.Mean(loss, weight=tokens)` says that its loss is a mean over tokens. The gradient of each replica is weighted by
+`Task.batch_size`, which counts examples unless it is overridden, so the update is not that of one device. It changes nothing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from loops.messages import warn
+from loops.tasks.base import Task
+from loops.tasks.reductions import Mean
+
+__all__ = ["check"]
+
+_told: weakref.WeakSet[Any] = weakref.WeakSet()
+_SHAPES = ("Shape", "ShapeN", "Size", "Rank")
+
+
+def check(task: Any, batch: Any, losses: Sequence[Any], logs: Mapping[str, Any]) -> None:
+    """Warns once for each task. Call it while the step is traced under several replicas.
+
+    Args:
+        task: whose step it is.
+        batch: the batch of the replica.
+        losses: what was given to `minimize`.
+        logs: the scalars that the step returned.
+    """
+    if task in _told or getattr(task.batch_size, "__func__", None) is not Task.batch_size:
+        return
+    given = {id(loss) for loss in losses}
+    for name, entry in logs.items():
+        if type(entry) is Mean and entry.weight is not None and id(entry.value) in given and _counts_values(entry.weight, batch):
+            _told.add(task)
+            warn(
+                f"Warning: {name!r} is logged as a mean with a `weight` of its own, but the gradient of each replica counts by its "
+                f"examples. If the loss is a mean over that weight, let {type(task).__name__}.batch_size(batch) return it "
+                "(docs/migrating.md shows how); else the updates differ from those of one device."
+            )
+            return
+
+
+def _counts_values(weight: Any, batch: Any) -> bool:
+    """Whether a tensor of a graph depends on values in the batch, such as a mask; a number of examples depends on its shape only."""
+    if not tf.is_symbolic_tensor(weight):
+        return False
+    values = {leaf.op.name for leaf in tf.nest.flatten(batch, expand_composites=True) if tf.is_symbolic_tensor(leaf)}
+    waiting, seen = [weight.op], set[str]()
+    while waiting:
+        op = waiting.pop()
+        if op.name in values:
+            return True
+        if op.name not in seen and op.type not in _SHAPES:
+            seen.add(op.name)
+            waiting += [value.op for value in op.inputs]
+    return False
