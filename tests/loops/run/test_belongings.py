@@ -423,12 +423,15 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
 
 @pytest.mark.parametrize("rate", [lambda: Warmup(16), lambda: lambda: 0.01], ids=["schedule", "function"])
 def test_a_schedule_without_settings_resumes_and_is_scaled(rate, tmp_path):
+    scaled = isinstance(rate(), keras.optimizers.schedules.LearningRateSchedule)  # a function is not: Keras could not save it
+
     def fit(workdir, epochs):
         keras.utils.set_random_seed(1)
         model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
         task = loops.SupervisedTask(model, loss="mse", optimizer=keras.optimizers.Adam(rate()))
         plateau = hooks.ReduceLROnPlateau("loss", patience=1, factor=0.5, min_delta=100.0)
-        loop = loops.TrainLoop(task, loops.ArrayFeed((X, X[:, :1]), 8), [plateau], compile="graph", workdir=workdir)
+        chosen = [plateau] if scaled else []
+        loop = loops.TrainLoop(task, loops.ArrayFeed((X, X[:, :1]), 8), chosen, compile="graph", workdir=workdir)
         loop.run(epochs=epochs)
         return tiny.state(task), loop.history.history, loop.learning_rate.state_dict()["multipliers"]
 
@@ -436,7 +439,7 @@ def test_a_schedule_without_settings_resumes_and_is_scaled(rate, tmp_path):
     fit(tmp_path / "parts", 2)
     again, *found = fit(tmp_path / "parts", 4)
     tiny.assert_same_bits(again, state)
-    assert found == expected and found[1] == {"model.optimizer": 0.125}
+    assert found == expected and found[1] == ({"model.optimizer": 0.125} if scaled else {})
 
 
 def test_a_rollback_puts_back_what_an_eager_step_was_seen_to_use_only_later():
