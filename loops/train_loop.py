@@ -34,7 +34,7 @@ from loops.run.run_feeds import RunFeeds
 from loops.run.saved_states import SavedStates
 from loops.run.signals import Interrupts
 from loops.tasks import replicas
-from loops.tasks.base import Task
+from loops.tasks.base import Task, check_task
 from loops.tasks.clipping import as_transforms
 from loops.tasks.learning_rates import LearningRates
 from loops.tasks.trained import Trained
@@ -99,7 +99,7 @@ class TrainLoop:
         on_nonfinite: str | OnNonFinite = "raise",
         config: Mapping[str, Any] | None = None,
     ):
-        _check_task(task)
+        check_task(task)
         policy = OnNonFinite.parse(on_nonfinite)
         if steps_per_epoch is not None and (int(steps_per_epoch) != steps_per_epoch or steps_per_epoch < 1):
             raise ValueError(f"`steps_per_epoch` must be a whole number, 1 or more; got {steps_per_epoch!r}.")
@@ -346,10 +346,3 @@ class TrainLoop:
     def _observed_changed(self, hook: Hook) -> None:
         if self._parts.step.is_open and hook.observes:
             self.retrace(f"what {hook.name} observes ({', '.join(sorted(hook.observes))}) has changed")
-
-
-def _check_task(task: Any) -> None:
-    if not isinstance(task, Task):
-        raise TypeError(f"`task` must be a loops.Task, got {type(task).__name__}; for a compiled Keras model use loops.KerasTask(model).")
-    if getattr(task.train_step, "__func__", None) is Task.train_step:
-        raise TypeError(f"{type(task).__name__} defines no train_step(self, batch), so it cannot be trained.")

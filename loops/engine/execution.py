@@ -107,13 +107,7 @@ class Execution:
         self.metrics.clear()
 
     def switch(self, feed: Feed, position: Position, resume: tuple[pathlib.Path | None] | None = None) -> None:
-        """Continues with another feed.
-
-        Args:
-            feed: the feed.
-            position: the next batch to read.
-            resume: as for a new execution, if the position is that of a saved run.
-        """
+        """Continues with another feed at `position`; `resume` is as for a new execution, if a saved run stood there."""
         self._reader.close()
         self.progress.pass_index, self.progress.batch = position.pass_index, position.batch
         self._guard = None  # it may hold what was recorded of an iterator
