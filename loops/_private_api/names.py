@@ -27,6 +27,7 @@ OP_CALLBACKS = "tensorflow.python.framework.op_callbacks"
 OP_DEFINITIONS = "tensorflow.python.framework.op_def_registry"
 LOSS = "keras.src.losses.loss"
 LOSS_SCALING = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
+LOSS_REDUCTION = "reduce_values"
 COMPILE_TOOLS = "keras.src.trainers.compile_utils"
 VARIABLES = "tensorflow.python.ops.resource_variable_ops"
 # It keeps collectives in order by variables of its own, whose values mean nothing.
@@ -50,7 +51,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     TRACKING: ("Trackable",),
     "tensorflow.Graph": ("_functions",),
     "tensorflow.data.Dataset": ("_variant_tensor", "_inputs"),
-    LOSS: LOSS_SCALING,
+    LOSS: (*LOSS_SCALING, LOSS_REDUCTION),
     COMPILE_TOOLS: ("get_loss",),
     ADAPTERS: ("get_data_adapter",),
     ADAPTER_TOOLS: ("class_weight_to_sample_weights", "is_scipy_sparse"),

@@ -18,6 +18,7 @@ from loops._private_api.names import (
     COMPILE_TOOLS,
     GLOBAL_STATE,
     LOSS,
+    LOSS_REDUCTION,
     LOSS_SCALING,
     SAVING,
     module,
@@ -50,20 +51,28 @@ _scaling = threading.local()
 
 
 @contextlib.contextmanager
-def loss_scaling(*, by_keras: bool) -> Iterator[None]:
+def loss_scaling(*, by_keras: bool, sums: Callable[[], Any] | None = None) -> Iterator[None]:
     """Within this context, in this thread: whether Keras divides losses by the number of replicas, as it does by default.
 
     Where it does not, a loss is the mean over the examples of its own replica.
+
+    Args:
+        by_keras: whether Keras divides.
+        sums: called for each loss whose reduction is "sum"; returns what the loss is multiplied by, None for nothing. None keeps that of
+            an outer context.
     """
-    losses, outer = module(LOSS), getattr(_scaling, "by_keras", True)
+    losses, outer = module(LOSS), (getattr(_scaling, "by_keras", True), getattr(_scaling, "sums", None))
+    sums = None if by_keras else sums or outer[1]
     for name in LOSS_SCALING:
         if not hasattr(getattr(losses, name), "__wrapped__"):
             setattr(losses, name, _switched_off(getattr(losses, name)))
-    _scaling.by_keras = by_keras
+    if not hasattr(getattr(losses, LOSS_REDUCTION), "__wrapped__"):
+        setattr(losses, LOSS_REDUCTION, _with_sums_multiplied(getattr(losses, LOSS_REDUCTION)))
+    _scaling.by_keras, _scaling.sums = by_keras, sums
     try:
         yield
     finally:
-        _scaling.by_keras = outer
+        _scaling.by_keras, _scaling.sums = outer
 
 
 def _switched_off(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -74,6 +83,20 @@ def _switched_off(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return scale(value) if getattr(_scaling, "by_keras", True) else value
 
     return switch
+
+
+def _with_sums_multiplied(reduce: Callable[..., Any]) -> Callable[..., Any]:
+    """`reduce`, with `sums` of `loss_scaling` applied."""
+
+    @functools.wraps(reduce)
+    def reduced(values: Any, sample_weight: Any = None, reduction: Any = "sum_over_batch_size") -> Any:
+        loss = reduce(values, sample_weight, reduction)
+        sums = getattr(_scaling, "sums", None)
+        # Keras hands on what is a scalar already, whatever the reduction.
+        factor = sums() if sums is not None and reduction == "sum" and tuple(values.shape) != () else None
+        return loss if factor is None else loss * tf.cast(factor, loss.dtype)
+
+    return reduced
 
 
 def loss_tracker(model: keras.Model) -> Any:

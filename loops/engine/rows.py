@@ -64,6 +64,7 @@ def row_of(logs: Mapping[str, Any], examples: tf.Tensor, check: tf.Tensor) -> tu
     Raises:
         ValueError: if an entry is not a scalar.
     """
+    several = int(tf.distribute.get_strategy().num_replicas_in_sync) > 1
     kinds: dict[str, type[Reduction]] = {}
     cells = [tf.cast(examples, tf.float64), tf.cast(check, tf.float64)]
     for name, entry in logs.items():
@@ -76,8 +77,10 @@ def row_of(logs: Mapping[str, Any], examples: tf.Tensor, check: tf.Tensor) -> tu
             )
         if reduction.weight is not None:
             weight = tf.cast(reduction.weight, tf.float64)
-        else:
-            weight = cells[EXAMPLES] if type(reduction) is Mean else tf.ones([], tf.float64)
+        elif type(reduction) is Mean or (several and type(reduction) is Last):
+            weight = cells[EXAMPLES]
+        else:  # a replica without examples may have NaN, which counts for nothing
+            weight = tf.cast(cells[EXAMPLES] > 0, tf.float64) if several else tf.ones([], tf.float64)
         kinds[name] = type(reduction)
         cells += [tf.cast(value, tf.float64), weight]
     return LogSpec(kinds), tf.stack([tf.reshape(c, []) for c in cells])

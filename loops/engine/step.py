@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -169,7 +170,7 @@ class GlobalStep:
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
-        with ResultsRecorded(self.task.tracked.metrics):
+        with ResultsRecorded():
             return self._on_replicas(batch, step)
 
     def _on_replicas(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
@@ -198,7 +199,8 @@ class GlobalStep:
             counted, step, examples, self._seed, self._transforms, self._observes, fuse=self._fuse, carriers=self._carriers
         )
         ops = EagerOps() if self._eager and not isinstance(self.task, KerasTask) and self.task.tracked.metrics else None
-        with context, ops or contextlib.nullcontext(), _private_api.loss_scaling(by_keras=False):
+        sums = functools.partial(loss_weights.warn_of_sum, self.task) if context.replicas > 1 else None
+        with context, ops or contextlib.nullcontext(), _private_api.loss_scaling(by_keras=False, sums=sums):
             keep = self._per_replica_state() if context.replicas > 1 else []
             scope = tf.xla.experimental.jit_scope() if self._xla and context.replicas > 1 else contextlib.nullcontext()
             with scope, FastOps() if self._xla else contextlib.nullcontext():

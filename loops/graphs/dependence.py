@@ -37,7 +37,7 @@ class _Frame:
         return graph if graph is not None or self.outer is None else self.outer.function(name)
 
 
-def computed_from_variables(value: tf.Tensor, handles: Iterable[tf.Tensor]) -> bool:
+def computed_from_variables(value: tf.Tensor, handles: Iterable[tf.Tensor], also: Iterable[tf.Tensor] = ()) -> bool:
     """Whether a tensor in the graph that is being traced is computed from some variables and constants alone.
 
     Conditionals, loops and functions are followed into their graphs.
@@ -45,6 +45,7 @@ def computed_from_variables(value: tf.Tensor, handles: Iterable[tf.Tensor]) -> b
     Args:
         value: a tensor of a `tf.Graph`.
         handles: the handles of the variables, of which at least one has to be read.
+        also: tensors that count as constants.
 
     Example:
         >>> count, found = tf.Variable(2.0), []
@@ -56,7 +57,7 @@ def computed_from_variables(value: tf.Tensor, handles: Iterable[tf.Tensor]) -> b
         (None, [True, False, False, False])
     """
     wanted = {id(handle) for handle in handles}
-    step = _Frame(value.graph, {})
+    step, constants = _Frame(value.graph, {}), {id(tensor) for tensor in also}
     captured = {id(inner): outer for outer, inner in value.graph.captures}
     reads, pending, seen = False, [(value, step)], set()
     while pending:
@@ -64,6 +65,8 @@ def computed_from_variables(value: tf.Tensor, handles: Iterable[tf.Tensor]) -> b
         if (id(tensor), id(frame)) in seen:
             continue
         seen.add((id(tensor), id(frame)))
+        if id(tensor) in constants:
+            continue
         if id(tensor) in frame.arguments:
             pending += frame.arguments[id(tensor)]
         elif tensor.op.type == _READ:

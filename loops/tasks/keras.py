@@ -107,8 +107,10 @@ class KerasTask(Task):
         """Returns the prediction and the mean loss over this replica's own examples, and updates the model's loss tracker."""
         model = self.model
         y_pred = model(x, training=training) if _private_api.takes_training(model) else model(x)
-        loss = _private_api.loss_in_step(model, x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        with _private_api.loss_scaling(by_keras=False, sums=_inverse_share if several else None):
+            loss = _private_api.loss_in_step(model, x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        if several:
             # The mean loss of a replica without examples is NaN: make it 0.
             loss = tf.where(tf.equal(current("eval_step").examples, 0), tf.zeros_like(loss), loss)
         first = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
@@ -124,10 +126,10 @@ class KerasTask(Task):
         flat = _flatten(logs)
         reports.groups = {name: group for group, value in logs.items() if isinstance(value, Mapping) for name in _flatten(value)}
         if not reports.metrics:
-            return {name: Last(value) for name, value in flat.items()}
+            return {name: Last(value, weight=1.0) for name, value in flat.items()}  # Keras's mean over replicas has no weights
         rows: dict[str, Any] = {}
         if kind == "train" and loss is not None:
-            rows["loss"] = Last(loss) if self._own_train_step else loss
+            rows["loss"] = Last(loss, weight=1.0) if self._own_train_step else loss
         if "metrics" in current("train_step").observes:
             rows.update({name: Last(value) for name, value in flat.items() if name != "loss" and value.shape.rank == 0})
         return rows
@@ -235,6 +237,11 @@ class PredictionTask(KerasTask):
 
     def build(self, spec: Any) -> None:
         """Does nothing: there is no optimizer, and tracing builds the model."""
+
+
+def _inverse_share() -> tf.Tensor:
+    """What makes a sum over this replica's examples one over all examples, once it is weighted by the replica's share of them."""
+    return tf.math.reciprocal_no_nan(current("train_step").example_share())
 
 
 def _overridden(model: keras.Model, method: str) -> bool:

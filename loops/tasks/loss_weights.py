@@ -1,4 +1,4 @@
-"""Warns, under several replicas, of a loss that is logged with another weight than the one that its gradient has.
+"""Warns, under several replicas, of losses whose gradient has another weight than on one device: token means, and sums.
 
 A step that returns `loops.Mean(loss, weight=tokens)` says that its loss is a mean over tokens. The gradient of each replica is weighted by
 `Task.batch_size`, which counts examples unless it is overridden, so the update is not that of one device. It changes nothing.
@@ -16,9 +16,10 @@ from loops.messages import warn
 from loops.tasks.base import Task
 from loops.tasks.reductions import Mean
 
-__all__ = ["check"]
+__all__ = ["check", "warn_of_sum"]
 
 _told: weakref.WeakSet[Any] = weakref.WeakSet()
+_told_of_sums: weakref.WeakSet[Any] = weakref.WeakSet()
 _SHAPES = ("Shape", "ShapeN", "Size", "Rank")
 
 
@@ -43,6 +44,17 @@ def check(task: Any, batch: Any, losses: Sequence[Any], logs: Mapping[str, Any])
                 "(docs/migrating.md shows how); else the updates differ from those of one device."
             )
             return
+
+
+def warn_of_sum(task: Any) -> None:
+    """Warns once for each task. Call it when the task's own step computes a Keras loss with reduction="sum"."""
+    if task not in _told_of_sums:
+        _told_of_sums.add(task)
+        warn(
+            'Warning: the step computes a Keras loss with reduction="sum", which under several replicas is the sum over the replica\'s own '
+            "examples. Gradients are averaged over replicas by their examples, so the update is not that of one device: take the mean "
+            "(the default), or divide the sum by the number of the replica's own examples."
+        )
 
 
 def _counts_values(weight: Any, batch: Any) -> bool:

@@ -39,7 +39,7 @@ class Sum(Reduction):
 
 
 class Last(Reduction):
-    """The value of the last step, the mean over its replicas. Weight 0 means absent in this step."""
+    """The value of the last step, the mean over its replicas, weighted by their examples. Weight 0 means absent in this step."""
 
 
 @dataclasses.dataclass(frozen=True)

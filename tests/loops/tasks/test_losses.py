@@ -1,5 +1,7 @@
 """`compute_loss` is the loss that `compile(loss=...)` computes; in a task's own step no Keras loss knows of replicas."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -163,3 +165,42 @@ def test_a_loss_that_is_no_scalar_is_refused():
     with pytest.raises(TypeError, match="scalar tensor that the tape recorded; got float"):
         train(lambda loss: 1.0)
     assert train(tf.reduce_mean) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("examples", [16, 17, 21])  # whole batches; a last batch that leaves a replica empty; one that is cut 3 + 2
+def test_a_compiled_sum_is_the_sum_over_all_replicas(one_device, two_replicas, examples):
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=[examples, 3]).astype("float32"), rng.uniform(size=examples).astype("float32")
+    found = []
+    for strategy in (None, one_device, two_replicas):
+        with (strategy or one_device).scope():
+            model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1, kernel_initializer="ones")])
+            model.compile(keras.optimizers.SGD(0.003), keras.losses.MeanSquaredError(reduction="sum"))
+        arguments = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0, "sample_weight": weights}
+        fit = model.fit if strategy is None else functools.partial(loops.fit, model)
+        history = fit(x, 2 * x[:, :1], validation_data=(x, x[:, :1]), **arguments).history
+        found.append([history["loss"], history["val_loss"], *model.get_weights()])
+    for other in found[1:]:
+        for value, expected in zip(other, found[0], strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+class Sums(loops.Task):
+    def __init__(self):
+        super().__init__()
+        self.loss = keras.losses.MeanSquaredError(reduction="sum")
+
+    def train_step(self, x):
+        loss = self.loss(tf.zeros_like(x), x)
+        return {"mine": loss, "last": loops.Last(tf.reduce_mean(x)), "sum": loops.Sum(tf.reduce_mean(x))}
+
+
+def test_a_sum_in_an_own_step_is_that_of_the_replica_which_is_said(two_replicas, capsys):
+    x = np.array([[1.0], [2.0], [6.0], [3.0]], "float32")  # cut 2 + 1, and 1 + 0
+    history = loops.TrainLoop(Sums(), loops.ArrayFeed(x, 3, shuffle=False), strategy=two_replicas, compile="graph").run(epochs=1).history
+    assert 'reduction="sum"' in capsys.readouterr().out
+    assert history == {"mine": [(2 * 5 + 1 * 36 + 1 * 9) / 4], "last": [3.0], "sum": [1.5 + 6 + 3]}
+    history = (
+        loops.TrainLoop(Sums(), loops.ArrayFeed(x[:3], 3, shuffle=False), strategy=two_replicas, compile="graph").run(epochs=1).history
+    )
+    assert history["last"] == [3.0]  # the mean over the examples, (1 + 2 + 6) / 3

@@ -171,3 +171,53 @@ def test_a_metric_of_some_batches_only_survives_a_restart_in_mid_epoch(tmp_path)
 
     undisturbed = run(tmp_path / "a", 3)
     assert undisturbed == {"all": [pytest.approx(3.2)], "full": [2.0]} and run(tmp_path / "b", 2, 3) == undisturbed
+
+
+OF_THE_MODULE = keras.metrics.Mean(name="of_the_module")
+
+
+class Stranger(loops.Task):
+    def __init__(self, returned):
+        super().__init__()
+        self.returned, self.mine = returned, keras.metrics.Mean()
+
+    def train_step(self, batch):
+        OF_THE_MODULE.update_state(batch)
+        self.mine.update_state(batch)
+        values = {"object": OF_THE_MODULE, "result": OF_THE_MODULE.result(), "derived": tf.sqrt(OF_THE_MODULE.result())}
+        both = OF_THE_MODULE.result() / self.mine.result()
+        return {"x": {**values, "both": both, "no": self.mine.result()}[self.returned]}
+
+
+@pytest.mark.parametrize("compile", ["graph", "eager"])
+def test_a_metric_that_no_attribute_leads_to_is_refused(compile):
+    for returned in ("object", "result", "derived", "both"):
+        with pytest.raises(ValueError, match="no attribute of the task leads to"):
+            loops.TrainLoop(Stranger(returned), loops.ArrayFeed(HITS, 32), compile=compile).run(epochs=1)
+    result = keras.metrics.Mean.result
+    assert loops.TrainLoop(Stranger("no"), loops.ArrayFeed(HITS, 32), compile=compile).run(epochs=2).history["x"] == [OF_ALL] * 2
+    assert keras.metrics.Mean.result is result and not hasattr(result, "__wrapped__")
+
+
+class ByStep(loops.Task):
+    def __init__(self):
+        super().__init__()
+        self.accuracy = keras.metrics.Mean()
+
+    def train_step(self, batch):
+        self.accuracy.update_state(batch)
+        shown = tf.constant(0.0)
+        if self.step >= 0:
+            shown = self.accuracy.result()
+        return {"where": tf.where(self.step > 100, 0.0, self.accuracy.result()), "shown": shown, "step": self.step}
+
+    eval_step = train_step
+
+
+@pytest.mark.parametrize("compile", ["graph", "xla", "eager"])
+def test_the_step_number_may_choose_among_results(compile):
+    feed = loops.ArrayFeed(HITS, 32)
+    history = loops.TrainLoop(ByStep(), feed, evaluate={"val": feed}, compile=compile).run(epochs=1).history
+    for name in ("where", "shown", "val_where", "val_shown"):
+        np.testing.assert_allclose(history[name], [OF_ALL], rtol=1e-6)
+    assert history["step"] == [1.5]
