@@ -159,12 +159,14 @@ class Task:
 
         It differs in each step, on each replica, at each place of the step, and for all integers that are given. Inside a loop of
         TensorFlow (`tf.range`, `tf.while_loop`, `tf.map_fn`, `tf.scan`) the body is traced once, so the loop's index has to be given.
+        After a branch of a tensor `if` that calls this, eager mode may number places otherwise than a graph, which traces all branches.
 
         Args:
             fold: integers: Python numbers or scalar integer tensors.
 
         Raises:
-            ValueError: in a loop of TensorFlow without an integer that changes, or if two calls would give the same seed.
+            ValueError: in a loop of TensorFlow without an integer that changes from turn to turn (in nested loops: of each of them), or if
+                two calls would give the same seed.
             TypeError: for what is no integer.
 
         Example:

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from loops.graphs.loop_variables import same_in_some_loop
 from loops.tasks.carried import graphs_within
 
 __all__ = ["Seeds", "mix"]
@@ -81,13 +82,17 @@ class Seeds:
         self._sites = 0
         self._places: dict[Any, int] = {}
         self._used: set[Any] = set()
+        self._given: list[Any] = []  # kept, as they are known by their ids
+        self._in_loops: list[tuple[list[tf.Tensor], Any]] = []
 
     def seed(self, fold: tuple[Any, ...]) -> tf.Tensor:
         """A seed pair, int64 `[2]`; see `Task.seed`."""
         numbers = [_integer(value) for value in fold]
+        self._given.append(fold)
         frames = list(_frames_of_user())
         place = tuple((frame.f_code, frame.f_lasti) for frame in frames if not frame.f_code.co_filename.startswith(_LIBRARIES))
-        self._check(numbers, place, vectorized=any(_VECTORIZED in frame.f_code.co_filename for frame in frames))
+        same = tuple(number if isinstance(number, int) else id(value) for number, value in zip(numbers, fold, strict=True))
+        self._check(numbers, place, same, vectorized=any(_VECTORIZED in frame.f_code.co_filename for frame in frames))
         if not fold or place not in self._places:
             self._sites += 1
             self._places[place] = self._sites
@@ -103,7 +108,21 @@ class Seeds:
             state = tf.constant(state - 2**64 if state >= 2**63 else state, tf.int64)
         return tf.stack([tf.cast(state, tf.int64), tf.cast(self._step, tf.int64)])
 
-    def _check(self, numbers: list[Any], place: Any, *, vectorized: bool) -> None:
+    def finish(self) -> None:
+        """Refuses what only the whole step shows. Call it when the step is done.
+
+        Raises:
+            ValueError: if the integers that were given in a loop of TensorFlow are the same in all turns of it, or of a loop around it.
+        """
+        for numbers, graph in self._in_loops:
+            if same_in_some_loop(numbers, graph, self._graph):
+                raise ValueError(
+                    "self.seed(...) in a loop of TensorFlow was given integers that are the same in every iteration of that loop, or of a "
+                    "loop around it, so that numbers would be drawn again: give it the indices of all loops around it, as in "
+                    "self.seed(i, j)."
+                )
+
+    def _check(self, numbers: list[Any], place: Any, same: tuple[int, ...], *, vectorized: bool) -> None:
         """Refuses a call that would give the same seed more than once."""
         around = graphs_within(self._graph)
         in_loop = vectorized or any(kind in _LOOPS for kind in around)
@@ -120,12 +139,16 @@ class Seeds:
                 "self.seed() in a tf.function that the step calls would give every call the same numbers, because that function is traced "
                 "once: call self.seed() outside of it and hand the seed over as an argument."
             )
-        if numbers and fixed and (place, tuple(numbers)) in self._used:
+        if in_loop and not vectorized:
+            tensors = [number for number in numbers if not isinstance(number, int)]
+            self._in_loops.append((tensors, tf.compat.v1.get_default_graph()))
+        if numbers and (fixed or not around) and (place, same) in self._used:
+            given = ", ".join(str(number) if isinstance(number, int) else "a tensor" for number in numbers)
             raise ValueError(
-                f"self.seed({', '.join(map(str, numbers))}) was called twice at one place of a step with the same numbers, which would "
+                f"self.seed({given}) was called twice at one place of a step with the same numbers, which would "
                 "give the same seed again: give each call another number, or none."
             )
-        self._used.add((place, tuple(numbers) if fixed else None))
+        self._used.add((place, same))
 
 
 def _frames_of_user() -> Iterator[types.FrameType]:

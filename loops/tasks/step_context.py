@@ -101,7 +101,8 @@ class StepContext:
             self._carried.put(("gradients", path), gradient)
 
     def finish(self) -> None:
-        """Takes in what was brought out of control flow. Call it when the step is done."""
+        """Takes in what was brought out of control flow, and checks the seeds. Call it when the step is done."""
+        self._seeds.finish()
         for (kind, name), value in self._carried.values().items():
             if kind == "check":
                 self.losses.append(value)

@@ -178,3 +178,65 @@ def test_mixing_in_a_graph_is_mixing_in_python():
     for number in numbers:
         state = seeds._mixed_in_graph(state, tf.cast(tf.constant(number, tf.int64), tf.uint64))
     assert int(tf.cast(state, tf.int64)) == mix(*numbers)
+
+
+class Nested(loops.Task):
+    """Draws in two nested loops, with some integers."""
+
+    def __init__(self, given):
+        super().__init__()
+        self.given, self.drawn = given, tf.Variable(tf.zeros([6]))
+
+    def draw(self, *integers):
+        return drawn(self.seed(*integers))
+
+    def train_step(self, batch):
+        place, three = tf.constant(0), tf.cast(self.step, tf.int32) + 3
+        if self.given == "map_fn":
+            rows = tf.scan(lambda _, i: tf.map_fn(lambda j: self.draw(i, j), tf.range(3), tf.float32), tf.range(2), tf.zeros([3]))
+            self.drawn.assign(tf.reshape(rows, [6]))
+            return {}
+        for i in tf.range(2):
+            for j in tf.range(i * 3, i * 3 + 3):
+                given = {"inner": [j % 3], "outer": [i], "both": [i, j % 3], "from_outer": [j], "count": [place]}
+                given |= {"step": [self.step], "constant": [three, 7], "other": [i, three]}
+                self.drawn.scatter_nd_update([[j]], [self.draw(*given[self.given])])
+                place += 1
+        return {}
+
+
+@pytest.mark.parametrize("compile", ["graph", "eager"])
+@pytest.mark.parametrize("given", ["both", "from_outer", "count", "map_fn"])
+def test_integers_that_differ_in_nested_loops_give_other_numbers(given, compile):
+    task = Nested(given)
+    loops.TrainLoop(task, loops.NoFeed(1), compile=compile).run(steps=1)
+    assert len(set(task.drawn.numpy().tolist())) == 6
+
+
+@pytest.mark.parametrize("compile", ["graph", "eager"])
+@pytest.mark.parametrize("given", ["outer", "step", "constant", "other"])
+def test_integers_that_are_the_same_in_all_turns_are_refused(given, compile):
+    with pytest.raises(ValueError, match="the same (in every iteration|numbers)"):
+        loops.TrainLoop(Nested(given), loops.NoFeed(1), compile=compile).run(steps=1)
+
+
+class Inner(loops.Task):
+    def __init__(self, twice):
+        super().__init__()
+        self.twice = twice
+
+    def train_step(self, batch):
+        total = tf.constant(0.0)
+        if self.twice:
+            return {"x": tf.add_n([drawn(self.seed(self.step)) for _ in range(2)])}
+        for _ in tf.range(2):
+            for j in tf.range(3):
+                total += drawn(self.seed(j))
+        return {"x": total}
+
+
+@pytest.mark.parametrize("compile", ["graph", "xla", "eager"])
+def test_the_index_of_an_inner_loop_alone_and_one_tensor_twice_are_refused(compile):
+    for twice in (False, True):
+        with pytest.raises(ValueError, match="the same (in every iteration|numbers)"):
+            loops.TrainLoop(Inner(twice), loops.NoFeed(1), compile=compile).run(steps=1)
