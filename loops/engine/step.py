@@ -25,7 +25,7 @@ from loops.tasks import loss_weights, replicas
 from loops.tasks.base import Task
 from loops.tasks.keras import KerasTask
 from loops.tasks.metric_results import ResultsRecorded, with_metrics
-from loops.tasks.plain_values import changes_by_trace, plain_values
+from loops.tasks.plain_values import before_trace, changes_by_trace
 from loops.tasks.reductions import Collect
 from loops.tasks.step_context import StepContext, Transform
 from loops.tasks.used_variables import UsedVariables
@@ -144,7 +144,7 @@ class GlobalStep:
 
     def _trace(self, spec: Any) -> Any:
         function = tf.function(self.__call__ if self.clock is None else self.clock.around(self.__call__), autograph=False)
-        before = plain_values(self.task)
+        before = before_trace(self.task)
         try:
             self.build(spec)
             kept = self.kept_rows.watching(xla=self._xla) if self.kept_rows is not None else contextlib.nullcontext()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import weakref
 from collections.abc import Iterator, Mapping
@@ -11,11 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["changes_by_trace", "plain_values"]
+__all__ = ["before_trace", "changes_by_trace", "plain_values"]
 
 _DEPTH = 4
 _MOST_ITEMS, _MOST_VALUES = 50, 200
 _OF_KERAS = ("built", "stop_training")  # set by Keras itself
+
+_LARGEST_ARRAY = 64
 
 _told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
@@ -33,13 +36,44 @@ def plain_values(task: Any) -> dict[str, Any]:
     return dict(itertools.islice(_values(task, "", _DEPTH, {id(task)}), _MOST_VALUES))
 
 
+def before_trace(task: Any) -> dict[str, Any]:
+    """What `changes_by_trace` compares: plain values, small arrays, and the states of NumPy's random numbers.
+
+    Hooks may well change arrays that no step uses, so they are not among the values that are looked at again and again.
+    """
+    found = plain_values(task)
+    for name, value in vars(task).items():
+        if isinstance(value, np.ndarray) and value.size <= _LARGEST_ARRAY:
+            found[name] = value.tolist()
+        elif isinstance(value, (collections.deque, set)):
+            found[f"len({name})"] = len(value)
+        elif isinstance(value, (np.random.Generator, np.random.RandomState)):
+            found[_DRAWN + f"self.{name}"] = _state_of(value)
+    return {**found, _DRAWN + "np.random": _state_of(np.random)}
+
+
+_DRAWN = "Random numbers of "
+
+
+def _state_of(source: Any) -> str:
+    state = source.bit_generator.state if isinstance(source, np.random.Generator) else source.get_state(legacy=False)
+    return str({name: value.tobytes() if isinstance(value, np.ndarray) else value for name, value in state["state"].items()})
+
+
 def changes_by_trace(task: Any, before: Mapping[str, Any]) -> list[str]:
-    """A sentence for each value that differs from `before`, taken before a step was traced; each is told once for a task."""
+    """A sentence for each value that differs from `before`, what `before_trace` returned; each is told once for a task."""
     told, sentences = _told.setdefault(task, set()), []
-    after = plain_values(task)
+    after = before_trace(task)
     for path, value in after.items():
         if path in before and before[path] != value and path not in told:
             told.add(path)
+            if path.startswith(_DRAWN):
+                sentences.append(
+                    f"{path} were drawn while the step was traced. If {type(task).__name__} drew them (and no data in another thread), "
+                    "every step uses the same numbers, because a traced step runs its Python code once: draw with tf.random.stateless_* "
+                    "and self.seed()."
+                )
+                continue
             sentences.append(
                 f"{type(task).__name__}.{path} changed from {before[path]!r} to {value!r} while the step was traced. A traced step runs "
                 "its Python code once, not in every step: keep what changes in a tf.Variable, or use self.step."

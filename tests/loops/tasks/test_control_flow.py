@@ -165,3 +165,22 @@ def test_in_eager_mode_python_counts_and_nothing_is_said(capsys):
     task = CountsInPython()
     loops.TrainLoop(task, loops.NoFeed(4), compile="eager").run(epochs=2)
     assert task.count == 8 and "traced" not in capsys.readouterr().out
+
+
+class DrawsByNumPy(loops.Task):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.rng, self.counts, self.idle = kind, np.random.default_rng(0), np.zeros(3), np.zeros(3)
+
+    def train_step(self, batch):
+        if self.kind == "counts":
+            self.counts += 1
+        return {"x": {"np.random": np.random.beta(0.2, 0.2), "self.rng": self.rng.random(), "counts": self.counts[0]}[self.kind]}
+
+
+@pytest.mark.parametrize("kind", ["np.random", "self.rng", "counts"])
+def test_numbers_that_numpy_draws_or_counts_in_a_trace_are_named(kind, capsys):
+    task = DrawsByNumPy(kind)
+    loops.TrainLoop(task, loops.NoFeed(3), compile="graph").run(epochs=1)
+    told = [line for line in capsys.readouterr().out.splitlines() if "while the step was traced" in line]
+    assert len([line for line in told if kind in line]) == 1 and not any("idle" in line for line in told)
