@@ -48,10 +48,11 @@ def compiled_loss(loss: Any, y: Any, y_pred: Any) -> keras.losses.Loss:
 
 
 _scaling = threading.local()
+_DEFAULTS = (("by_keras", True), ("sums", None), ("tracked", None))
 
 
 @contextlib.contextmanager
-def loss_scaling(*, by_keras: bool, sums: Callable[[], Any] | None = None) -> Iterator[None]:
+def loss_scaling(*, by_keras: bool, sums: Callable[[], Any] | None = None, tracked: Callable[[Any], Any] | None = None) -> Iterator[None]:
     """Within this context, in this thread: whether Keras divides losses by the number of replicas, as it does by default.
 
     Where it does not, a loss is the mean over the examples of its own replica.
@@ -60,19 +61,20 @@ def loss_scaling(*, by_keras: bool, sums: Callable[[], Any] | None = None) -> It
         by_keras: whether Keras divides.
         sums: called for each loss whose reduction is "sum"; returns what the loss is multiplied by, None for nothing. None keeps that of
             an outer context.
+        tracked: where Keras does not divide: called with the loss of an output; returns what Keras's metric of that output gets.
     """
-    losses, outer = module(LOSS), (getattr(_scaling, "by_keras", True), getattr(_scaling, "sums", None))
+    losses, outer = module(LOSS), tuple[Any, ...](getattr(_scaling, name, default) for name, default in _DEFAULTS)
     sums = None if by_keras else sums or outer[1]
     for name in LOSS_SCALING:
         if not hasattr(getattr(losses, name), "__wrapped__"):
             setattr(losses, name, _switched_off(getattr(losses, name)))
     if not hasattr(getattr(losses, LOSS_REDUCTION), "__wrapped__"):
         setattr(losses, LOSS_REDUCTION, _with_sums_multiplied(getattr(losses, LOSS_REDUCTION)))
-    _scaling.by_keras, _scaling.sums = by_keras, sums
+    _scaling.by_keras, _scaling.sums, _scaling.tracked = by_keras, sums, tracked
     try:
         yield
     finally:
-        _scaling.by_keras, _scaling.sums = outer
+        _scaling.by_keras, _scaling.sums, _scaling.tracked = outer
 
 
 def _switched_off(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -80,7 +82,10 @@ def _switched_off(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     @functools.wraps(scale)
     def switch(value: Any) -> Any:
-        return scale(value) if getattr(_scaling, "by_keras", True) else value
+        if getattr(_scaling, "by_keras", True):
+            return scale(value)
+        tracked = getattr(_scaling, "tracked", None) if scale.__name__ == LOSS_SCALING[1] else None
+        return value if tracked is None else tracked(value)
 
     return switch
 

@@ -107,13 +107,15 @@ class KerasTask(Task):
         """Returns the prediction and the mean loss over this replica's own examples, and updates the model's loss tracker."""
         model = self.model
         y_pred = model(x, training=training) if _private_api.takes_training(model) else model(x)
+        first = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
         several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-        with _private_api.loss_scaling(by_keras=False, sums=_inverse_share if several else None):
+        uncounted = several and first.shape[0] is None
+        sums, tracked = _inverse_share if several else None, _by_share if uncounted else None
+        with _private_api.loss_scaling(by_keras=False, sums=sums, tracked=tracked):
             loss = _private_api.loss_in_step(model, x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         if several:
             # The mean loss of a replica without examples is NaN: make it 0.
             loss = tf.where(tf.equal(current("eval_step").examples, 0), tf.zeros_like(loss), loss)
-        first = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
         _private_api.loss_tracker(model).update_state(loss, sample_weight=tf.shape(first)[0])
         return y_pred, loss
 
@@ -242,6 +244,13 @@ class PredictionTask(KerasTask):
 def _inverse_share() -> tf.Tensor:
     """What makes a sum over this replica's examples one over all examples, once it is weighted by the replica's share of them."""
     return tf.math.reciprocal_no_nan(current("train_step").example_share())
+
+
+def _by_share(loss: tf.Tensor) -> tf.Tensor:
+    """The loss of an output for Keras's metric of it, which counts every batch of unknown size as one: here, one on each replica."""
+    context = current("train_step")
+    part = loss * tf.cast(context.example_share() * context.replicas, loss.dtype)
+    return tf.where(tf.equal(context.examples, 0), tf.zeros_like(loss), part)
 
 
 def _overridden(model: keras.Model, method: str) -> bool:

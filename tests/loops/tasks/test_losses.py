@@ -204,3 +204,20 @@ def test_a_sum_in_an_own_step_is_that_of_the_replica_which_is_said(two_replicas,
         loops.TrainLoop(Sums(), loops.ArrayFeed(x[:3], 3, shuffle=False), strategy=two_replicas, compile="graph").run(epochs=1).history
     )
     assert history["last"] == [3.0]  # the mean over the examples, (1 + 2 + 6) / 3
+
+
+@pytest.mark.parametrize("examples", [16, 17, 21])
+def test_the_losses_of_several_outputs_are_those_of_one_device(one_device, two_replicas, examples):
+    x = np.random.default_rng(0).normal(size=[examples, 3]).astype("float32")
+    y, found = {"a": x[:, :1], "b": 3 * x[:, 1:2]}, []
+    for strategy in (one_device, two_replicas):
+        with strategy.scope():
+            inputs = keras.Input([3])
+            outputs = {name: keras.layers.Dense(1, kernel_initializer="ones", name=name)(inputs) for name in ("a", "b")}
+            model = keras.Model(inputs, outputs)
+            model.compile(keras.optimizers.SGD(0.01), {"a": "mse", "b": "mae"})
+        history = loops.fit(model, x, y, batch_size=8, epochs=2, shuffle=False, verbose=0, compile="graph", validation_data=(x, y)).history
+        found.append(history)
+    assert {"a_loss", "val_b_loss"} <= found[0].keys()
+    for name, values in found[0].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=1e-5, err_msg=name)
