@@ -63,7 +63,8 @@ def loss_scaling(*, by_keras: bool, sums: Callable[[], Any] | None = None, track
             an outer context.
         tracked: where Keras does not divide: called with the loss of an output; returns what Keras's metric of that output gets.
     """
-    losses, outer = module(LOSS), tuple[Any, ...](getattr(_scaling, name, default) for name, default in _DEFAULTS)
+    losses = module(LOSS)
+    outer: Any = tuple(getattr(_scaling, name, default) for name, default in _DEFAULTS)
     sums = None if by_keras else sums or outer[1]
     for name in LOSS_SCALING:
         if not hasattr(getattr(losses, name), "__wrapped__"):

@@ -90,6 +90,11 @@ class Seeds:
         numbers = [_integer(value) for value in fold]
         self._given.append(fold)
         frames = list(_frames_of_user())
+        if any("recompute_grad" in frame.f_code.co_qualname for frame in frames):
+            raise ValueError(
+                "self.seed() in a function of tf.recompute_grad (or keras.remat) would give the backward pass other numbers than the "
+                "forward pass had, and so a wrong gradient: call self.seed() outside of it and use the seed inside."
+            )
         place = tuple((frame.f_code, frame.f_lasti) for frame in frames if not frame.f_code.co_filename.startswith(_LIBRARIES))
         same = tuple(number if isinstance(number, int) else id(value) for number, value in zip(numbers, fold, strict=True))
         self._check(numbers, place, same, vectorized=any(_VECTORIZED in frame.f_code.co_filename for frame in frames))

@@ -240,3 +240,25 @@ def test_the_index_of_an_inner_loop_alone_and_one_tensor_twice_are_refused(compi
     for twice in (False, True):
         with pytest.raises(ValueError, match="the same (in every iteration|numbers)"):
             loops.TrainLoop(Inner(twice), loops.NoFeed(1), compile=compile).run(steps=1)
+
+
+class Recomputes(loops.Task):
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def train_step(self, batch):
+        x, seed = tf.ones([4]), self.seed()
+        noisy = tf.recompute_grad(lambda x: x * tf.random.stateless_normal([4], self.seed(1) if self.inside else seed))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(noisy(x))
+        return {"forward": y, "backward": tf.reduce_sum(tape.gradient(y, x))}
+
+
+@pytest.mark.parametrize("compile", ["graph", "eager"])
+def test_a_seed_inside_of_what_is_computed_again_for_the_gradient_is_refused(compile):
+    history = loops.TrainLoop(Recomputes(False), loops.NoFeed(1), compile=compile).run(epochs=1).history
+    np.testing.assert_allclose(history["forward"], history["backward"], rtol=1e-6)
+    with pytest.raises(ValueError, match="recompute_grad"):
+        loops.TrainLoop(Recomputes(True), loops.NoFeed(1), compile=compile).run(epochs=1)
