@@ -66,12 +66,17 @@ def loss_scaling(*, by_keras: bool) -> Iterator[None]:
         _scaling.by_keras = outer
 
 
+def keras_scales_losses() -> bool:
+    """Whether Keras divides losses by the number of replicas now, in this thread."""
+    return getattr(_scaling, "by_keras", True)
+
+
 def _switched_off(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`scale`, which returns its argument as it is in threads that have switched it off."""
 
     @functools.wraps(scale)
     def switch(value: Any) -> Any:
-        return scale(value) if getattr(_scaling, "by_keras", True) else value
+        return scale(value) if keras_scales_losses() else value
 
     return switch
 
