@@ -78,12 +78,17 @@ def loss_scaling(*, by_keras: bool, sums: Callable[[], Any] | None = None, track
         _scaling.by_keras, _scaling.sums, _scaling.tracked = outer
 
 
+def keras_scales_losses() -> bool:
+    """Whether Keras divides losses by the number of replicas now, in this thread."""
+    return getattr(_scaling, "by_keras", True)
+
+
 def _switched_off(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`scale`, which returns its argument as it is in threads that have switched it off."""
 
     @functools.wraps(scale)
     def switch(value: Any) -> Any:
-        if getattr(_scaling, "by_keras", True):
+        if keras_scales_losses():
             return scale(value)
         tracked = getattr(_scaling, "tracked", None) if scale.__name__ == LOSS_SCALING[1] else None
         return value if tracked is None else tracked(value)

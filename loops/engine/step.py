@@ -28,6 +28,7 @@ from loops.tasks.metric_results import ResultsRecorded, with_metrics
 from loops.tasks.plain_values import before_trace, changes_by_trace
 from loops.tasks.reductions import Collect
 from loops.tasks.step_context import StepContext, Transform
+from loops.tasks.updates import DirectUpdatesRefused
 from loops.tasks.used_variables import UsedVariables
 from loops.xla.replaced_ops import FastOps
 
@@ -179,7 +180,8 @@ class GlobalStep:
             return self._on_replica(batch, step)
         parts = [tf.nest.flatten(part) for part in replicas.split(batch, count)]
         spread = tf.nest.pack_sequence_as(batch, [self._per_replica(group) for group in zip(*parts, strict=True)])
-        out = self.strategy.run(self._on_replica, args=(spread, step))
+        with DirectUpdatesRefused(self.task.optimizers.values()):
+            out = self.strategy.run(self._on_replica, args=(spread, step))
         rows = tf.stack(self.strategy.experimental_local_results(out["row"]))
         assert self.meta is not None
         joined = {"row": merge_replicas(self.meta.spec, rows)}

@@ -39,6 +39,7 @@ class StepContext:
         losses: the losses that the step minimized.
         observed: name -> tensor that hooks observe.
         results: (metric, result) of each call of `metric.result()`.
+        updating: whether `minimize` or `apply_gradients` of the task calls an optimizer now.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class StepContext:
         self.losses: list[tf.Tensor] = []
         self.observed: dict[str, Any] = {}
         self.results: list[tuple[Any, Any]] = []
+        self.updating = False
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         self._carried = Carried(self._graph, carriers if carriers is not None else {})
         replica = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group) or 0

@@ -6,7 +6,7 @@ The gradients are already summed over replicas. A Keras optimizer sums over repl
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -15,11 +15,45 @@ import tensorflow as tf
 from loops import _private_api
 from loops.tasks import fused_updates, replicas
 from loops.tasks.clipping import own_clipping, transformed
-from loops.tasks.step_context import StepContext
+from loops.tasks.step_context import StepContext, current, inside_step
 
-__all__ = ["accumulates", "innermost", "scaled", "scales_loss", "update"]
+__all__ = ["DirectUpdatesRefused", "accumulates", "innermost", "scaled", "scales_loss", "update"]
 
 Pairs = Sequence[tuple[Any, Any]]
+
+
+class DirectUpdatesRefused:
+    """A context in which a step on several replicas cannot call optimizers by itself.
+
+    A Keras optimizer adds up the gradients of the replicas. In a task's own step a loss is the mean over the replica's own examples, so
+    that its update would be as many times too large as there are replicas.
+
+    Args:
+        optimizers: the optimizers of the task.
+    """
+
+    def __init__(self, optimizers: Iterable[keras.optimizers.Optimizer]):
+        self._optimizers = [optimizer for optimizer in optimizers if "apply" not in vars(optimizer)]
+
+    def __enter__(self) -> None:
+        for optimizer in self._optimizers:
+            vars(optimizer)["apply"] = self._refusing(optimizer, optimizer.apply)  # not by setattr: Keras would track it
+
+    def __exit__(self, *exception: object) -> None:
+        for optimizer in self._optimizers:
+            del vars(optimizer)["apply"]
+
+    def _refusing(self, optimizer: keras.optimizers.Optimizer, apply: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse_or_apply(*args: Any, **kwargs: Any) -> Any:
+            if inside_step() and not current("apply").updating and not _private_api.keras_scales_losses():
+                raise ValueError(
+                    f"The step calls {type(optimizer).__name__} by itself, which adds up the gradients of "
+                    f"{current('apply').replicas} replicas, each the gradient of a mean over its own examples. Call "
+                    "self.apply_gradients(grads, variables, optimizer) or self.minimize, which average them."
+                )
+            return apply(*args, **kwargs)
+
+        return refuse_or_apply
 
 
 def innermost(optimizer: Any) -> Any:
@@ -51,10 +85,12 @@ def update(optimizer: Any, pairs: Pairs, when: Any, context: StepContext) -> Non
     if when is not None:
         agreeing = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(when, tf.int32))
         when = agreeing >= context.replicas
+    context.updating = True
     if accumulates(optimizer):
         _accumulate(optimizer, pairs, when, context)
     else:
         _apply_share(optimizer, pairs, when, context)
+    context.updating = False
 
 
 def _apply(optimizer: Any, pairs: Pairs, clip: contextlib.AbstractContextManager[None], context: StepContext) -> tf.Tensor:

@@ -34,11 +34,6 @@ class Vector(tiny.Classifier):
         return {"per_example": batch[0][:, 0]}
 
 
-class ChangingNames(tiny.Classifier):
-    def train_step(self, batch):
-        return {"full": 1.0} if batch[0].shape[0] == 16 else {"tail": 1.0}
-
-
 class OutsideTape(tiny.Classifier):
     def train_step(self, batch):
         x, y = batch
@@ -120,11 +115,6 @@ CASES = {
     "width": (lambda: loops.fit(compiled(5), *tiny.data(8), verbose=0), ValueError, "cannot be built on or applied to batches of .*: .*"),
     "no dict": (lambda: loops.TrainLoop(NoDict(), array_feed()).run(epochs=1), TypeError, r"returned \w*Tensor; it has to return a dict"),
     "vector": (lambda: loops.TrainLoop(Vector(), array_feed()).run(epochs=1), ValueError, r"'per_example' with shape \(16,\)"),
-    "names": (
-        lambda: loops.TrainLoop(ChangingNames(), loops.ArrayFeed(tiny.data(40), 16), compile="xla").run(epochs=1),
-        ValueError,
-        "the same names for every batch",
-    ),
     "no train_step": (lambda: loops.TrainLoop(loops.Task(), array_feed()).run(epochs=1), TypeError, "defines no train_step"),
     "no gradient": (lambda: loops.TrainLoop(OutsideTape(), array_feed()).run(epochs=1), ValueError, "computed in the tape"),
     "xla": (lambda: loops.TrainLoop(Strings(), loops.NoFeed(3), compile="xla").run(epochs=1), ValueError, "use compile='graph'"),

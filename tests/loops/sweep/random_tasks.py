@@ -151,8 +151,8 @@ class RandomTask(loops.Task):
         if plan.given == "called":
             return cls()(y, y_pred, sample_weight=weights)
         if plan.given == "function":
-            return self.compute_loss(getattr(keras.losses, plan.loss), y, y_pred, weights)
-        values = getattr(keras.losses, plan.loss)(tf.reshape(y, [-1, 1]), y_pred)
+            return self.compute_loss(keras.losses.get(plan.loss), y, y_pred, weights)
+        values = keras.losses.get(plan.loss)(tf.reshape(y, [-1, 1]), y_pred)
         return tf.reduce_mean(values if weights is None else values * tf.reshape(weights, [-1]))
 
     def update(self, x, y, weights, extra_loss, when=None):

@@ -14,6 +14,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 import loops
+from tests.loops.sampling import sample
 from tests.loops.sweep import random_tasks as tasks
 from tests.loops.sweep.random_tasks import Plan
 
@@ -76,16 +77,20 @@ def trained_by_hand(plan):
     return tasks.trained_by_hand(plan, EPOCHS)
 
 
-FIXED = [
-    Plan("object", "adam", "hinge", "name", "[B]", "[B, 1]", "loop", "none", ("result", "loss", "mean", "count"), 0.3, 5),
-    Plan("deep", "accumulates", "mse", "called", "[B]", "none", "plain", "both", ("derived", "last", "metric"), None, 4, "tf.data", 1),
-    Plan("module", "momentum", "huber", "function", "[B, 1]", "[B]", "when", "none", ("count", "metric", "loss"), None, 11, "generator", 2),
-]
+FIXED = {
+    "object": Plan("object", "adam", "hinge", "name", "[B]", "[B, 1]", "loop", "none", ("result", "loss", "mean", "count"), 0.3, 5),
+    "deep": Plan(
+        "deep", "accumulates", "mse", "called", "[B]", "none", "plain", "both", ("derived", "last", "metric"), None, 4, "tf.data", 1
+    ),
+    "module": Plan(
+        "module", "momentum", "huber", "function", "[B, 1]", "[B]", "when", "none", ("count", "metric", "loss"), None, 11, "generator", 2
+    ),
+}
 
 
-@pytest.mark.parametrize("plan", FIXED, ids=lambda plan: plan.holder)
+@pytest.mark.parametrize("plan", sample(FIXED, "object", "deep"))
 def test_a_task_has_one_meaning(plan, two_replicas, tmp_path):
-    check(plan, two_replicas, tmp_path / "run")
+    check(FIXED[plan], two_replicas, tmp_path / "run")
 
 
 @pytest.mark.matrix

@@ -221,3 +221,29 @@ def test_the_losses_of_several_outputs_are_those_of_one_device(one_device, two_r
     assert {"a_loss", "val_b_loss"} <= found[0].keys()
     for name, values in found[0].items():
         np.testing.assert_allclose(found[1][name], values, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_optimizer_that_the_step_calls_by_itself_is_refused_where_it_would_add_up_means(two_replicas, replicas):
+    class ByItself(CallsLosses):
+        def __init__(self):
+            super().__init__()
+            self.optimizer = keras.optimizers.SGD(1e-3)
+
+        def train_step(self, batch):
+            with tf.GradientTape() as tape:
+                loss = self.mse(batch[1], self.model(batch[0]))
+            variables = self.model.trainable_variables
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            return {"loss": loss}
+
+    strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
+    x = np.arange(8, dtype="float32")[:, None]
+    with strategy.scope():
+        loop = loops.TrainLoop(ByItself(), loops.ArrayFeed((x, x * 3), 8), strategy=strategy, compile="graph")
+    if replicas == 1:
+        assert loop.run(epochs=1).history["loss"] == [np.mean((2 * x) ** 2)]
+        return
+    with pytest.raises(ValueError, match="calls SGD by itself, which adds up the gradients of 2 replicas.*self.apply_gradients"):
+        loop.run(epochs=1)
+    assert "apply" not in vars(loop.task.optimizer)

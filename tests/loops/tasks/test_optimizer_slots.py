@@ -11,6 +11,7 @@ import loops
 from loops import hooks
 from loops.tasks import optimizer_slots
 from tests.loops import tiny
+from tests.loops.sampling import sample
 
 OPT = keras.optimizers
 X = np.random.default_rng(0).normal(size=[32, 4]).astype("float32")
@@ -149,7 +150,7 @@ def toggle(loop, logs):
         loop.task.model.layers[1].trainable = False
 
 
-@pytest.mark.parametrize("compile", ["graph", "eager", pytest.param("xla", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize("compile", sample(["graph", "eager", "xla"], "graph"))
 def test_a_killed_run_has_the_slots_again_that_it_had(compile, tmp_path):
     def loop(workdir):
         feed = loops.ArrayFeed((X, X[:, :1]), 16)
