@@ -217,7 +217,8 @@ class Task:
         the examples before these are summed and divided by their number.
 
         Args:
-            loss_fn: a `keras.losses.Loss`, a Keras loss name, or a function `(y, y_pred) -> loss per example or scalar`.
+            loss_fn: a `keras.losses.Loss`, a Keras loss name, or a function `(y, y_pred) -> loss per example or scalar`. A scalar is taken
+                for a mean over the examples: a sum would be averaged over several replicas.
             y: targets.
             y_pred: predictions.
             sample_weight: weights per example, `[B]` or as far as the losses go.
