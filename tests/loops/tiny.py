@@ -1,5 +1,7 @@
 """Small tasks and data that the tests of the loop share."""
 
+import weakref
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,6 +9,8 @@ import tensorflow as tf
 import loops
 
 N_FEATURES, N_CLASSES = 6, 3
+
+_traces = weakref.WeakKeyDictionary()  # not an attribute of the task: a number that a trace changes would be warned of
 
 
 def data(n=100, seed=0):
@@ -25,13 +29,16 @@ class Classifier(loops.Task):
         self.model = keras.Sequential(layers)
         self.optimizer = optimizer or keras.optimizers.Adam(0.05)
         self.accuracy = keras.metrics.SparseCategoricalAccuracy()
-        self.traces = np.zeros([], int)  # an array: a number that a trace changes would be warned of
 
     def loss(self, y, y_pred):
         return self.compute_loss("sparse_categorical_crossentropy", y, y_pred)
 
+    @property
+    def traces(self):
+        return _traces.get(self, 0)
+
     def train_step(self, batch):
-        self.traces += 1
+        _traces[self] = self.traces + 1
         x, y = batch
         with tf.GradientTape() as tape:
             y_pred = self.model(x, training=True)
