@@ -110,7 +110,6 @@ class Execution:
         """Continues with another feed at `position`; `resume` is as for a new execution, if a saved run stood there."""
         self._reader.close()
         self.progress.pass_index, self.progress.batch = position.pass_index, position.batch
-        self._guard = None  # it may hold what was recorded of an iterator
         self._open(feed, resume)
 
     def advance(self, limit: int) -> bool:

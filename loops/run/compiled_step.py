@@ -155,7 +155,7 @@ class CompiledStep:
             ValueError: if the run is saved and two such variables of an eager step cannot be told apart.
         """
         used = self.execution.step.used
-        seen = len(self.execution.step.graphs), len(list(used))
+        seen = len(self.execution.step.graphs), len(used)
         if seen == self._looked_at:
             return
         self._looked_at = seen

@@ -134,10 +134,8 @@ class Restart:
             self._open_execution(found)
         if saved is not None:
             self._restore(saved)
-        if (
-            parts.step.graph is not None and parts.step.mode != "eager"
-        ):  # already traced, so changes by hooks from here on have to be noticed
-            parts.step.remember_constants()
+        if parts.step.graph is not None and parts.step.mode != "eager":
+            parts.step.remember_constants()  # already traced, so changes by hooks from here on have to be noticed
         parts.hooks.start(parts.progress.step, parts.now())
         if parts.steps_per_epoch is not None or parts.feed.steps_per_epoch is not None:
             parts.progress.steps_per_epoch = parts.steps_per_epoch or parts.feed.steps_per_epoch

@@ -86,11 +86,10 @@ def update(optimizer: Any, pairs: Pairs, when: Any, context: StepContext) -> Non
         agreeing = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(when, tf.int32))
         when = agreeing >= context.replicas
     context.updating = True
-    if accumulates(optimizer):
-        _accumulate(optimizer, pairs, when, context)
-    else:
-        _apply_share(optimizer, pairs, when, context)
-    context.updating = False
+    try:
+        (_accumulate if accumulates(optimizer) else _apply_share)(optimizer, pairs, when, context)
+    finally:
+        context.updating = False
 
 
 def _apply(optimizer: Any, pairs: Pairs, clip: contextlib.AbstractContextManager[None], context: StepContext) -> tf.Tensor:

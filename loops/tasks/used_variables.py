@@ -50,6 +50,10 @@ class UsedVariables:
         self._steps = 0
         self._contexts = contextlib.ExitStack()
 
+    def __len__(self) -> int:
+        """How many variables were seen, those that are gone included; looked at after every call."""
+        return len(self._seen)
+
     def __iter__(self) -> Iterator[tf.Variable]:
         return iter([variable for ref in list(self._seen.values()) if (variable := ref()) is not None])
 
