@@ -48,11 +48,17 @@ def compiled_loss(loss: Any, y: Any, y_pred: Any) -> keras.losses.Loss:
 
 
 _scaling = threading.local()
-_DEFAULTS = (("by_keras", True), ("sums", None), ("tracked", None))
+_DEFAULTS = (("by_keras", True), ("sums", None), ("scalars", None), ("tracked", None))
 
 
 @contextlib.contextmanager
-def loss_scaling(*, by_keras: bool, sums: Callable[[], Any] | None = None, tracked: Callable[[Any], Any] | None = None) -> Iterator[None]:
+def loss_scaling(
+    *,
+    by_keras: bool,
+    sums: Callable[[], Any] | None = None,
+    scalars: Callable[[], Any] | None = None,
+    tracked: Callable[[Any], Any] | None = None,
+) -> Iterator[None]:
     """Within this context, in this thread: whether Keras divides losses by the number of replicas, as it does by default.
 
     Where it does not, a loss is the mean over the examples of its own replica.
@@ -61,21 +67,22 @@ def loss_scaling(*, by_keras: bool, sums: Callable[[], Any] | None = None, track
         by_keras: whether Keras divides.
         sums: called for each loss whose reduction is "sum"; returns what the loss is multiplied by, None for nothing. None keeps that of
             an outer context.
+        scalars: called for each loss whose function returns one number for the whole batch. None keeps that of an outer context.
         tracked: where Keras does not divide: called with the loss of an output; returns what Keras's metric of that output gets.
     """
     losses = module(LOSS)
     outer: Any = tuple(getattr(_scaling, name, default) for name, default in _DEFAULTS)
-    sums = None if by_keras else sums or outer[1]
+    sums, scalars = (None, None) if by_keras else (sums or outer[1], scalars or outer[2])
     for name in LOSS_SCALING:
         if not hasattr(getattr(losses, name), "__wrapped__"):
             setattr(losses, name, _switched_off(getattr(losses, name)))
     if not hasattr(getattr(losses, LOSS_REDUCTION), "__wrapped__"):
-        setattr(losses, LOSS_REDUCTION, _with_sums_multiplied(getattr(losses, LOSS_REDUCTION)))
-    _scaling.by_keras, _scaling.sums, _scaling.tracked = by_keras, sums, tracked
+        setattr(losses, LOSS_REDUCTION, _told_of_sums_and_scalars(getattr(losses, LOSS_REDUCTION)))
+    _scaling.by_keras, _scaling.sums, _scaling.scalars, _scaling.tracked = by_keras, sums, scalars, tracked
     try:
         yield
     finally:
-        _scaling.by_keras, _scaling.sums, _scaling.tracked = outer
+        _scaling.by_keras, _scaling.sums, _scaling.scalars, _scaling.tracked = outer
 
 
 def keras_scales_losses() -> bool:
@@ -96,15 +103,19 @@ def _switched_off(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return switch
 
 
-def _with_sums_multiplied(reduce: Callable[..., Any]) -> Callable[..., Any]:
-    """`reduce`, with `sums` of `loss_scaling` applied."""
+def _told_of_sums_and_scalars(reduce: Callable[..., Any]) -> Callable[..., Any]:
+    """`reduce`, which calls what `loss_scaling` was given for sums and scalars."""
 
     @functools.wraps(reduce)
     def reduced(values: Any, sample_weight: Any = None, reduction: Any = "sum_over_batch_size") -> Any:
         loss = reduce(values, sample_weight, reduction)
-        sums = getattr(_scaling, "sums", None)
-        # Keras hands on what is a scalar already, whatever the reduction.
-        factor = sums() if sums is not None and reduction == "sum" and tuple(values.shape) != () else None
+        sums, scalars = getattr(_scaling, "sums", None), getattr(_scaling, "scalars", None)
+        if sums is None or scalars is None:
+            return loss
+        if values.shape.rank == 0:  # Keras hands on what is a scalar already, whatever the reduction
+            scalars()
+            return loss
+        factor = sums() if reduction == "sum" else None
         return loss if factor is None else loss * tf.cast(factor, loss.dtype)
 
     return reduced

@@ -113,8 +113,7 @@ class Program:
 
     def key(self, source: Any, spec: Any) -> Any:
         """A hashable identity of the step that a call with this source runs."""
-        if self.mode == "xla" and isinstance(source, Block):
-            return self.step.key(self._spec(source, spec))
+        spec = self._spec(source, spec)
         if self._known_key is None or self._known_key[0] is not spec:
             self._known_key = spec, self.step.key(spec)
         return self._known_key[1]
@@ -122,7 +121,7 @@ class Program:
     def _spec(self, source: Any, spec: Any) -> Any:
         """Type specs of the batches; under XLA those of a block have the shapes of its batches."""
         if self.mode == "xla" and isinstance(source, Block):
-            return tf.nest.map_structure(lambda t: None if t is None else tf.TensorSpec(t.shape[1:], t.dtype), source.tensors)
+            return source.batch_spec
         return spec
 
     def __call__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +39,11 @@ class Block:
 
     tensors: Any
     n: int
+
+    @functools.cached_property
+    def batch_spec(self) -> Any:
+        """Nested structure of the `tf.TensorSpec`s of one batch, `[B, ...]`; None for a leaf that is None."""
+        return tf.nest.map_structure(lambda t: None if t is None else tf.TensorSpec(t.shape[1:], t.dtype), self.tensors)
 
     @property
     def capacity(self) -> int:

@@ -6,9 +6,10 @@ It knows neither files nor epochs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -38,8 +39,7 @@ class FinalWeights:
     def put(self) -> None:
         """Calls `Task.finalize` and averages what replicas know of moving statistics; remembers the values from before."""
         task, self._changes = self._parts.task, []
-        if not _may_change(task) and not self._parts.step.several_replicas:
-            task.finalize()
+        if not _may_change(task, self._parts.step.trained.tracked.optimizers.values()) and not self._parts.step.several_replicas:
             return
         before = Backup(local_variables(task.tracked.all_variables()))
         self._parts.step.average_replicas()
@@ -84,11 +84,14 @@ class FinalWeights:
             self._changes = changes
 
 
-def _may_change(task: Task) -> bool:
-    """Whether `Task.finalize` may assign something: an optimizer keeps averages, or the method is the user's."""
-    inner = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in task.optimizers.values()]
+def _may_change(task: Task, optimizers: Iterable[keras.optimizers.Optimizer]) -> bool:
+    """Whether `Task.finalize` may assign something: one of the optimizers keeps averages, or a method is the user's."""
+    inner = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in optimizers]
     several = [one for optimizer in inner for one in getattr(optimizer, "optimizers", [optimizer])]
-    return any(one.use_ema for one in several) or type(task).finalize not in (Task.finalize, KerasTask.finalize)
+    own_method = any(not type(one).finalize_variable_values.__module__.startswith("keras.") for one in several)
+    if own_method or any(one.use_ema for one in several):
+        return True
+    return type(task).finalize not in (Task.finalize, KerasTask.finalize)
 
 
 def _equal(a: Any, b: Any) -> bool:

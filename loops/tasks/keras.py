@@ -92,7 +92,8 @@ class KerasTask(Task):
 
     def eval_step(self, batch: Any) -> Mapping[str, Any]:
         self._follow_model()
-        if self._own_test_step or tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        as_in_keras = tf.distribute.get_strategy().num_replicas_in_sync == 1 and not current("eval_step").xla
+        if self._own_test_step or as_in_keras:
             with _private_api.loss_scaling(by_keras=True):
                 logs = self.model.test_step(batch)
             return self._reported("eval", logs, None)
@@ -109,7 +110,10 @@ class KerasTask(Task):
         y_pred = model(x, training=training) if _private_api.takes_training(model) else model(x)
         first = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
         several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-        uncounted = several and first.shape[0] is None
+        hidden = current("eval_step").xla
+        if hidden:
+            y_pred = tf.nest.map_structure(_of_unknown_size, y_pred)
+        uncounted = several and (hidden or first.shape[0] is None)
         sums, tracked = _inverse_share if several else None, _by_share if uncounted else None
         with _private_api.loss_scaling(by_keras=False, sums=sums, tracked=tracked):
             loss = _private_api.loss_in_step(model, x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
@@ -244,6 +248,14 @@ class PredictionTask(KerasTask):
 def _inverse_share() -> tf.Tensor:
     """What makes a sum over this replica's examples one over all examples, once it is weighted by the replica's share of them."""
     return tf.math.reciprocal_no_nan(current("train_step").example_share())
+
+
+def _of_unknown_size(y_pred: tf.Tensor) -> tf.Tensor:
+    """The same tensor with an unknown first dimension: Keras's metrics of single outputs weight by it where they know it.
+
+    In a graph, as in `model.fit`, they do not.
+    """
+    return tf.raw_ops.PlaceholderWithDefault(input=y_pred, shape=[None, *y_pred.shape[1:]])
 
 
 def _by_share(loss: tf.Tensor) -> tf.Tensor:

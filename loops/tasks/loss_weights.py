@@ -1,4 +1,4 @@
-"""Warns, under several replicas, of losses whose gradient has another weight than on one device: token means, and sums.
+"""Warns, under several replicas, of losses whose gradient has another weight than on one device: token means, sums, scalars.
 
 A step that returns `loops.Mean(loss, weight=tokens)` says that its loss is a mean over tokens. The gradient of each replica is weighted by
 `Task.batch_size`, which counts examples unless it is overridden, so the update is not that of one device. It changes nothing.
@@ -12,14 +12,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops.messages import warn
+from loops.messages import say, warn
 from loops.tasks.base import Task
 from loops.tasks.reductions import Mean
 
-__all__ = ["check", "warn_of_sum"]
+__all__ = ["check", "note_on_scalar", "warn_of_sum"]
 
 _told: weakref.WeakSet[Any] = weakref.WeakSet()
 _told_of_sums: weakref.WeakSet[Any] = weakref.WeakSet()
+_told_of_scalars: weakref.WeakSet[Any] = weakref.WeakSet()
 _SHAPES = ("Shape", "ShapeN", "Size", "Rank")
 
 
@@ -54,6 +55,16 @@ def warn_of_sum(task: Any) -> None:
             'Warning: the step computes a Keras loss with reduction="sum", which under several replicas is the sum over the replica\'s own '
             "examples. Gradients are averaged over replicas by their examples, so the update is not that of one device: take the mean "
             "(the default), or divide the sum by the number of the replica's own examples."
+        )
+
+
+def note_on_scalar(task: Any) -> None:
+    """Says once for each task what a scalar means. Call it when a loss function has returned one number for the whole batch."""
+    if task not in _told_of_scalars:
+        _told_of_scalars.add(task)
+        say(
+            "Note: a loss function returned one number for the batch of a replica; it counts as the mean over the replica's examples, so "
+            "replicas are averaged by their examples. If it is a sum, let the function return one loss per example."
         )
 
 

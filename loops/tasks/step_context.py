@@ -34,6 +34,7 @@ class StepContext:
         observes: names of the tensors that hooks observe.
         fuse: whether updates may be fused (see `fused_updates.py`), which changes no bit.
         carriers: variables that bring values out of control flow, kept from trace to trace; see `carried.py`.
+        xla: whether the step is traced for XLA, so that shapes are static which the same step does not know in a graph.
 
     Attributes:
         losses: the losses that the step minimized.
@@ -52,12 +53,14 @@ class StepContext:
         observes: frozenset[str],
         fuse: bool = False,
         carriers: dict[Any, tf.Variable] | None = None,
+        xla: bool = False,
     ):
         self.step = step
         self.examples = tf.convert_to_tensor(examples)
         self.transforms = transforms
         self.observes = observes
         self.fuse = fuse and self.replicas == 1
+        self.xla = xla
         self.losses: list[tf.Tensor] = []
         self.observed: dict[str, Any] = {}
         self.results: list[tuple[Any, Any]] = []

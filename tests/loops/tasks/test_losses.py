@@ -185,6 +185,24 @@ def test_a_compiled_sum_is_the_sum_over_all_replicas(one_device, two_replicas, e
             np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("scalar", [True, False])
+def test_a_loss_function_that_returns_a_scalar_counts_as_a_mean_which_is_said(one_device, two_replicas, scalar, capsys):
+    def squares(y, y_pred):
+        return tf.reduce_mean(tf.square(y - y_pred), None if scalar else -1)
+
+    x, found = np.random.default_rng(0).normal(size=[11, 3]).astype("float32"), []
+    for strategy in (one_device, two_replicas):
+        with strategy.scope():
+            model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1, kernel_initializer="ones")])
+            model.compile(keras.optimizers.SGD(0.1), squares)
+        history = loops.fit(model, x, x[:, :1], batch_size=4, epochs=2, shuffle=False, verbose=0, compile="graph").history
+        found.append([history["loss"], *model.get_weights()])
+        said = capsys.readouterr().out.count("returned one number for the batch")
+        assert said == (strategy is two_replicas and scalar)
+    for value, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
 class Sums(loops.Task):
     def __init__(self):
         super().__init__()
@@ -218,6 +236,21 @@ def test_the_losses_of_several_outputs_are_those_of_one_device(one_device, two_r
             model.compile(keras.optimizers.SGD(0.01), {"a": "mse", "b": "mae"})
         history = loops.fit(model, x, y, batch_size=8, epochs=2, shuffle=False, verbose=0, compile="graph", validation_data=(x, y)).history
         found.append(history)
+    assert {"a_loss", "val_b_loss"} <= found[0].keys()
+    for name, values in found[0].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("compile", ["xla", "eager"])
+def test_the_losses_of_several_outputs_with_a_short_last_batch_are_those_of_fit_in_every_mode(compile):
+    x = np.random.default_rng(0).normal(size=[11, 3]).astype("float32")
+    y, found = {"a": x[:, :1], "b": 3 * x[:, 1:2]}, []
+    for fit in (keras.Model.fit, functools.partial(loops.fit, compile=compile)):
+        inputs = keras.Input([3])
+        outputs = {name: keras.layers.Dense(1, kernel_initializer="ones", name=name)(inputs) for name in ("a", "b")}
+        model = keras.Model(inputs, outputs)
+        model.compile(keras.optimizers.SGD(0.01), {"a": "mse", "b": "mae"}, run_eagerly=compile == "eager")
+        found.append(fit(model, x, y, batch_size=8, epochs=2, shuffle=False, verbose=0, validation_data=(x, y)).history)
     assert {"a_loss", "val_b_loss"} <= found[0].keys()
     for name, values in found[0].items():
         np.testing.assert_allclose(found[1][name], values, rtol=1e-5, err_msg=name)
