@@ -20,7 +20,10 @@ import tensorflow as tf
 from loops import _private_api, files
 from loops.tasks.variable_reads import VariableReads
 
-__all__ = ["WeightsWriter", "atomically"]
+__all__ = ["WeightsWriter", "atomically", "attributes_lock"]
+
+# Whoever gives a model an attribute for a moment, or reads its attributes in another thread, holds it meanwhile.
+attributes_lock = threading.Lock()
 
 
 def atomically(path: pathlib.Path, write: Callable[[str], Any]) -> None:
@@ -144,8 +147,9 @@ class WeightsWriter:
             job, self._job = self._job, None
         assert job is not None
         self._not_before = time.monotonic() + _SECONDS_BETWEEN_FILES
-        _check_structure(job)
-        _write_copies(job.model, job.path, job.copies, lambda: [then() for then in job.then])
+        with attributes_lock:
+            _check_structure(job)
+            _write_copies(job.model, job.path, job.copies, lambda: [then() for then in job.then])
 
     def _thread(self) -> concurrent.futures.ThreadPoolExecutor:
         if self._pool is None:

@@ -14,6 +14,7 @@ from loops.engine.progress import Progress
 from loops.engine.rows import Window
 from loops.hooks import _keras_callback_state as states
 from loops.hooks._swapped_averages import SwappedAverages
+from loops.hooks._weights_writer import attributes_lock
 from loops.hooks.base import Hook, Loop, Phase
 from loops.messages import say
 from loops.triggers import Never
@@ -188,12 +189,13 @@ class KerasCallbacks(Hook):
         if self._optimizer is None or "optimizer" in attributes:
             yield
             return
-        # Not by assignment, which would make it a part of the model that is saved.
-        attributes["optimizer"] = self._optimizer
-        try:
-            yield
-        finally:
-            attributes.pop("optimizer", None)
+        with attributes_lock:
+            # Not by assignment, which would make it a part of the model that is saved.
+            attributes["optimizer"] = self._optimizer
+            try:
+                yield
+            finally:
+                attributes.pop("optimizer", None)
 
 
 class KerasBatchCalls(Hook):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 
 import keras
@@ -12,6 +13,8 @@ import tensorflow as tf
 from keras import callbacks as kc
 from keras import layers
 
+import loops
+from tests.loops import tiny
 from tests.loops.hooks.keras_reference import assert_parity
 from tests.loops.parity.harness import keras_fit, loops_fit, same_bits, train
 
@@ -205,3 +208,14 @@ def test_an_optimizer_is_still_found_by_name_in_a_callback():
 
     expected, _ = assert_parity(regression, DATA, callbacks=acting(("on_epoch_end", rate)))
     assert expected.history["count"] == [3.0, 6.0, 9.0, 12.0]
+
+
+def test_a_file_in_writing_does_not_see_the_optimizer_that_callbacks_find_at_the_model(tmp_path):
+    optimizer = keras.optimizers.SGD(0.1)
+    task = tiny.Classifier(optimizer)
+    slow = kc.LambdaCallback(on_epoch_begin=lambda epoch, logs: time.sleep(0.05 if task.model.optimizer is optimizer else 0.0))
+    keep = loops.hooks.ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True)
+    feed = tiny.feed_of("array", *tiny.data(64))
+    loops.TrainLoop(task, feed, [slow, keep], compile="graph").run(epochs=6)  # a writer that does not wait: SaveError
+    assert len(list(tmp_path.iterdir())) == 6
+    assert not hasattr(task.model, "optimizer")
