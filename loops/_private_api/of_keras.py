@@ -115,6 +115,8 @@ def _told_of_sums_and_scalars(reduce: Callable[..., Any]) -> Callable[..., Any]:
         if values.shape.rank == 0:  # Keras hands on what is a scalar already, whatever the reduction
             scalars()
             return loss
+        if tuple(loss.shape) == (0,) and reduction not in (None, "none"):
+            return tf.reduce_sum(loss)  # of a replica without examples, which Keras hands on as it is where the size is static
         factor = sums() if reduction == "sum" else None
         return loss if factor is None else loss * tf.cast(factor, loss.dtype)
 

@@ -203,6 +203,17 @@ def test_a_loss_function_that_returns_a_scalar_counts_as_a_mean_which_is_said(on
         np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("compile", ["graph", "eager"])
+def test_batches_of_one_example_leave_a_replica_without(one_device, two_replicas, compile):
+    x, found = np.random.default_rng(0).normal(size=[3, 1]).astype("float32"), []
+    for strategy in (one_device, two_replicas):
+        with strategy.scope():
+            task = CallsLosses()
+        loop = loops.TrainLoop(task, loops.ArrayFeed((x, x * 3), 1, shuffle=False), strategy=strategy, compile=compile)
+        found.append(loop.run(epochs=1).history["called"])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
 class Sums(loops.Task):
     def __init__(self):
         super().__init__()
