@@ -1,11 +1,15 @@
-"""Looks at the snapshots of runs: which there are, whether they are whole, and in what two of them differ.
+"""Looks at runs: which there are and how good they became, what their snapshots hold, and in what two of them differ.
 
+    python scripts/runs.py list runs --sort=val_loss                   # one line a run: what differs in their configs, state, best epoch
+    python scripts/runs.py best runs --metric=val_accuracy
+    python scripts/runs.py compare runs/first runs/second              # a table, and their curves in one picture
+    python scripts/runs.py remove runs/first                           # asks first; never one that is running
     python scripts/runs.py snapshots runs/first                        # verifies each, and says what it holds
     python scripts/runs.py diff runs/first runs/second                 # the newest whole one of each
     python scripts/runs.py diff runs/first/snapshots/900 runs/first/snapshots/1800 --all
 
-Exit codes: `snapshots` 0 if all are whole, 1 if one is damaged; `diff` 0 if the two are equal, bit for bit, 1 if not; 2 if that could not
-be found out. It only reads, and may be used while a run goes on.
+Exit codes: `snapshots` 0 if all are whole, 1 if one is damaged; `diff` 0 if the two are equal, bit for bit, 1 if not; `remove` 1 if a run
+was kept; 2 if something could not be found out. All but `remove` only read, and may be used while a run goes on.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from loops.snapshots.diff import compare
 from loops.snapshots.files import verify
 from loops.snapshots.manifest import MANIFEST, TENSORS
 from loops.snapshots.store import DamagedSnapshot, Manifest, Retention, SnapshotStore
-from research import command_line
+from research import command_line, run_tables
 from research.study import InputError
 
 SNAPSHOTS = "snapshots"
@@ -38,10 +42,23 @@ _INCIDENTAL = re.compile(
     r"array 'trace/|state\['(trace|looks)'\]|state\['progress'\]\['seconds'\]|state\S*\['in_flight'\]"
     r"|state\['hooks'\]\['(TensorBoard|ProgressBar)"
 )
-COMMANDS = {"snapshots": ["WORKDIR"], "diff": ["A", "B"]}
+COMMANDS = {
+    "list": ["FOLDER"],
+    "best": ["FOLDER"],
+    "compare": ["A", "B", "..."],
+    "remove": ["A", "..."],
+    "snapshots": ["WORKDIR"],
+    "diff": ["A", "B"],
+}
 
 
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
+    flags.DEFINE_string("metric", None, "Which metric makes a run good. Default: val_loss, else loss.", flag_values=values)
+    flags.DEFINE_enum("mode", None, ["min", "max"], "Whether a small or a large metric is good; told by its name.", flag_values=values)
+    flags.DEFINE_string("sort", None, "list: the column to sort by, with a - in front the other way round.", flag_values=values)
+    flags.DEFINE_enum("format", "text", run_tables.FORMATS, "list: how the table is written.", flag_values=values)
+    flags.DEFINE_string("out", "compare.png", "compare: where the picture goes.", flag_values=values)
+    flags.DEFINE_bool("yes", False, "remove: does not ask.", flag_values=values)
     flags.DEFINE_bool("all", False, "diff: say everything that differs, not only what is first.", flag_values=values)
     flags.DEFINE_bool(
         "incidental",
@@ -65,16 +82,34 @@ def program(argv: Sequence[str]) -> int:
     def main(args: flags.FlagValues) -> int:
         if not words or words[0] not in COMMANDS:
             said = f"There is no command {words[0]!r}: say" if words else "Say what to do:"
-            raise InputError(f"{said} {' or '.join(' '.join([name, *takes]) for name, takes in COMMANDS.items())}; see --help.")
+            *ways, last = (" ".join([name, *takes]) for name, takes in COMMANDS.items())
+            raise InputError(f"{said} {', '.join(ways)} or {last}; see --help.")
         command, *given = words
-        if len(given) != len(COMMANDS[command]):
-            raise InputError(f"{command} takes {' and '.join(COMMANDS[command])}; got {' '.join(given) or 'nothing'}.")
+        takes = [name for name in COMMANDS[command] if name != "..."]
+        if len(given) < len(takes) or (len(given) > len(takes) and takes == COMMANDS[command]):
+            raise InputError(f"{command} takes {' '.join(COMMANDS[command])}; got {' '.join(given) or 'nothing'}.")
         try:
-            return snapshots(*given) if command == "snapshots" else diff(*given, every=args.all, incidental=args.incidental)
+            return _done(command, given, args)
         except (DamagedSnapshot, OSError, ValueError) as error:
             raise InputError(str(error)) from error
 
     return command_line.run(main, define_flags, [argv[0], *(word for word in argv[1:] if word.startswith("-"))])
+
+
+def _done(command: str, given: list[str], args: flags.FlagValues) -> int:
+    """Does a command and returns the exit code."""
+    by = {"metric": args.metric, "mode": args.mode}
+    if command == "list":
+        return run_tables.list_runs(*given, sort=args.sort, format=args.format, **by)
+    if command == "best":
+        return run_tables.best_run(*given, **by)
+    if command == "compare":
+        return run_tables.compare_runs(given, out=args.out, **by)
+    if command == "remove":
+        return run_tables.remove_runs(given, yes=args.yes)
+    if command == "snapshots":
+        return snapshots(*given)
+    return diff(*given, every=args.all, incidental=args.incidental)
 
 
 def snapshots(workdir: str) -> int:
@@ -110,7 +145,7 @@ def diff(a: str, b: str, *, every: bool, incidental: bool) -> int:
     pair = []
     for name, given in (("A", a), ("B", b)):
         path, manifest = _snapshot(pathlib.Path(given))
-        print(f"{name}: {path} (step {manifest.step:,}, {_size(manifest.nbytes)})")
+        print(f"{name}: {path} (step {manifest.step:,}, {run_tables.size(manifest.nbytes)})")
         pair.append((path, manifest))
     comparison = compare(*pair) if incidental else compare(*pair).without(_INCIDENTAL)
     if comparison.differences:
@@ -152,7 +187,7 @@ def _described(store: SnapshotStore, step: int, what: Manifest | DamagedSnapshot
     return [
         str(what.info.get("epoch", "")),
         f"{datetime.datetime.fromtimestamp(when):%Y-%m-%d %H:%M:%S}",
-        _size(what.nbytes),
+        run_tables.size(what.nbytes),
         ", ".join(kept),
         ", ".join(metrics),
     ]
@@ -163,12 +198,7 @@ def _state_of(path: pathlib.Path) -> str:
         manifest = verify(path, int(path.name.split("-")[1]))
     except DamagedSnapshot as error:
         return error.reason
-    return f"whole, {_size(manifest.nbytes)}"
-
-
-def _size(nbytes: int) -> str:
-    size, unit = next(((nbytes / of, unit) for of, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")) if nbytes >= of), (nbytes, "B"))
-    return f"{size:.3g} {unit}"
+    return f"whole, {run_tables.size(manifest.nbytes)}"
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -210,8 +210,8 @@ class GlobalStep:
         )
         ops = EagerOps() if self._eager and not isinstance(self.task, KerasTask) and self.task.tracked.metrics else None
         sums = functools.partial(loss_weights.warn_of_sum, self.task) if context.replicas > 1 else None
-        scalars = functools.partial(loss_weights.note_on_scalar, self.task) if context.replicas > 1 else None
-        with context, ops or contextlib.nullcontext(), _private_api.loss_scaling(by_keras=False, sums=sums, scalars=scalars):
+        of_batches = functools.partial(loss_weights.note_on_scalar, self.task) if context.replicas > 1 else None
+        with context, ops or contextlib.nullcontext(), _private_api.loss_scaling(by_keras=False, sums=sums, scalars=of_batches):
             keep = self._per_replica_state() if context.replicas > 1 else []
             scope = tf.xla.experimental.jit_scope() if self._xla and context.replicas > 1 else contextlib.nullcontext()
             with scope, FastOps() if self._xla else contextlib.nullcontext():

@@ -30,7 +30,7 @@ def end(parts: RunParts, saved: SavedStates) -> None:
             errors.append(error)
     failing = sys.exc_info()[0] is not None
     try:
-        if (failure := saved.close()) is not None:
+        if (failure := saved.close(parts, sys.exc_info()[1] or next(iter(errors), None))) is not None:
             saved.failures.add_snapshot(failure)
     except Exception as error:
         errors.append(error)

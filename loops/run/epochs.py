@@ -51,6 +51,7 @@ class Epochs:
             begun: when the run began, on the loop's clock, moved back by the time that it took in earlier processes.
         """
         parts, self._noticed = self._parts, False
+        self._saved.training_begins()
         while not parts.target_reached() and parts.stop_reason is None and not interrupts.requested:
             self._run_epoch(interrupts, begun)
         self._settle()

@@ -98,7 +98,7 @@ class Restart:
             self._open_workdir()
             self._saved.write(self._parts, on_disk=True)
         finally:
-            failure = self._saved.close()
+            failure = self._saved.close(self._parts, None)
         if failure is not None:
             raise SaveError(failure)
 

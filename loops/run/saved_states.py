@@ -14,7 +14,7 @@ import numpy as np
 
 from loops.errors import MismatchError
 from loops.messages import say
-from loops.run import resume_rules, run_state
+from loops.run import outcome_file, resume_rules, run_state
 from loops.run.parts import RunParts
 from loops.run.run_state import RunState
 from loops.run.workdir import FEED, RunFolder
@@ -49,6 +49,7 @@ class SavedStates:
         self._good: RunState | None = None
         self._at_start: dict[str, Any] = {}
         self._saved_moment: Any = None
+        self._ends_are_written = False
 
     @property
     def workdir(self) -> pathlib.Path | None:
@@ -187,9 +188,40 @@ class SavedStates:
         parts.execution.rewind()
         return self.good.step
 
-    def close(self) -> str | None:
-        """Waits for what is being written and unlocks the folder. Returns why the last state could not be saved, or None."""
-        return self._folder.close() if self._folder is not None else None
+    def training_begins(self) -> None:
+        """Removes what the workdir says about the end of the run."""
+        if self._folder is not None:
+            self._ends_are_written = True
+            with self.failures.tolerated():
+                outcome_file.remove(self._folder.path)
+
+    def close(self, parts: RunParts, error: BaseException | None) -> str | None:
+        """Waits for what is being written, writes how the run ended, if it had begun, and unlocks the folder.
+
+        Args:
+            parts: the run.
+            error: why it ends, or None.
+
+        Returns:
+            Why the last state could not be saved, or None.
+        """
+        return self._folder.close(lambda failure: self._write_outcome(parts, error, failure)) if self._folder is not None else None
+
+    def _write_outcome(self, parts: RunParts, error: BaseException | None, failure: str | None) -> None:
+        if not self._ends_are_written or self._folder is None:
+            return
+        progress, self._ends_are_written = parts.progress, False
+        failed = failure is not None or (error is not None and not isinstance(error, KeyboardInterrupt))
+        reason = failure or (str(error).strip().partition("\n")[0] or type(error).__name__ if failed else parts.stop_reason)
+        with self.failures.tolerated():
+            outcome_file.write(
+                self._folder.path,
+                "failed" if failed else parts.loop.outcome,
+                reason=reason,
+                step=progress.step,
+                epochs=progress.epoch + progress.epoch_ended,
+                seconds=progress.seconds,
+            )
 
     def where(self) -> str:
         """A sentence that says which state is on disk; empty if there is none."""

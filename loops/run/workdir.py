@@ -117,8 +117,11 @@ class RunFolder:
         """Makes the next `open` look for a snapshot again."""
         self._opened = False
 
-    def close(self) -> str | None:
+    def close(self, ended: Callable[[str | None], Any]) -> str | None:
         """Waits for what is being written and unlocks the folder.
+
+        Args:
+            ended: called before the folder is unlocked, with what this returns.
 
         Returns:
             Why the last state could not be saved, or None.
@@ -127,6 +130,7 @@ class RunFolder:
             if self._writer is None:
                 return None
             self._writer.close()
+            ended(self._writer.failure)
             return self._writer.failure
         finally:
             self._writer = None

@@ -243,10 +243,10 @@ def test_how_other_kinds_of_values_differ(a, b, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Say what to do: snapshots WORKDIR or diff A B"),
-        (["inspect", "x"], "There is no command 'inspect': say snapshots WORKDIR or diff A B"),
+        ([], "Say what to do: list FOLDER, best FOLDER, compare A B ..., remove A ..., snapshots WORKDIR or diff A B;"),
+        (["inspect", "x"], "There is no command 'inspect': say list FOLDER, "),
         (["snapshots"], "snapshots takes WORKDIR; got nothing"),
-        (["diff", "x"], "diff takes A and B"),
+        (["diff", "x"], "diff takes A B; got x"),
         (["snapshots", "{tmp}/nowhere"], "There is no folder"),
         (["snapshots", "{tmp}"], "There are no snapshots in"),
         (["diff", "{tmp}", "{tmp}"], "There are no snapshots in"),
