@@ -23,6 +23,7 @@ from loops.hooks.profile import Profile
 from loops.hooks.progress_bar import ProgressBar
 from loops.hooks.reduce_lr_on_plateau import ReduceLROnPlateau
 from loops.hooks.remote_monitor import RemoteMonitor
+from loops.hooks.report import Report
 from loops.hooks.snapshot import Snapshot
 from loops.hooks.tensorboard import TensorBoard
 from loops.hooks.terminate_on_nan import TerminateOnNaN
@@ -49,6 +50,7 @@ __all__ = [
     "ProgressBar",
     "ReduceLROnPlateau",
     "RemoteMonitor",
+    "Report",
     "Snapshot",
     "TensorBoard",
     "TerminateOnNaN",
