@@ -81,6 +81,10 @@ class Loop(Protocol):
     def steps(self) -> int | None: ...
 
     @property
+    def config(self) -> Mapping[str, Any]:
+        """The settings of the experiment that the loop was given to keep; empty if there are none."""
+
+    @property
     def workdir(self) -> pathlib.Path | None:
         """The folder of the run, or None."""
 

@@ -17,13 +17,14 @@ from loops.engine.progress import Progress
 from loops.engine.rows import Window
 from loops.engine.timing import Pace
 from loops.hooks.base import Hook, Loop, Phase
-from loops.summaries import model_views, projector
+from loops.summaries import hparams, model_views, projector
 from loops.summaries.profiler_range import ProfiledRange
 from loops.summaries.run_writers import RunWriters
 
 __all__ = ["TensorBoard"]
 
 _SECONDS_BETWEEN_LOOKS = 2.0
+_ROOT = ""  # the run of the directory itself
 _LARGEST_VECTOR = 100  # elements of a metric that get a scalar tag each
 
 
@@ -40,6 +41,7 @@ class TensorBoard(Hook):
     | `<weight>/histogram`, `<weight>/gradient_histogram`, `<weight>/image` | `train` | epoch | every `histogram_freq` epochs |
     | `epoch_weight_norm`, `weight_norm/<weight>`, the same with `gradient` | `train` | epoch | every `histogram_freq` epochs |
     | `keras`, and the graph of the compiled program | `train` | | once |
+    | the config of the loop: hyper-parameters for the HParams dashboard, and `config` as text | `.` | | once |
 
     Epochs are counted from 0, as Keras does. Training steps are counted from 1 over the whole run, also when `run` is called again. The
     values of single steps are those that the task returned for them (Keras writes means of the epoch to date). The compiled program returns
@@ -110,7 +112,7 @@ class TensorBoard(Hook):
         self._runs = RunWriters()
         self._evaluated: dict[str, tuple[str, str]] = {}
         self._pace = Pace()
-        self._running = self._graph_written = False
+        self._running = self._graph_written = self._config_written = False
 
     def image(self, name: str, array: npt.ArrayLike, step: int, *, run: str = "train") -> None:
         """Writes images of your own, from any hook that runs in the same loop.
@@ -133,7 +135,7 @@ class TensorBoard(Hook):
         # A run in a workdir is recognized when it is started again; a run without one cannot be.
         identity = None if loop.workdir is None else f"{os.path.abspath(loop.workdir)}|{self.name}"
         self._runs.begin(directory, identity, from_step_0=loop.progress.step == 0)
-        self._running, self._graph_written = True, False
+        self._running, self._graph_written, self._config_written = True, False, False
         self._evaluated = {}
         if self.embeddings_freq:
             self._metadata = projector.read_metadata(self.embeddings_metadata, directory)
@@ -141,6 +143,10 @@ class TensorBoard(Hook):
         self._profiled.at(loop.progress.step, self._runs.path("train"))
 
     def on_epoch_begin(self, loop: Loop) -> None:
+        if loop.config and not self._config_written:
+            self._config_written = True
+            self._runs[_ROOT].hparams(hparams.flat(loop.config))
+            self._runs[_ROOT].text("config", hparams.as_text(loop.config), 0)
         self._pace.start(loop.progress.step, loop.clock())
 
     def on_window_end(self, loop: Loop, window: Window) -> None:
@@ -191,11 +197,14 @@ class TensorBoard(Hook):
         self._profiled.stop()
         if self.write_graph and not self._graph_written and loop.progress.step > 0:
             self._write_graphs(loop)
+        if self._config_written and loop.outcome != "interrupted":  # an interrupted run goes on
+            self._runs[_ROOT].ended(loop.outcome)
         self._runs.close()
 
     def state_dict(self) -> dict[str, Any]:
         evaluated = {key: list(place) for key, place in self._evaluated.items()}
-        return {**self._runs.state_dict(), "graph_written": self._graph_written, "evaluated": evaluated}
+        written = {"graph_written": self._graph_written, "config_written": self._config_written}
+        return {**self._runs.state_dict(), **written, "evaluated": evaluated}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if lost := self._runs.load_state_dict(state):
@@ -204,7 +213,7 @@ class TensorBoard(Hook):
                 "what they held is not shown any more. Training goes on.",
                 stacklevel=2,
             )
-        self._graph_written = state["graph_written"]
+        self._graph_written, self._config_written = state["graph_written"], state["config_written"]
         self._evaluated = {key: (run, name) for key, (run, name) in state["evaluated"].items()}
 
     @staticmethod

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loops.summaries import event_records, event_rows
+from loops.summaries import event_records, event_rows, hparams
 from loops.summaries.event_files import EventFile
 
 __all__ = ["SummaryWriter"]
@@ -110,6 +110,15 @@ class SummaryWriter:
         """Writes a text, which TensorBoard shows as Markdown."""
         self._put(functools.partial(event_records.text, tag, text, step, time.time()))
         self.last_step = max(self.last_step, int(step))
+
+    def hparams(self, values: Mapping[str, bool | float | str]) -> None:
+        """Writes the hyper-parameters of a run for the HParams dashboard."""
+        self._put(functools.partial(hparams.given, dict(values)))
+        self.last_step = max(self.last_step, 0)
+
+    def ended(self, outcome: str | None) -> None:
+        """Writes for the HParams dashboard how a run ended, see `TrainLoop.outcome`."""
+        self._put(functools.partial(hparams.ended, outcome))
 
     def keras_graph(self, tag: str, model_json: str) -> None:
         """Writes the layers of a Keras model, given as its `to_json()`, for TensorBoard's conceptual graph."""

@@ -68,6 +68,7 @@ class FakeLoop:
         self.steps: int | None = None
         self.graph: tf.Graph | None = None
         self.is_chief = True
+        self.config: Mapping[str, Any] = {}
         self.on_nonfinite = loops.OnNonFinite("ignore")
         self.outcome: str | None = None
         self.stop_reason: str | None = None
