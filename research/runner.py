@@ -5,12 +5,13 @@ It knows no study by name (see `research.study`); flags and exit codes are read 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -48,6 +49,7 @@ def train(
     strategy: tf.distribute.Strategy | None = None,
     compile: str = "auto",
     seed: int = 0,
+    extra_hooks: Sequence[Any] = (),
 ) -> Run | Runs:
     """Trains a study or a comparison, evaluates it on its test set, draws, and prints.
 
@@ -63,6 +65,7 @@ def train(
         strategy: distribution strategy, the one that the study was built with.
         compile: how steps run, as in `loops.TrainLoop`.
         seed: seed of the loop, the one that the study was built with.
+        extra_hooks: hooks beside those of the study.
 
     Returns:
         The `Run` of a study, the `Runs` of a comparison.
@@ -73,6 +76,8 @@ def train(
         Failed: after a loss that is not finite, or if another process uses the workdir.
     """
     how: dict[str, Any] = {"strategy": strategy, "compile": compile, "seed": seed}
+    if isinstance(made, Study):
+        made = dataclasses.replace(made, hooks=[*made.hooks, *extra_hooks])
     folder = pathlib.Path(workdir) if workdir is not None else None
     if isinstance(made, Comparison):
         return _train_parts(made, config, folder, resume, how)
