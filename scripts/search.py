@@ -150,7 +150,7 @@ def _work(args: flags.FlagValues, search: Any, objective: Any, space: spaces.Spa
         print(f"trial {ended.number:<4} {words}{what}  {params}", flush=True)
         failed = failed + 1 if ended.state.name == "FAIL" else 0
         if failed >= args.failures:
-            raise InputError(f"{failed} trials in a row have failed, the last because: {ended.user_attrs.get('reason')}")
+            raise InputError(f"{failed} trial{'s' * (failed > 1)} in a row failed, the last because: {ended.user_attrs.get('reason')}")
 
 
 def _judged_by(args: flags.FlagValues, study: Any) -> tuple[list[str], list[str]]:

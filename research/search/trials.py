@@ -166,7 +166,7 @@ class Search:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of features that Optuna calls experimental
             if self._sampler == "grid":
-                return _Grid(self._grid or {}, seed=seed)
+                return _Grid(self._grid or {}, seed=self._seed)  # the same order of its points for all trials
             if self._sampler == "random":
                 return optuna.samplers.RandomSampler(seed=seed)
             if self._sampler == "cmaes":
