@@ -6,6 +6,8 @@ with a tail hide it; 50 of 3,000 rows with batch norm does not, and the decision
 
 from __future__ import annotations
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from tests.loops.parity.harness import assert_parity, keras_fit
 X = np.random.default_rng(3).normal(size=(3000, 8)).astype("float32")
 Y = np.sin(X.sum(axis=1, keepdims=True)).astype("float32")
 DATA = {"x": X, "y": Y, "batch_size": 50}
+CASES = [f"{training} training, {validation} validation" for training in ("static", "ragged") for validation in ("static", "ragged")]
 
 
 def batch_norm_model() -> keras.Model:
@@ -45,11 +48,7 @@ def test_batch_50_on_3000_rows_over_a_long_run():
     assert len(set(expected.history["learning_rate"])) > 2, "no decision of the plateau was put to the test"
 
 
-@pytest.mark.parametrize("rows", [2950, 2951], ids=["static", "ragged"])
-def test_training_and_validation_each_have_their_own_rule(rows):
-    assert_parity(
-        batch_norm_model, {"x": X[:rows], "y": Y[:rows], "batch_size": 50}, validation_data=(X[:675], Y[:675]), validation_batch_size=45
-    )
-    assert_parity(
-        batch_norm_model, {"x": X[:rows], "y": Y[:rows], "batch_size": 50}, validation_data=(X[:670], Y[:670]), validation_batch_size=45
-    )
+@pytest.mark.parametrize("rows, validated", list(itertools.product([2950, 2951], [675, 670])), ids=CASES)
+def test_training_and_validation_each_have_their_own_rule(rows, validated):
+    data = {"x": X[:rows], "y": Y[:rows], "batch_size": 50}
+    assert_parity(batch_norm_model, data, validation_data=(X[:validated], Y[:validated]), validation_batch_size=45)

@@ -98,12 +98,22 @@ def names_of(kind: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_losses(kind):
+    """Every loss under one of its names, and the name that Keras chooses a loss for by the shapes."""
+    assert_all_losses(kind, [*LOSSES[kind], *CHOSEN_BY_SHAPE.get(kind, [])[:1]])
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("kind", LOSSES)
+def test_losses_under_all_their_names(kind):
+    assert_all_losses(kind, names_of(kind) + CHOSEN_BY_SHAPE.get(kind, []))
+
+
+def assert_all_losses(kind, names):
     """Two losses in one model; its outputs share nothing, so each proves its own.
 
     Not more than two: the total of three or more is an AddN, which begins with whichever of its inputs is free first, so that `model.fit`
     itself may differ in the last bit from run to run.
     """
-    names = names_of(kind) + CHOSEN_BY_SHAPE.get(kind, [])
     for first in range(0, len(names), 2):
         assert_losses(kind, names[first : first + 2])
 
@@ -138,4 +148,5 @@ def test_what_keras_makes_no_loss_of(name):
 
 def test_every_loss_name_is_covered():
     covered = {name for kind in LOSSES for name in names_of(kind)}
+    assert all(set(LOSSES[kind]) <= set(names_of(kind)) for kind in LOSSES)
     assert covered | set(NO_LOSSES) == set(losses.ALL_OBJECTS_DICT)

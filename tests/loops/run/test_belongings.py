@@ -14,6 +14,7 @@ from loops.run.eval_loop import EvalLoop
 from loops.tasks.kept_values import KeptValues
 from loops.tasks.replicas import local_variables
 from tests.loops import tiny
+from tests.loops.sampling import sample
 
 X = np.random.default_rng(0).normal(size=[24, 3]).astype("float32")
 
@@ -98,12 +99,16 @@ def train(mode, steps, workdir=None, x=X, **arguments):
     return task.state(), loop
 
 
-@pytest.fixture(scope="module", params=["graph", "eager", "xla"])
+MODES = ["graph", "eager", "xla"]
+
+
+@pytest.fixture(scope="module")
 def undisturbed(request):
     state, loop = train(request.param, 6)
     return request.param, state, loop.history.history
 
 
+@pytest.mark.parametrize("undisturbed", MODES, indirect=True)
 def test_it_is_resumed(undisturbed, tmp_path):
     mode, expected, history = undisturbed
     train(mode, 3, tmp_path)
@@ -112,6 +117,7 @@ def test_it_is_resumed(undisturbed, tmp_path):
     assert loop.history.history["loss"] == history["loss"]
 
 
+@pytest.mark.parametrize("undisturbed", sample(MODES, "graph", "eager"), indirect=True)
 def test_evaluation_leaves_no_trace_in_it(undisturbed):
     mode, expected, history = undisturbed
     chosen = [hooks.Evaluate(loops.ArrayFeed(X, 8), every="2 steps")]
@@ -120,6 +126,7 @@ def test_evaluation_leaves_no_trace_in_it(undisturbed):
     assert loop.history.history["loss"] == history["loss"] and "val_last" in loop.history.history
 
 
+@pytest.mark.parametrize("undisturbed", sample(MODES, "graph", "eager"), indirect=True)
 def test_it_is_put_back_after_a_bad_step(undisturbed):
     mode, expected, _ = undisturbed
     bad = np.concatenate([X[:8], np.full([4, 3], np.nan, "float32"), X[8:]])

@@ -30,7 +30,7 @@ def loop_of(task, **settings):
     return loops.TrainLoop(task, tiny.feed_of("array", *tiny.data(100)), compile="graph", **settings)
 
 
-@pytest.mark.parametrize("make", [averaging, compiled, scaled])
+@pytest.mark.parametrize("make", [averaging, compiled, pytest.param(scaled, marks=pytest.mark.matrix)])
 def test_two_runs_equal_one(make, tmp_path):
     one = loop_of(make())
     one.run(epochs=3)

@@ -14,6 +14,7 @@ from loops import fault_points
 from loops.snapshots.store import SnapshotStore
 from tests.loops.run import kill_cases
 from tests.loops.run.kill_cases import SOURCES, TECHNIQUES, Case, Copies, Kill
+from tests.loops.sampling import sample
 
 ALL = [
     Case(source, mode, replicas, technique)
@@ -21,17 +22,25 @@ ALL = [
 ]
 
 
-# Every pair of source, mode and number of replicas, and each group of techniques in both modes and with both numbers of replicas. The first
-# kill comes in a run from the beginning, a second one in the run that goes on from there.
+# Every pair of source, mode and number of replicas, and each group of techniques in both modes and with both numbers of replicas; of them,
+# in every run of the suite, each source, each pair of mode and replicas, and each group. The first kill comes in a run from the beginning,
+# a second one in the run that goes on from there.
 MANY = "dropout+batch_norm+ema+schedule+plateau"
 SAMPLE = {
     Case("array", "graph", 2, "gan"): [("step", 1), ("half_written", 3)],
     Case("array", "xla", 1, "gan"): [("hook", 40)],
     Case("dataset", "graph", 1, MANY): [("before_rename", 1), ("evaluation", 1)],
     Case("memmap", "xla", 2, MANY): [("feed", 2)],
+    Case("memmap", "xla", 1, MANY): [("feed", 2)],
     Case("memmap", "graph", 1, "adam+early_stopping"): [("before_prune", 1), ("step", 9)],
     Case("dataset", "xla", 2, "adam+early_stopping"): [("before_prune", 2)],
 }
+ALWAYS = [
+    Case("array", "graph", 2, "gan"),
+    Case("dataset", "graph", 1, MANY),
+    Case("memmap", "xla", 1, MANY),
+    Case("dataset", "xla", 2, "adam+early_stopping"),
+]
 
 MIXED = Case("array", "graph", 1, "adam+dropout+global_seed+plateau+evaluated+frozen")
 TWO_NETWORKS = Case("array", "graph", 1, "gan")
@@ -76,8 +85,9 @@ def strategy_for(case, two_replicas, one_device):
     return two_replicas if case.replicas == 2 else one_device
 
 
-@pytest.mark.parametrize(("case", "kills"), SAMPLE.items(), ids=map(str, SAMPLE))
-def test_killed_several_times_it_ends_with_the_same_bits(case, kills, tmp_path, two_replicas, one_device):
+@pytest.mark.parametrize("case", sample({str(case): case for case in SAMPLE}, *map(str, ALWAYS), values=True))
+def test_killed_several_times_it_ends_with_the_same_bits(case, tmp_path, two_replicas, one_device):
+    kills = SAMPLE[case]
     strategy = strategy_for(case, two_replicas, one_device)
     expected, copies = carried_on(case, tmp_path / "whole" / "run", strategy, kills[0])
     for i, kill in enumerate(kills):
@@ -94,9 +104,19 @@ def test_fine_tuning_is_carried_on_wherever_it_was_killed(point, undisturbed, on
     assert not kill_cases.differing(expected, found)
 
 
-@pytest.mark.parametrize("point", [*MIDDLE.items(), *EARLY], ids=str)
-def test_every_named_point_is_survived(point, undisturbed, one_device):
+# The others are among those of `ALWAYS`.
+NAMED = {f"{name} {count}": (name, count) for name, count in [*MIDDLE.items(), *EARLY]}
+NAMED_ALWAYS = ["before_write 7", "hook 101", "feed 3", "evaluation 5", "step 31"]
+
+
+def test_every_named_point_is_among_those_of_every_run():
     assert MIDDLE.keys() == set(fault_points.NAMES)
+    points = [*(NAMED[name] for name in NAMED_ALWAYS), *(point for case in ALWAYS for point in SAMPLE[case])]
+    assert {name for name, _ in points} == set(fault_points.NAMES)
+
+
+@pytest.mark.parametrize("point", sample(NAMED, *NAMED_ALWAYS, values=True))
+def test_every_named_point_is_survived(point, undisturbed, one_device):
     expected, copies = undisturbed(MIXED)
     copies.restore(point)
     found, _ = carried_on(MIXED, copies.workdir, one_device)
@@ -172,7 +192,17 @@ def leave_out(item, state, arrays):
     return state, arrays
 
 
-@pytest.mark.parametrize("item", LEFT_OUT)
+# Of what is much alike, one.
+ALIKE = {
+    "model": ["optimizer", "metric"],
+    "progress.batch": ["progress.examples", "progress.pass_index", "progress.step_in_epoch", "progress.epoch"],
+    "hooks.History": ["hooks.TensorBoard", "logs"],
+    "trace": ["totals", "looks"],
+    "hooks.Unfreeze": ["hooks.LoadWeights"],
+}
+
+
+@pytest.mark.parametrize("item", sample(LEFT_OUT, *(set(LEFT_OUT) - {item for items in ALIKE.values() for item in items})))
 def test_whatever_is_left_out_of_a_snapshot_shows(item, undisturbed, one_device):
     case = LEFT_OUT[item]
     expected, copies = undisturbed(case)

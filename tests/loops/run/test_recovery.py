@@ -11,6 +11,7 @@ import loops
 from loops import hooks, testing
 from tests.loops import tiny
 from tests.loops.run.kill_cases import Copies
+from tests.loops.sampling import sample
 
 BATCH = 16
 
@@ -44,7 +45,7 @@ def clean_run(bad, compile="graph", epochs=2, random=True):
 # The first batch, two in a row, the last one, which is smaller, and one between others.
 SEVERAL, ONE = (0, 2, 3, 6), (4,)
 KINDS = ("array", "known", "unknown")
-SKIPPED = [(kind, "graph", SEVERAL) for kind in KINDS] + [("known", "eager", SEVERAL), ("array", "graph", ONE)]
+SKIPPED = [("array", "graph", SEVERAL), ("unknown", "graph", SEVERAL), ("known", "eager", SEVERAL)]
 OTHERS = set(itertools.product(KINDS, ("graph", "eager"), [SEVERAL, ONE, (0,), (6,), (2, 3), (1, 5, 6)])) - set(SKIPPED)
 
 
@@ -60,7 +61,7 @@ def test_a_skipped_batch_might_never_have_been_there(kind, compile, bad):
     assert loop.progress.step == clean.progress.step
 
 
-@pytest.mark.parametrize("kind", ["array", "known"])
+@pytest.mark.parametrize("kind", sample(["array", "known"], "known"))
 def test_a_skipped_batch_might_never_have_been_there_under_xla(kind):
     loop = trained(kind, poisoned(4, n=96), "xla", random=False, on_nonfinite="skip")
     clean = trained(kind, without(4, n=96), "xla", random=False)
@@ -99,7 +100,7 @@ def test_more_than_the_budget_is_an_error_with_the_good_state_kept():
     tiny.assert_same_bits(tiny.state(loop.task), tiny.state(clean.task))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sample(KINDS, "array", "unknown"))
 def test_a_later_run_meets_the_bad_batch_and_those_behind_it_again(kind):
     loop = loops.TrainLoop(tiny.Classifier(), tiny.feed_of(kind, *poisoned(2)))
     for _ in range(2):
@@ -110,7 +111,7 @@ def test_a_later_run_meets_the_bad_batch_and_those_behind_it_again(kind):
     tiny.assert_same_bits(tiny.state(loop.task), tiny.state(clean_run((2,), epochs=1, random=False).task))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sample(KINDS, "array", "unknown"))
 def test_a_rollback_drops_what_came_since_the_good_state(kind):
     # In both epochs: the good state is that at the beginning of the epoch, the batches up to the bad one are gone.
     loop = trained(kind, poisoned(4), on_nonfinite="rollback")
@@ -167,8 +168,8 @@ def test_a_rollback_shows_in_records(tmp_path):
 
 
 KILLED_AT = [("step", 6), ("before_write", 3), ("before_rename", 4)]
-KILLED = [("rollback", "array"), ("skip", "unknown"), ("rollback", "known")]
-OTHERS_KILLED = [("skip", "array"), ("skip", "known"), ("rollback", "unknown")]
+KILLED = [("rollback", "array"), ("skip", "unknown")]
+OTHERS_KILLED = [("rollback", "known"), ("skip", "array"), ("skip", "known"), ("rollback", "unknown")]
 
 
 @pytest.mark.parametrize(("policy", "kind"), [*KILLED, *(pytest.param(*case, marks=pytest.mark.matrix) for case in OTHERS_KILLED)])
@@ -219,7 +220,7 @@ def frozen_at_first():
     return task
 
 
-@pytest.mark.parametrize("compile", ["graph", pytest.param("xla", marks=pytest.mark.matrix), "eager"])
+@pytest.mark.parametrize("compile", sample(["graph", "xla", "eager"], "graph"))
 def test_a_rollback_past_an_unfreeze_freezes_again(compile):
     def trained(data):
         task, x, y = frozen_at_first(), *data

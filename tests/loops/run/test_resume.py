@@ -17,6 +17,7 @@ from loops.feeds.from_keras import feed_for
 from loops.run import signals
 from loops.snapshots.store import SnapshotStore
 from tests.loops import tiny
+from tests.loops.sampling import sample
 
 BATCH = 16
 
@@ -30,8 +31,9 @@ def make(workdir, task=None, feed=None, chosen=(), **arguments):
 
 
 def make_eager(workdir, *given, **arguments):
-    """A loop for what does not depend on how steps are compiled: it needs no trace."""
-    return make(workdir, *given, compile="eager", **arguments)
+    """A loop for what does not depend on how steps are compiled: it needs no trace. By itself without Adam, half of an eager step."""
+    task = given[0] if given else tiny.Classifier(keras.optimizers.SGD(0.05, momentum=0.9))
+    return make(workdir, task, *given[1:], compile="eager", **arguments)
 
 
 def steps_saved(workdir):
@@ -173,7 +175,7 @@ class Batches(keras.utils.PyDataset):
 
 
 # In an epoch, at the end of one, in the next one, and after two; each run goes on from the one before.
-@pytest.mark.parametrize(("compile", "ends"), [("graph", (4, 6, 8, 15)), ("xla", (8,))])
+@pytest.mark.parametrize(("compile", "ends"), [("graph", (4, 6, 8, 15)), pytest.param("xla", (8,), marks=pytest.mark.matrix)])
 def test_a_pydataset_is_read_on_where_it_was(compile, ends, tmp_path, capsys):
     whole = make(tmp_path / "whole", feed=feed_for(Batches()), compile=compile)
     whole.run(epochs=3)
@@ -194,7 +196,7 @@ def two_passes():
     return tiny.state(loop.task), loop.history.history
 
 
-@pytest.mark.parametrize("kind", ["array", "known", "unknown"])
+@pytest.mark.parametrize("kind", sample(["array", "known", "unknown"], "array", "unknown"))
 def test_a_run_that_ended_with_the_last_step_of_a_pass_is_carried_on(kind, two_passes, tmp_path):
     make(tmp_path / "run", feed=tiny.feed_of(kind, *tiny.data(96))).run(steps=6)
     loop = make(tmp_path / "run", feed=tiny.feed_of(kind, *tiny.data(96)))
@@ -445,7 +447,7 @@ def _retrace(loop):
     loop.save()
 
 
-RETRACES = [(_freeze, 3, "built by the data"), (_retrace, 2, "built by the data"), (_retrace, 3, "built")]
+RETRACES = [(_freeze, 3, "built by the data"), (_retrace, 2, "built")]
 OTHER_RETRACES = sorted(set(itertools.product([_freeze, _retrace], [2, 3], ["built", "built by the data"])) - set(RETRACES), key=str)
 
 

@@ -64,8 +64,15 @@ def test_updates_in_control_flow_are_those_of_a_loop_written_by_hand(compile):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("compile", ["graph", "xla"])
-@pytest.mark.parametrize("hidden", [False, True], ids=["state", "loss only"])
+@pytest.mark.parametrize(
+    "compile, hidden",
+    [
+        pytest.param("graph", False, id="graph-state"),
+        pytest.param("xla", True, id="xla-loss only"),
+        pytest.param("graph", True, id="graph-loss only", marks=pytest.mark.matrix),
+        pytest.param("xla", False, id="xla-state", marks=pytest.mark.matrix),
+    ],
+)
 def test_a_bad_loss_in_a_loop_is_found_at_its_step(compile, hidden):
     class Bad(Updates):
         def train_step(self, x):
@@ -91,7 +98,7 @@ def test_a_bad_loss_in_a_loop_is_found_at_its_step(compile, hidden):
     assert not loop.execution.program.variables()["captured"]  # what brings losses out of the loop is no state
 
 
-@pytest.mark.parametrize("compile", ["graph", "xla"])
+@pytest.mark.parametrize("compile", ["graph", pytest.param("xla", marks=pytest.mark.matrix)])
 def test_hooks_see_gradients_and_tensors_out_of_control_flow(compile):
     class Observes(Updates):
         def train_step(self, x):

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import loops
+from tests.loops.sampling import sample
 
 NAMES = [
     "mse",
@@ -45,7 +46,14 @@ def compiled(loss, y, y_pred, sample_weight=None):
     return model.evaluate(y_pred, y, sample_weight=sample_weight, batch_size=len(y), verbose=0)
 
 
-@pytest.mark.parametrize("loss", [*NAMES, own_loss], ids=lambda loss: loss if isinstance(loss, str) else loss.__name__)
+LOSSES = {**{name: name for name in NAMES}, "own_loss": own_loss}
+
+
+# One of each family, of each kind of targets, and the one that the shapes choose.
+FAMILIES = ["mse", "hinge", "kl_divergence", "dice", "sparse_categorical_crossentropy", "crossentropy", "own_loss"]
+
+
+@pytest.mark.parametrize("loss", sample(LOSSES, *FAMILIES, values=True))
 def test_a_loss_by_name_is_that_of_compile(loss):
     rng = np.random.default_rng(0)
     y_pred = rng.dirichlet(np.ones(3), 4).astype("float32")
@@ -167,7 +175,11 @@ def test_a_loss_that_is_no_scalar_is_refused():
     assert train(tf.reduce_mean) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("examples", [16, 17, 21])  # whole batches; a last batch that leaves a replica empty; one that is cut 3 + 2
+# A last batch that leaves a replica empty; one that is cut 3 + 2; whole batches.
+EXAMPLES = [17, 21, pytest.param(16, marks=pytest.mark.matrix)]
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
 def test_a_compiled_sum_is_the_sum_over_all_replicas(one_device, two_replicas, examples):
     rng = np.random.default_rng(0)
     x, weights = rng.normal(size=[examples, 3]).astype("float32"), rng.uniform(size=examples).astype("float32")
@@ -235,7 +247,7 @@ def test_a_sum_in_an_own_step_is_that_of_the_replica_which_is_said(two_replicas,
     assert history["last"] == [3.0]  # the mean over the examples, (1 + 2 + 6) / 3
 
 
-@pytest.mark.parametrize("examples", [16, 17, 21])
+@pytest.mark.parametrize("examples", EXAMPLES)
 def test_the_losses_of_several_outputs_are_those_of_one_device(one_device, two_replicas, examples):
     x = np.random.default_rng(0).normal(size=[examples, 3]).astype("float32")
     y, found = {"a": x[:, :1], "b": 3 * x[:, 1:2]}, []

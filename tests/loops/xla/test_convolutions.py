@@ -87,7 +87,7 @@ def test_convolutions_and_their_derivatives_are_those_of_the_kernels(name):
 TRANSPOSED = ["many taps", "few taps, strides", "strides, rows left over"]
 
 
-@pytest.mark.parametrize("name", sample(TRANSPOSED, "many taps", "strides, rows left over"))
+@pytest.mark.parametrize("name", sample(TRANSPOSED, "strides, rows left over"))
 def test_transposed_convolutions_and_their_derivatives_are_those_of_the_kernels(name):
     x, w, strides, padding = CONVOLUTIONS[name]
     image, kernel = numbers(x), numbers(w)
