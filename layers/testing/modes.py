@@ -81,14 +81,14 @@ def coefficients(case: Case) -> str | None:
 def compiled(case: Case, training: bool) -> Compiled:
     """The call as a `tf.function`, traced once for all checks.
 
-    For unknown sizes where `unknown_dimensions` needs them, unless that fails: this breaks `unknown_dimensions`, not the other checks.
+    For unknown sizes where `unknown_dimensions` needs them, unless that fails or differs: it breaks `unknown_dimensions`, no other check.
     """
 
     def make() -> Compiled:
         if training == case.modes()[0]:
             traced = Compiled(case, {training: True}, unknown=case.axes())
             with contextlib.suppress(Exception):
-                traced()
+                agree(case.eager(training), traced(), "")
                 return traced
         return Compiled(case, {training: True})
 

@@ -13,8 +13,9 @@ from scipy.special import logsumexp, softmax
 
 from layers.base import masked_mean, register
 from layers.experts import MixtureOfExperts, TopKRouter
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
 from tests.layers.graph_fit import graph_fit
+from tests.layers.house import check_layer
 
 RANDOM = np.random.default_rng(0)
 SEQUENCES = RANDOM.standard_normal((4, 7, 5))

@@ -11,8 +11,8 @@ import tensorflow as tf
 from sklearn.preprocessing import normalize
 
 from layers.metric_learning import CenterLoss, MarginSoftmax
-from layers.testing import check_layer
 from tests.layers.graph_fit import graph_fit
+from tests.layers.house import check_layer
 from tests.layers.mutations import check_caught, mutant
 
 RANDOM = np.random.default_rng(0)

@@ -11,7 +11,8 @@ import tensorflow as tf
 from layers import quantization
 from layers.base import register
 from layers.quantization import VectorQuantizer
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
+from tests.layers.house import check_layer
 
 RANDOM = np.random.default_rng(0)
 SEQUENCES = RANDOM.standard_normal((4, 6, 3))
