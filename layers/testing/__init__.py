@@ -208,7 +208,7 @@ def check_layer(
 def _described(error: Exception) -> str:
     """Where an error came from and what it says: the same for the same fault, whatever the call was."""
     where = traceback.extract_tb(error.__traceback__)[-1]
-    said = str(error).partition("Arguments received by")[0].strip()
+    said = re.split("Arguments received by|The op is created at|Stack trace for op definition", str(error))[0].strip()
     said = re.sub(r"keras_tensor_\d+|\x1b\[\d*m", lambda found: "keras_tensor" if "keras" in found[0] else "", said)
     return f"{type(error).__name__} in {where.name}, line {where.lineno} of {where.filename}: {said}"
 

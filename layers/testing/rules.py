@@ -14,5 +14,6 @@ HOUSE_RULES: dict[str, str] = {
     "full_precision": "losses are computed in float32 or better, metrics are in float32, under every policy",
     "checkpoints": "tf.train.Checkpoint finds seeds and what is in lists, too",
     "quiet": "seeds stay as they are at training=False",
+    "compiles": "XLA compiles the layer, and has all that it uses",
     "empty_batches": "a batch of no examples works, as a replica may get one",
 }

@@ -152,7 +152,6 @@ for name, arguments in {
     "CenterCrop": {"height": 4, "width": 5},
     "Resizing": {"height": 4, "width": 5},
     "AutoContrast": {"value_range": (0, 1)},
-    "Solarization": {"addition_factor": 0.1, "value_range": (0, 1)},
     "Equalization": {"value_range": (0, 1)},
     "ContrastLimitedAdaptiveHistogramEqualization": {"value_range": (0, 1)},
 }.items():
@@ -182,6 +181,7 @@ for name, arguments in {
     "RandomShear": {"x_factor": 0.3},
     "RandomTranslation": {"height_factor": 0.3, "width_factor": 0.3},
     "RandomZoom": {"height_factor": 0.3},
+    "Solarization": {"addition_factor": 0.1, "value_range": (0, 1)},
 }.items():
     CASES[name] = case(getattr(k, name), PICTURES, arguments, **NOISY)
 
@@ -201,4 +201,4 @@ LEFT_OUT = {
     "TextVectorization": "takes strings",
 }
 #: Other names of layers that are above.
-ALIASES = {name for name in dir(k) if isinstance(getattr(k, name), type) and getattr(k, name).__name__ != name}
+ALIASES = {name for name in dir(k) if isinstance(getattr(k, name), type) and getattr(k, name).__name__ != name and name not in CASES}

@@ -101,7 +101,7 @@ INVALID = [
     {"balance_weight": -1.0},
     {"z_weight": float("nan")},
 ]
-DROPS = {"single_example": "tokens compete for room; without a limit it is checked below"}
+DROPS = dict.fromkeys(("single_example", "examples"), "tokens compete for room; without a limit it is checked below")
 ROUTER = {
     "call_kwargs": {"mask": MASK},
     "oracle": route,
@@ -141,7 +141,7 @@ def test_mixture_of_experts_keeps_its_promises(two_replicas):
 
 def test_one_choice_without_a_limit_does_so_too():
     factory = functools.partial(mixture_of, k=1, capacity_factor=None, inference_capacity_factor=None)
-    only = ["oracle", "loss_oracle", "unknown_dimensions", "masking", "metric_values", "single_example"]
+    only = ["oracle", "loss_oracle", "unknown_dimensions", "masking", "metric_values", "single_example", "examples"]
     check_layer(factory, SEQUENCES, only=only, **MIXTURE)
 
 
