@@ -113,6 +113,8 @@ class VectorQuantizer(Layer):
         self._report(numbers)
         if self.update == "ema" and training and self.trainable:
             self._move(vectors, counted, numbers)
+        # The nearest code of what is not a number is none.
+        found = tf.where(tf.math.is_nan(vectors), vectors, found)
         outputs = _straight_through(inputs, tf.cast(found, inputs.dtype))
         return (outputs, indices) if self.return_indices else outputs
 

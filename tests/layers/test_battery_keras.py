@@ -46,17 +46,7 @@ FAULTS: dict[str, dict[str, str]] = {
 }
 
 #: One of each family for every run; `pytest -m matrix` has the others, and the properties that take longest.
-SAMPLE = [
-    "Attention",
-    "BatchNormalization",
-    "CategoryEncoding",
-    "Concatenate",
-    "Dropout",
-    "Masking",
-    "MaxPooling3D",
-    "RandomFlip",
-    "SimpleRNN",
-]
+SAMPLE = ["Attention", "BatchNormalization", "CategoryEncoding", "Concatenate", "Dropout", "Masking", "MaxPooling3D"]
 LONG = ("xla", "training", "export")
 
 

@@ -148,6 +148,9 @@ def test_codes_that_lie_far_out_are_told_apart():
     _, found = layer(np.float32(x + 10000))
     near = np.float32(x + 10000).astype("float64")[:, None] - layer.codebook.numpy().astype("float64")
     np.testing.assert_array_equal(found, np.square(near).sum(-1).argmin(-1))
+    x[3, 2] = np.nan
+    outputs, _ = layer(np.float32(x + 10000))
+    assert np.isnan(outputs).any(-1).nonzero()[0].tolist() == [3]
 
 
 def test_a_batch_that_is_masked_altogether_moves_nothing_and_costs_nothing():
