@@ -20,19 +20,21 @@ def variables(case: Case) -> str | None:
     """Every variable that the layer holds or uses is one that Keras lists, saves, and trains if it is trainable."""
     layer = case.make()
     arrays = [tf.TensorSpec(a.shape, a.dtype) for a in case.batch.arrays]
-    training = case.modes()[0]
+    known = {id(v.value.handle) for part in (layer, *layer.metrics) for v in part.variables}
+    unknown = {id(v.handle): name for name, v in _held(layer) if id(v.handle) not in known}
+    for training in case.trainings():
 
-    def call(arrays: list[tf.Tensor]) -> list[Any]:
-        return tf.nest.flatten(case.call(layer, case.batch.replace(arrays), training))
+        def call(arrays: list[tf.Tensor], training: bool = training) -> list[Any]:
+            return tf.nest.flatten(case.call(layer, case.batch.replace(arrays), training))
 
-    with state_kept(layer):
-        graph = tf.function(call, autograph=False).get_concrete_function(arrays).graph
-    known = {id(v.value) for part in (layer, *layer.metrics) for v in part.variables}
-    used = {v.name.removesuffix(":0"): v for v in graph.variables if id(v) not in known}
-    held = {name: v for name, v in _held(layer) if id(v) not in known}
-    named = {id(v): name for name, v in held.items()}
-    unknown = sorted({*held, *(name for name, v in used.items() if id(v) not in named)})
-    assert not unknown, f"{', '.join(unknown)}: a variable that Keras does not know, and so neither trains nor saves; make it by add_weight"
+        with state_kept(layer):
+            graph = tf.function(call, autograph=False).get_concrete_function(arrays).graph
+        names = {id(v.handle): v.name.removesuffix(":0") for v in graph.variables}  # those that are read
+        for captured in graph.external_captures:
+            if captured.dtype == tf.resource and id(captured) not in known and tf.raw_ops.VarIsInitializedOp(resource=captured):
+                unknown.setdefault(id(captured), f"{names.get(id(captured), 'a variable')}, which `call` uses")
+    found = ", ".join(sorted(unknown.values()))
+    assert not unknown, f"{found}: a variable that Keras does not know, and so neither trains nor saves; make it by add_weight"
     return None
 
 

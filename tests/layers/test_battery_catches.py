@@ -79,6 +79,14 @@ class HidesAVariable(Gate):
         return inputs * tf.cast(self.hidden.scale, inputs.dtype)
 
 
+class CountsInAVariable(HidesAVariable):
+    """Which is written, and never read."""
+
+    def output_of(self, inputs):
+        self.hidden.scale.assign_add(1.0)
+        return inputs * self.factor
+
+
 class SaysAConstant(Gate):
     def get_config(self):
         return {**super().get_config(), "factor": 1.5}
@@ -131,6 +139,7 @@ BROKEN = {
     ShiftsTheMask: ("masking", "the mask on output/0"),
     HoldsAVariable: ("variables", "self.scale: a variable that Keras does not know"),
     HidesAVariable: ("variables", "a variable that Keras does not know"),
+    CountsInAVariable: ("variables", "`call` uses: a variable that Keras does not know"),
     SaysAConstant: ("config", "get_config() says factor=1.5 of a layer that was made with factor=0.875"),
     ForgetsAnArgument: ("config", "get_config() lacks 'factor'"),
     Counts: ("python_state", "a call changes `self.calls` (from "),
