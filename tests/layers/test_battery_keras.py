@@ -27,9 +27,9 @@ FAULTS: dict[str, dict[str, str]] = {
         ("loss_count", "keras_file", "weights_file", "copies", "export"), "returns its symbolic input: a functional model has a cycle"
     ),
     "MelSpectrogram": {"gradient": MIXED, "policies": MIXED},
-    "RandAugment": {"gradient": MIXED, "policies": PICTURES, "extremes": "as AutoContrast, which it applies"},
+    "RandAugment": {"gradient": MIXED, "policies": PICTURES},
     "RandomCrop": {"output_spec": "does not crop at training=False", "policies": "outputs are float32 under mixed_float16 then"},
-    "RandomHue": {"gradient": "there is none, though the output depends on the input"},
+    "RandomElasticTransform": {"xla": "a shape depends on what is drawn"},
     "RandomPerspective": {"policies": PICTURES},
     "RandomRotation": {"gradient": MIXED, "policies": PICTURES},
     "RandomShear": {
@@ -43,6 +43,15 @@ FAULTS: dict[str, dict[str, str]] = {
     "STFTSpectrogram": {"policies": "refuses bfloat16 in the call only", "extremes": "the gradient overflows in float16"},
     "TimeDistributed": {"unknown_dimensions": "takes the batch for time where both are unknown"},
     "UnitNormalization": {"extremes": "divides by 0 for float16 zeros"},
+}
+
+#: The same for what shows with some of the numbers that a layer draws.
+RESAMPLED = "the gradient of ImageProjectiveTransformV3 is that of the inverse transformation, near the derivative only"
+AT_TIMES: dict[str, dict[str, str]] = {
+    "AugMix": {"extremes": "as AutoContrast, which it applies"},
+    "RandAugment": {"extremes": "as AutoContrast, which it applies"},
+    "RandomHue": {"gradient": "there is none, though the output depends on the input"},
+    **dict.fromkeys(("RandomPerspective", "RandomShear", "RandomTranslation", "RandomZoom"), {"gradient": RESAMPLED}),
 }
 
 #: One of each family for every run; `pytest -m matrix` has the others, and the properties that take longest.
@@ -70,7 +79,7 @@ def test_a_sample_of_keras_layers_gives_no_false_alarm(name):
 @pytest.mark.filterwarnings("ignore")
 def test_no_layer_of_keras_gives_a_false_alarm(name):
     found = found_in(name)
-    assert {*found} == {*FAULTS.get(name, {})}, found
+    assert {*found} - {*AT_TIMES.get(name, {})} == {*FAULTS.get(name, {})}, found
 
 
 def test_every_layer_of_keras_has_a_case_or_a_reason_why_not():
