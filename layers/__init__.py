@@ -12,11 +12,12 @@ from layers.decorrelation import BarlowTwins, VICReg
 from layers.dropout import Dropout, DropPath
 from layers.experts import MixtureOfExperts, TopKRouter
 from layers.gating import GatedResidual, Maxout, NetVLAD
-from layers.losses import ContrastiveLoss, NPairsLoss, PinballLoss, SparsemaxLoss, TripletHardLoss, TripletSemiHardLoss, sparsemax
+from layers.losses import ContrastiveLoss, PinballLoss, SparsemaxLoss, sparsemax
 from layers.metric_learning import CenterLoss, MarginSoftmax
 from layers.metrics import CohenKappa, KendallTau, MatthewsCorrelation, SpearmanCorrelation
 from layers.noisy import NoisyDense
 from layers.normalization import SpectralNorm, WeightNormalization
+from layers.pair_losses import NPairsLoss, TripletHardLoss, TripletSemiHardLoss
 from layers.quantization import VectorQuantizer
 from layers.regularization import ConcreteDropout, HardConcreteGate
 from layers.stochastic import GaussianSampling

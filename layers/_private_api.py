@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,11 +24,13 @@ __all__ = [
     "functional_class",
     "get_keras_mask",
     "has_default_build",
+    "inner_layers",
     "kernel_attribute",
     "missing",
     "replica_variables",
     "set_keras_mask",
     "track",
+    "who_lists_metrics",
 ]
 
 # The releases that have these names, and that the tests run with.
@@ -45,7 +48,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     _FUNCTIONAL: ("Functional",),
     _UTILS: ("is_default",),
     "keras.src.utils.tracking.Tracker": ("add_to_store", "lock", "locked", "unlock"),
-    "keras.Layer": ("_flatten_layers", "_losses", "_tracker"),
+    "keras.Layer": ("_flatten_layers", "_layers", "_losses", "_tracker"),
     "tensorflow.python.distribute.values.DistributedVariable": ("values",),
 }
 
@@ -149,6 +152,24 @@ def track(layer: Any, kind: str, item: Any) -> None:
 def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layer and all layers inside of it, at any depth."""
     return list(layer._flatten_layers())
+
+
+def inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers directly inside of a layer."""
+    return list(layer._layers)
+
+
+def who_lists_metrics(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The outermost layer that is putting together its `metrics` just now, if it asks `layer`, which calls this, for a part of them.
+
+    A layer knows nothing of those around it, and Keras asks from the outside to the inside.
+    """
+    frame, found = sys._getframe(1), layer
+    while frame is not None and (frame.f_code.co_name == "metrics" or frame.f_code.co_name.startswith("<")):  # "<listcomp>"
+        asking = frame.f_locals.get("self")
+        found = asking if isinstance(asking, keras.layers.Layer) else found
+        frame = frame.f_back  # type: ignore[assignment]
+    return found
 
 
 def kernel_attribute(layer: keras.layers.Layer) -> str | None:

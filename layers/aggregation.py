@@ -25,6 +25,13 @@ class Aggregate(keras.metrics.Metric):
     def __init__(self, name: str):
         super().__init__(name=name, dtype="float32")
 
+    def add(self, value: Any, sample_weight: Any = None) -> None:
+        """Adds a value. Only `add_metric` does."""
+        raise NotImplementedError
+
+    def update_state(self, *args: Any, **kwargs: Any) -> None:
+        """Changes nothing. Steps after Keras's guides update all of `self.metrics` with `(y, y_pred)`, which is not what a layer counts."""
+
     def state(self, name: str, initial: float, aggregation: str) -> keras.Variable:
         """A float32 scalar, one on each replica. Autocasting would count in half precision inside of a layer with a mixed policy."""
         with keras.name_scope(self.name.replace("/", ">"), caller=self):
@@ -51,7 +58,7 @@ class Mean(Aggregate):
         self.total = self.state("total", 0.0, "sum")
         self.count = self.state("count", 0.0, "sum")
 
-    def update_state(self, value: Any, sample_weight: Any = None) -> None:
+    def add(self, value: Any, sample_weight: Any = None) -> None:
         total, count = _sums(value, sample_weight)
         self.total.assign(self.total + total)
         self.count.assign(self.count + count)
@@ -63,7 +70,7 @@ class Mean(Aggregate):
 class Last(Mean):
     """sum w*v / sum w over the elements of the latest call; under replicas, of the latest call on each."""
 
-    def update_state(self, value: Any, sample_weight: Any = None) -> None:
+    def add(self, value: Any, sample_weight: Any = None) -> None:
         total, count = _sums(value, sample_weight)
         self.total.assign(total)
         self.count.assign(count)
@@ -76,7 +83,7 @@ class Sum(Aggregate):
         super().__init__(name)
         self.total = self.state("total", 0.0, "sum")
 
-    def update_state(self, value: Any, sample_weight: Any = None) -> None:
+    def add(self, value: Any, sample_weight: Any = None) -> None:
         self.total.assign(self.total + _sums(value, sample_weight)[0])
 
     def result(self) -> tf.Tensor:
@@ -93,7 +100,7 @@ class Max(Aggregate):
         # Strategies know no aggregation by maximum: the replicas' values are kept apart and joined in `result`.
         self.extreme = self.state("extreme", -float("inf"), "only_first_replica")
 
-    def update_state(self, value: Any, sample_weight: Any = None) -> None:
+    def add(self, value: Any, sample_weight: Any = None) -> None:
         counted = self.sign * tf.cast(value, tf.float32)
         if sample_weight is not None:
             counted = tf.where(_weights(counted, sample_weight) > 0, counted, -float("inf"))

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from layers import _private_api
+from layers import _private_api, metric_names
 from layers.aggregation import Aggregate
 from layers.reporting import Reporting
 
@@ -82,11 +82,20 @@ class Model(Reporting, keras.Model):
     def _track_metric(self, metric: Aggregate) -> None:
         # A model leaves out the metrics of models inside it, but asks every layer inside these: so the metrics belong to a layer.
         if "_metric_holder" not in self.__dict__:
-            holder = keras.layers.Layer(name="metrics")
+            holder = _MetricHolder(name="metrics")
             holder.built = True
             self.__dict__["_metric_holder"] = holder
             _private_api.track(self, "layers", holder)
         _private_api.track(self.__dict__["_metric_holder"], "metrics", metric)
+
+
+class _MetricHolder(keras.layers.Layer):
+    """Holds the metrics of a model, for the models around it to list."""
+
+    @property
+    def metrics(self) -> list[Any]:
+        metric_names.settle(_private_api.who_lists_metrics(self))
+        return super().metrics
 
 
 @register

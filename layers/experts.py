@@ -312,11 +312,18 @@ def _each(initializer: Any) -> Any:
     """Initializes each expert by itself: for `[E, D, units]` as a whole Keras would take E as part of the fan-in."""
 
     def initial(shape: Any, dtype: Any = None) -> tf.Tensor:
-        config = initializer.get_config()
-        kernels = []
-        for i in range(shape[0]):
-            seed = {"seed": config["seed"] + i} if isinstance(config.get("seed"), int) else {}
-            kernels.append(type(initializer).from_config({**config, **seed})(shape[1:], dtype=dtype))
-        return tf.stack(kernels)
+        return tf.stack([_of_expert(initializer, i)(shape[1:], dtype=dtype) for i in range(shape[0])])
 
     return initial
+
+
+def _of_expert(initializer: Any, expert: int) -> Any:
+    """An initializer that gives another kernel to each expert, if there is anything random in it that a number decides.
+
+    Keras's own, called twice, draw the same numbers again, unless their seed is a generator. Functions draw what they draw.
+    """
+    config = initializer.get_config() if isinstance(initializer, keras.initializers.Initializer) else {}
+    if "seed" not in config or not (config["seed"] is None or isinstance(config["seed"], int)):
+        return initializer
+    seed = config["seed"]
+    return type(initializer).from_config({**config, "seed": seed if seed is None else seed + expert})

@@ -1,7 +1,7 @@
-"""Losses that went with TensorFlow Addons: of triplets, pairs and quantiles, and sparsemax's own. For `compile(loss=...)` or any loop.
+"""Losses that went with TensorFlow Addons: of pairs, of quantiles, and sparsemax's own. For `compile(loss=...)` or any loop.
 
-As all Keras losses they give one value for each example, which is then weighted and reduced; the triplet losses and NPairs compare the
-examples of a batch with each other: under replicas, those of a replica.
+As all Keras losses they give one value for each example, which is then weighted and reduced, and align ranks as Keras's do: targets `[B]`
+fit to predictions `[B, 1]`. What would be broadcast, each with each, is refused.
 """
 
 from __future__ import annotations
@@ -12,127 +12,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from layers.arguments import check_choice, check_numbers
-from layers.base import register
+from layers.alignment import fitting
+from layers.arguments import check_numbers
+from layers.base import full_precision, register
 
-__all__ = ["ContrastiveLoss", "NPairsLoss", "PinballLoss", "SparsemaxLoss", "TripletHardLoss", "TripletSemiHardLoss", "sparsemax"]
-
-DISTANCES = ("L2", "squared-L2", "angular")
-
-
-class _TripletLoss(keras.losses.Loss):
-    """Base of the triplet losses: margin and distance."""
-
-    def __init__(self, *, margin: float = 1.0, distance: str = "L2", **kwargs: Any):
-        super().__init__(**kwargs)
-        check_numbers(at_least=0, margin=margin)
-        check_choice(DISTANCES, distance=distance)
-        self.margin, self.distance = float(margin), distance
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "dtype": self.dtype, "margin": self.margin, "distance": self.distance}
-
-
-@register
-class TripletSemiHardLoss(_TripletLoss):
-    """Triplet loss over all positive pairs, each with its semi-hard negative: the nearest one farther away than the positive.
-
-        loss = mean over pairs a != p with y_a = y_p of max(0, margin + d(a, p) - d(a, n))
-        n    = the nearest of another class with d(a, n) > d(a, p); if there is none, the farthest of another class
-
-    An anchor in whose batch there is no other class takes d(a, n) = 0, as in TensorFlow Addons; without any pair the loss is 0.
-
-    Args:
-        margin: at least 0.
-        distance: `"L2"`, `"squared-L2"`, or `"angular"`, 1 - cosine.
-        **kwargs: `reduction`, `name`, `dtype`, as for any Keras loss.
-
-    Call:
-        y_true: labels, `[B]` or `[B, 1]`.
-        y_pred: embeddings, `[B, D]`, usually of length 1.
-
-    Returns:
-        A scalar; with `reduction=None` `[B]`, whose mean it is: each anchor's share.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-
-    Example:
-        >>> loss = TripletSemiHardLoss(margin=1.0)
-        >>> float(loss(tf.constant([0, 0, 1]), tf.constant([[0.0], [1.0], [1.5]])))
-        1.0
-
-    References:
-        Schroff, Kalenichenko & Philbin 2015 (FaceNet), arXiv:1503.03832.
-    """
-
-    def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        distances, same = _pairs(y_true, y_pred, self.distance)
-        infinity = tf.constant(float("inf"), distances.dtype)
-        negatives = tf.where(same, infinity, distances)
-        order = tf.argsort(negatives, -1)
-        ascending = tf.gather(negatives, order, batch_dims=1)
-        place = tf.searchsorted(ascending, distances, side="right")  # of the first negative beyond the positive
-        last = tf.shape(distances)[1] - 1
-        nearest = tf.gather(order, tf.minimum(place, last), batch_dims=1)
-        exists = tf.gather(ascending, tf.minimum(place, last), batch_dims=1) < infinity
-        exists &= place <= last
-        farthest = tf.reduce_max(tf.where(same, tf.zeros([], distances.dtype), distances), -1, keepdims=True)
-        semi_hard = tf.where(exists, tf.gather(distances, nearest, batch_dims=1), farthest)
-        positive = tf.cast(_without_diagonal(same), distances.dtype)
-        by_anchor = tf.reduce_sum(positive * tf.nn.relu(self.margin + distances - semi_hard), -1)
-        return tf.math.divide_no_nan(by_anchor * tf.cast(tf.shape(distances)[0], distances.dtype), tf.reduce_sum(positive))
-
-
-@register
-class TripletHardLoss(_TripletLoss):
-    """Triplet loss of the hardest positive and the hardest negative of each anchor in the batch.
-
-        loss = mean over a of max(0, margin + max over p of d(a, p) - min over n of d(a, n))
-        soft:  mean over a of ln(1 + exp(max over p of d(a, p) - min over n of d(a, n)))
-
-    p are the others of a's class, n those of other classes. Without any p, d(a, p) is 0; without any n, d(a, n) is the largest distance
-    from a, as in TensorFlow Addons.
-
-    Args:
-        margin: at least 0.
-        distance: `"L2"`, `"squared-L2"`, or `"angular"`, 1 - cosine.
-        soft: whether to take the soft form, which has no margin.
-        **kwargs: `reduction`, `name`, `dtype`, as for any Keras loss.
-
-    Call:
-        y_true: labels, `[B]` or `[B, 1]`.
-        y_pred: embeddings, `[B, D]`, usually of length 1.
-
-    Returns:
-        A scalar; with `reduction=None` `[B]`, one for each anchor.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-
-    Example:
-        >>> loss = TripletHardLoss(margin=1.0, reduction=None)
-        >>> loss(tf.constant([0, 0, 1]), tf.constant([[0.0], [1.0], [1.5]])).numpy().tolist()
-        [0.5, 1.5, 0.5]
-
-    References:
-        Hermans, Beyer & Leibe 2017, arXiv:1703.07737.
-    """
-
-    def __init__(self, *, margin: float = 1.0, distance: str = "L2", soft: bool = False, **kwargs: Any):
-        super().__init__(margin=margin, distance=distance, **kwargs)
-        self.soft = bool(soft)
-
-    def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        distances, same = _pairs(y_true, y_pred, self.distance)
-        largest = tf.reduce_max(distances, -1, keepdims=True)
-        positive = tf.reduce_max(tf.where(_without_diagonal(same), distances, tf.zeros([], distances.dtype)), -1)
-        negative = tf.reduce_min(tf.where(same, largest, distances), -1)
-        difference = positive - negative
-        return tf.math.softplus(difference) if self.soft else tf.nn.relu(self.margin + difference)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "soft": self.soft}
+__all__ = ["ContrastiveLoss", "PinballLoss", "SparsemaxLoss", "sparsemax"]
 
 
 @register
@@ -146,14 +30,14 @@ class ContrastiveLoss(keras.losses.Loss):
         **kwargs: `reduction`, `name`, `dtype`, as for any Keras loss.
 
     Call:
-        y_true: 1 for pairs that belong together, 0 for others; as many as there are distances.
+        y_true: 1 for pairs that belong together, 0 for others, `[B]` or `[B, 1]`.
         y_pred: distances d of the pairs, `[B]` or `[B, 1]`.
 
     Returns:
         A scalar; with `reduction=None` the shape of `y_pred`.
 
     Raises:
-        ValueError: if `margin` is out of its range.
+        ValueError: if `margin` is out of its range, or shapes do not fit.
 
     Example:
         >>> loss = ContrastiveLoss(margin=1.0, reduction=None)
@@ -170,47 +54,11 @@ class ContrastiveLoss(keras.losses.Loss):
         self.margin = float(margin)
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        together = tf.reshape(y_true, tf.shape(y_pred))
+        together = tf.reshape(fitting("ContrastiveLoss", y_true, y_pred)[0], tf.shape(y_pred))
         return together * tf.square(y_pred) + (1 - together) * tf.square(tf.nn.relu(self.margin - y_pred))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dtype": self.dtype, "margin": self.margin}
-
-
-@register
-class NPairsLoss(keras.losses.Loss):
-    """Cross-entropy of similarities: each anchor has to pick its partner among those of all the others.
-
-        loss = mean over i of -sum over j of q_ij ln softmax(similarity_i)_j
-        q_ij = 1 / (number of k with y_k = y_i) if y_j = y_i, else 0
-
-    The paper's penalty on the embeddings' length is left to the caller.
-
-    Args:
-        **kwargs: `reduction`, `name`, `dtype`, as for any Keras loss.
-
-    Call:
-        y_true: labels, `[B]` or `[B, 1]`.
-        y_pred: similarities of anchors (rows) and partners (columns), `[B, B]`: `anchors @ transpose(partners)`.
-
-    Returns:
-        A scalar; with `reduction=None` `[B]`.
-
-    Example:
-        >>> round(float(NPairsLoss()(tf.constant([0, 1]), tf.constant([[2.0, 0.0], [0.0, 2.0]]))), 4)
-        0.1269
-
-    References:
-        Sohn 2016, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NeurIPS.
-    """
-
-    def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        same = tf.cast(_same_label(y_true), y_pred.dtype)
-        # Not TensorFlow's cross-entropy, which raises for a batch (or a replica's part of it) without examples.
-        return tf.reduce_logsumexp(y_pred, -1) - tf.reduce_sum(same * y_pred, -1) / tf.reduce_sum(same, -1)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "dtype": self.dtype}
 
 
 @register
@@ -220,18 +68,18 @@ class PinballLoss(keras.losses.Loss):
         loss = mean over the last dimension of max(tau * (y - f), (tau - 1) * (y - f))
 
     Args:
-        tau: between 0 and 1; or one for each output, to predict several quantiles of a target `[..., 1]`.
+        tau: between 0 and 1; or one for each output, to predict several quantiles of a target `[..., 1]` or `[...]`.
         **kwargs: `reduction`, `name`, `dtype`, as for any Keras loss.
 
     Call:
-        y_true: targets y, `[..., D]`, or `[..., 1]` for several quantiles.
+        y_true: targets y, `[..., D]`, or `[..., 1]` if all predictions have the same target. For a list `tau` also `[...]`.
         y_pred: predictions f, `[..., D]`.
 
     Returns:
         A scalar; with `reduction=None` `[...]`.
 
     Raises:
-        ValueError: if `tau` is out of its range.
+        ValueError: if `tau` is out of its range, or shapes do not fit to each other or to it.
 
     Example:
         >>> loss = PinballLoss(tau=[0.1, 0.9])
@@ -250,6 +98,15 @@ class PinballLoss(keras.losses.Loss):
         self.tau = float(quantiles[0]) if isinstance(tau, (int, float)) else [float(one) for one in quantiles]
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
+        if isinstance(self.tau, list):
+            if y_pred.shape[-1] not in (len(self.tau), None):
+                raise ValueError(
+                    f"PinballLoss: `tau` has {len(self.tau)} quantiles, so predictions must have shape [..., {len(self.tau)}]; "
+                    f"got shape {tuple(y_pred.shape)}."
+                )
+            y_pred = tf.ensure_shape(y_pred, [*y_pred.shape[:-1], len(self.tau)])
+            y_true = y_true[..., None] if y_true.shape.rank == y_pred.shape.rank - 1 else y_true
+        y_true, y_pred = fitting("PinballLoss", y_true, y_pred, shared=True)
         error, tau = y_true - y_pred, tf.constant(self.tau, y_pred.dtype)
         return tf.reduce_mean(tf.maximum(tau * error, (tau - 1) * error), -1)
 
@@ -276,6 +133,9 @@ class SparsemaxLoss(keras.losses.Loss):
     Returns:
         A scalar; with `reduction=None` `[...]`.
 
+    Raises:
+        ValueError: if shapes do not fit, as those of class numbers.
+
     Example:
         >>> loss = SparsemaxLoss(reduction=None)
         >>> loss(tf.constant([[1.0, 0.0], [1.0, 0.0]]), tf.constant([[2.0, 1.0], [0.0, 0.0]])).numpy().tolist()
@@ -286,7 +146,13 @@ class SparsemaxLoss(keras.losses.Loss):
     """
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
-        logits = y_pred - tf.stop_gradient(tf.reduce_max(y_pred, -1, keepdims=True))  # changes nothing but the rounding
+        if y_true.shape.rank != y_pred.shape.rank or not y_true.shape.is_compatible_with(y_pred.shape):
+            raise ValueError(
+                f"SparsemaxLoss: targets of shape {tuple(y_true.shape)} are not the probabilities of {y_pred.shape[-1]} classes for "
+                f"predictions of shape {tuple(y_pred.shape)}; of class numbers take tf.one_hot."
+            )
+        y_true, logits = full_precision(tf.ensure_shape(y_true, y_pred.shape)), full_precision(y_pred)
+        logits -= tf.stop_gradient(tf.reduce_max(logits, -1, keepdims=True))  # changes nothing but the rounding
         p = tf.stop_gradient(sparsemax(logits))
         return tf.reduce_sum(logits * (p - y_true) + (tf.square(y_true) - tf.square(p)) / 2, -1)
 
@@ -305,7 +171,7 @@ def sparsemax(logits: Any) -> tf.Tensor:
         logits: `[..., K]`, floating.
 
     Returns:
-        `[..., K]`, nonnegative; each row adds up to 1.
+        `[..., K]` in the logits' dtype, nonnegative; each row adds up to 1.
 
     Example:
         >>> sparsemax(tf.constant([[1.0, 0.5, -1.0]])).numpy().tolist()
@@ -314,35 +180,13 @@ def sparsemax(logits: Any) -> tf.Tensor:
     References:
         Martins & Astudillo 2016, arXiv:1602.02068.
     """
-    logits = tf.convert_to_tensor(logits)
+    given = tf.convert_to_tensor(logits)
+    logits = full_precision(given)
+    logits -= tf.stop_gradient(tf.reduce_max(logits, -1, keepdims=True))  # far from 0 the sums would lose their digits
     descending = tf.sort(logits, -1, direction="DESCENDING")
     place = tf.cast(tf.range(1, tf.shape(logits)[-1] + 1), logits.dtype)
     support = 1 + place * descending > tf.cumsum(descending, -1)
     chosen = tf.cast(support, logits.dtype)
     total = tf.reduce_sum(tf.where(support, descending, tf.zeros_like(descending)), -1, keepdims=True)
     threshold = (total - 1) / tf.reduce_sum(chosen, -1, keepdims=True)
-    return tf.nn.relu(logits - threshold)
-
-
-def _same_label(labels: tf.Tensor) -> tf.Tensor:
-    labels = tf.reshape(labels, [-1])
-    return labels[:, None] == labels[None, :]
-
-
-def _without_diagonal(matrix: tf.Tensor) -> tf.Tensor:
-    return tf.linalg.set_diag(matrix, tf.zeros(tf.shape(matrix)[:1], matrix.dtype))
-
-
-def _pairs(labels: tf.Tensor, embeddings: tf.Tensor, distance: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Distances `[B, B]` of the examples of a batch, exactly 0 from itself, and whether their labels are the same."""
-    squares = tf.reduce_sum(tf.square(embeddings), -1)
-    if distance == "angular":
-        embeddings *= tf.math.rsqrt(tf.where(squares > 0, squares, 1.0))[:, None]
-        distances = tf.nn.relu(1 - tf.matmul(embeddings, embeddings, transpose_b=True))
-    else:
-        distances = tf.nn.relu(squares[:, None] + squares[None, :] - 2 * tf.matmul(embeddings, embeddings, transpose_b=True))
-    distances = tf.linalg.set_diag(distances, tf.zeros_like(squares))
-    if distance == "L2":  # the root's derivative is infinite at 0: none is taken there
-        apart = distances > 0
-        distances = tf.where(apart, tf.sqrt(tf.where(apart, distances, 1.0)), 0.0)
-    return distances, _same_label(labels)
+    return tf.cast(tf.nn.relu(logits - threshold), given.dtype)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from layers._private_api import get_keras_mask
 from layers.arguments import check_numbers, known_dimension
 from layers.base import Layer, full_precision, masked_mean, register
+from layers.class_numbers import whole_numbers
 from layers.replicas import sum_over_replicas
 
 __all__ = ["CenterLoss", "MarginSoftmax"]
@@ -34,7 +35,8 @@ class CenterLoss(Layer):
 
     Call:
         inputs: `[..., D]`, floating.
-        labels: integers from 0 to num_classes - 1, `[...]` or `[..., 1]`; None, as in prediction, adds no loss.
+        labels: integers from 0 to num_classes - 1, `[...]` or `[..., 1]`; None, as in prediction, adds no loss. Another number makes the
+            loss NaN.
         mask: bool `[...]`, the inputs' own if None; what is masked neither counts nor moves a center.
         training: whether centers move.
 
@@ -84,10 +86,12 @@ class CenterLoss(Layer):
         if labels is None:
             return tf.identity(inputs)
         mask = get_keras_mask(inputs) if mask is None else mask
-        wide, labels = full_precision(inputs), _class_ids(labels, inputs)
+        wide, labels = full_precision(inputs), _class_ids(self, labels, inputs)
         if mask is not None:
             labels = tf.where(tf.cast(mask, tf.bool), labels, 0)  # padding may have any label
-        difference = wide - tf.gather(tf.cast(self.centers, wide.dtype), labels)
+        # In a graph nothing can be raised alike in all modes: a label that is no class gives NaN, and moves nothing.
+        center = tf.gather(tf.cast(self.centers, wide.dtype), tf.maximum(labels, 0))
+        difference = wide - tf.where(labels[..., None] >= 0, center, tf.constant(float("nan"), wide.dtype))
         squared = tf.reduce_sum(tf.square(difference), -1)
         self.add_loss(tf.cast(self.strength, wide.dtype) * masked_mean(squared, mask))
         self.add_metric(tf.sqrt(squared), "distance", sample_weight=mask)
@@ -190,7 +194,7 @@ class MarginSoftmax(Layer):
         cosines = tf.matmul(_unit(wide, -1), _unit(tf.cast(self.kernel, wide.dtype), 0))
         if labels is not None:
             mask = get_keras_mask(inputs) if mask is None else mask
-            cosines = self._with_margin(cosines, _class_ids(labels, inputs), mask)
+            cosines = self._with_margin(cosines, _class_ids(self, labels, inputs), mask)
         return tf.cast(self.scale * cosines, inputs.dtype)
 
     def _with_margin(self, cosines: tf.Tensor, labels: tf.Tensor, mask: Any) -> tf.Tensor:
@@ -206,7 +210,7 @@ class MarginSoftmax(Layer):
         return cosines + target * (turned - cosine_margin - cos)[..., None]
 
     def _report(self, cos: tf.Tensor, labels: tf.Tensor, mask: Any) -> None:
-        counted = (labels >= 0) & (labels < self.num_classes)
+        counted = labels >= 0
         counted = counted if mask is None else counted & tf.cast(mask, tf.bool)
         self.add_metric(tf.acos(cos), "target_angle", sample_weight=counted)
 
@@ -225,10 +229,15 @@ class MarginSoftmax(Layer):
         }
 
 
-def _class_ids(labels: Any, inputs: tf.Tensor) -> tf.Tensor:
-    """int32, without the last dimension of `inputs`."""
-    labels = tf.cast(labels, tf.int32)
-    return tf.squeeze(labels, -1) if labels.shape.rank == inputs.shape.rank else labels
+def _class_ids(layer: Any, labels: Any, inputs: tf.Tensor) -> tf.Tensor:
+    """int32 in the shape of `inputs` without the last dimension; -1 for what is no class."""
+    labels = whole_numbers(type(layer).__name__, labels, classes=layer.num_classes)
+    given, wanted = labels.shape, inputs.shape[:-1]
+    if given.rank == inputs.shape.rank and given[-1] == 1:
+        labels = tf.squeeze(labels, -1)
+    if not labels.shape.is_compatible_with(wanted):
+        raise ValueError(f"{type(layer).__name__} needs labels of shape {tuple(wanted)}, one for each vector; got shape {tuple(given)}.")
+    return tf.ensure_shape(labels, wanted)
 
 
 def _unit(vectors: tf.Tensor, axis: int) -> tf.Tensor:

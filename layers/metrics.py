@@ -1,7 +1,7 @@
 """Metrics that went with TensorFlow Addons: agreement of two classifications, and correlation of two rankings.
 
 None of them is a mean over batches. Each counts pairs of (target, prediction) in one table over all batches and replicas, in float64, and
-computes its value from that table: the same for any batch size.
+computes its value from that table: the same for any batch size. What the predictions' mask takes away does not count.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from layers.arguments import check_choice, check_numbers
+from layers._private_api import get_keras_mask
+from layers.alignment import as_tensor, fitting
+from layers.arguments import check_choice, check_integers
 from layers.base import register
+from layers.class_numbers import classifications
 
 __all__ = ["CohenKappa", "KendallTau", "MatthewsCorrelation", "SpearmanCorrelation"]
 
@@ -34,8 +37,10 @@ class _Table(keras.metrics.Metric):
             y_pred: predictions.
             sample_weight: weights, whose dimensions are the first ones of the targets; what weighs 0 does not count, whatever it is.
         """
-        rows, columns, known = self._places(tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred))
+        rows, columns, known = self._places(as_tensor(y_true), as_tensor(y_pred))
         weight = tf.ones_like(rows, tf.float64) if sample_weight is None else _weight_of(rows, sample_weight)
+        if (mask := get_keras_mask(y_pred)) is not None:
+            weight = tf.where(_weight_of(rows, mask) == 0, tf.zeros_like(weight), weight)
         # What has no place cannot be counted, and nothing can be raised in a graph: it makes the result NaN, so that it is seen.
         weight = tf.where(known | (weight == 0), weight, tf.constant(float("nan"), tf.float64))
         place = tf.where(known, rows * self.table.shape[1] + columns, 0)
@@ -56,27 +61,28 @@ class _Table(keras.metrics.Metric):
 class _ConfusionMatrix(_Table):
     """Base of the metrics of two classifications."""
 
-    def __init__(self, *, num_classes: int, name: str | None = None, dtype: Any = None):
-        check_numbers(at_least=2, num_classes=num_classes)
-        super().__init__(int(num_classes), int(num_classes), name, dtype)
-        self.num_classes = int(num_classes)
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        sparse_y_true: bool | None = None,
+        sparse_y_pred: bool | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ):
+        check_integers(at_least=2, num_classes=num_classes)
+        check_choice([None, True, False], sparse_y_true=sparse_y_true, sparse_y_pred=sparse_y_pred)
+        super().__init__(num_classes, num_classes, name, dtype)
+        self.num_classes, self.sparse_y_true, self.sparse_y_pred = num_classes, sparse_y_true, sparse_y_pred
 
     def _places(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        rows, columns = self._classes(y_true), self._classes(y_pred)
-        known = (rows >= 0) & (rows < self.num_classes) & (columns >= 0) & (columns < self.num_classes)
-        return rows, columns, known
-
-    def _classes(self, values: tf.Tensor) -> tf.Tensor:
-        rank = values.shape.rank
-        if rank > 1 and values.shape[-1] == self.num_classes:
-            return tf.argmax(values, -1, output_type=tf.int32)
-        values = tf.squeeze(values, -1) if rank > 1 and values.shape[-1] == 1 else values
-        if self.num_classes == 2 and values.dtype.is_floating:
-            return tf.cast(values > 0.5, tf.int32)
-        return tf.cast(values, tf.int32)
+        said = {"sparse_y_true": self.sparse_y_true, "sparse_y_pred": self.sparse_y_pred}
+        rows, columns = classifications(type(self).__name__, y_true, y_pred, self.num_classes, **said)
+        return rows, columns, (rows >= 0) & (columns >= 0)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_classes": self.num_classes}
+        sparse = {"sparse_y_true": self.sparse_y_true, "sparse_y_pred": self.sparse_y_pred}
+        return {**super().get_config(), "num_classes": self.num_classes, **sparse}
 
 
 @register
@@ -91,16 +97,20 @@ class CohenKappa(_ConfusionMatrix):
     Args:
         num_classes: number of classes, at least 2.
         weighting: None, "linear" or "quadratic", for classes that are ordered.
+        sparse_y_true: whether targets are class numbers; None lets shapes decide.
+        sparse_y_pred: whether predictions are class numbers; None lets shapes decide.
         name: name in the logs.
         dtype: of the result.
 
     Call:
-        y_true: classes, `[...]` or `[..., 1]`, or one-hot `[..., num_classes]`.
-        y_pred: scores `[..., num_classes]`, or classes as above; for 2 classes also the probability of class 1. A class that does not exist
-            makes the result NaN.
+        y_true: class numbers, `[...]` or `[..., 1]`, or one-hot rows `[..., num_classes]`. Floats are rounded.
+        y_pred: scores `[..., num_classes]`, or class numbers as above; for 2 classes also the probability of class 1. NaN, and a class that
+            does not exist, make the result NaN. Numbers beside scores have a rank less, or a last dimension of 1. If both have the shape
+            `[..., num_classes]`, floats are one-hot rows and scores, and integers numbers; integer targets beside floating predictions of
+            more than 2 classes are refused: `sparse_y_true` and `sparse_y_pred` say what they are.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of its range, or shapes do not fit, or may be read in two ways.
 
     Example:
         >>> kappa = CohenKappa(num_classes=2)
@@ -112,9 +122,9 @@ class CohenKappa(_ConfusionMatrix):
         Cohen 1960, "A Coefficient of Agreement for Nominal Scales"; weighted: Cohen 1968, Psychological Bulletin 70.
     """
 
-    def __init__(self, *, num_classes: int, weighting: str | None = None, name: str | None = None, dtype: Any = None):
+    def __init__(self, *, num_classes: int, weighting: str | None = None, **kwargs: Any):
         check_choice([None, "linear", "quadratic"], weighting=weighting)
-        super().__init__(num_classes=num_classes, name=name, dtype=dtype)
+        super().__init__(num_classes=num_classes, **kwargs)
         self.weighting = weighting
 
     def _value(self, table: tf.Tensor) -> tf.Tensor:
@@ -141,16 +151,20 @@ class MatthewsCorrelation(_ConfusionMatrix):
 
     Args:
         num_classes: number of classes, at least 2.
+        sparse_y_true: whether targets are class numbers; None lets shapes decide.
+        sparse_y_pred: whether predictions are class numbers; None lets shapes decide.
         name: name in the logs.
         dtype: of the result.
 
     Call:
-        y_true: classes, `[...]` or `[..., 1]`, or one-hot `[..., num_classes]`.
-        y_pred: scores `[..., num_classes]`, or classes as above; for 2 classes also the probability of class 1. A class that does not exist
-            makes the result NaN.
+        y_true: class numbers, `[...]` or `[..., 1]`, or one-hot rows `[..., num_classes]`. Floats are rounded.
+        y_pred: scores `[..., num_classes]`, or class numbers as above; for 2 classes also the probability of class 1. NaN, and a class that
+            does not exist, make the result NaN. Numbers beside scores have a rank less, or a last dimension of 1. If both have the shape
+            `[..., num_classes]`, floats are one-hot rows and scores, and integers numbers; integer targets beside floating predictions of
+            more than 2 classes are refused: `sparse_y_true` and `sparse_y_pred` say what they are.
 
     Raises:
-        ValueError: if `num_classes` is out of its range.
+        ValueError: if an argument is out of its range, or shapes do not fit, or may be read in two ways.
 
     Example:
         >>> matthews = MatthewsCorrelation(num_classes=2)
@@ -178,7 +192,7 @@ class _RankCorrelation(_Table):
         self.true_cutpoints, self.pred_cutpoints = cutpoints
 
     def _places(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        values = [tf.reshape(tf.cast(y, tf.float64), tf.shape(y_true)) for y in (y_true, y_pred)]
+        values = [tf.cast(y, tf.float64) for y in fitting(type(self).__name__, y_true, y_pred)]
         edges = [tf.constant(c, tf.float64) for c in (self.true_cutpoints, self.pred_cutpoints)]
         rows, columns = (
             tf.reshape(tf.searchsorted(e, tf.reshape(v, [-1]), side="right"), tf.shape(v)) for e, v in zip(edges, values, strict=True)
@@ -210,10 +224,10 @@ class SpearmanCorrelation(_RankCorrelation):
 
     Call:
         y_true: numbers, of any shape; NaN makes the result NaN.
-        y_pred: as many numbers.
+        y_pred: numbers of that shape; `[B]` and `[B, 1]` fit to each other.
 
     Raises:
-        ValueError: if cutpoints do not increase, or there are none.
+        ValueError: if cutpoints do not increase, or there are none, or shapes do not fit.
 
     Example:
         >>> rho = SpearmanCorrelation(true_cutpoints=[0.5, 1.5, 2.5], pred_cutpoints=[0.25, 0.5, 0.75])
@@ -252,10 +266,10 @@ class KendallTau(_RankCorrelation):
 
     Call:
         y_true: numbers, of any shape; NaN makes the result NaN.
-        y_pred: as many numbers.
+        y_pred: numbers of that shape; `[B]` and `[B, 1]` fit to each other.
 
     Raises:
-        ValueError: if cutpoints do not increase, or there are none.
+        ValueError: if cutpoints do not increase, or there are none, or shapes do not fit.
 
     Example:
         >>> tau = KendallTau(true_cutpoints=[0.5, 1.5, 2.5], pred_cutpoints=[0.25, 0.5, 0.75])

@@ -113,6 +113,8 @@ class VectorQuantizer(Layer):
         self._report(numbers)
         if self.update == "ema" and training and self.trainable:
             self._move(vectors, counted, numbers)
+        # The nearest code of what is not a number is none.
+        found = tf.where(tf.math.is_nan(vectors), vectors, found)
         outputs = _straight_through(inputs, tf.cast(found, inputs.dtype))
         return (outputs, indices) if self.return_indices else outputs
 
@@ -128,7 +130,10 @@ class VectorQuantizer(Layer):
         return tf.cast(tf.gather(tf.convert_to_tensor(self.codebook), indices), self.compute_dtype)
 
     def _nearest(self, vectors: tf.Tensor, codebook: tf.Tensor) -> tf.Tensor:
-        # |x|^2 is the same for all codes: without it nothing cancels for vectors that are far out.
+        # |x|^2 is the same for all codes: without it nothing cancels for vectors that are far out; seen from the middle of the codes, for
+        # codes that are far out.
+        middle = tf.reduce_mean(codebook, 0)
+        vectors, codebook = vectors - middle, codebook - middle
         distances = tf.reduce_sum(tf.square(codebook), -1) - 2 * tf.tensordot(vectors, codebook, [[-1], [-1]])
         return tf.argmin(distances, -1, output_type=tf.int32)
 

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from layers import _private_api
+from layers import _private_api, metric_names
 from layers.aggregation import AGGREGATIONS, Aggregate, aggregate
 from layers.replicas import replica_index
 
@@ -26,7 +26,9 @@ class Reporting(_private_api.SeparateLosses):
     def add_metric(self, value: Any, name: str, aggregation: str | None = "mean", sample_weight: Any = None) -> None:
         """Reports a value in the logs of training and evaluation, as `"<layer name>/<name>"`.
 
-        To be called in `call`. The metric counts in float32, is reset at every epoch and evaluation, and joins all replicas.
+        To be called in `call`. The metric counts in float32, is reset at every epoch and evaluation, and joins all replicas. Nothing else
+        updates it: a step of your own may call `update_state` of all `self.metrics`. If a model has two of one name, names of the layers
+        around are put in front, `"<block name>/<layer name>/<name>"`; a model from a `.keras` file reports under the names that it had.
 
         Keras 2 had this method; `aggregation="mean"`, repeated calls under one name and nested layers mean what they meant there, and
         `aggregation=None` ("already aggregated") is `"last"`. Different: names begin with the layer's; a mean is one over elements (Keras
@@ -50,7 +52,7 @@ class Reporting(_private_api.SeparateLosses):
                 f"add_metric({name!r}) of {self.name!r} was given a symbolic tensor of a functional model; call it in a layer's `call`."  # type: ignore[attr-defined]
             )
         # Where Keras runs `call` on placeholders to find out shapes, it drops all assignments: nothing is counted there.
-        self._reported_metric(name, aggregation).update_state(value, sample_weight)
+        self._reported_metric(name, aggregation).add(value, sample_weight)
 
     def declare_metric(self, name: str, aggregation: str | None = "mean") -> None:
         """Creates a metric in `__init__` or `build` that `call` adds to later.
@@ -113,11 +115,27 @@ class Reporting(_private_api.SeparateLosses):
 
         def create() -> None:
             metric = aggregate(aggregation, f"{self.name}/{name}")  # type: ignore[attr-defined]
+            metric.name = self.__dict__.get("_names_in_file", {}).get(name, metric.name)
             self._track_metric(metric)
             self._show_to_checkpoints(f"metric_{name}", metric.variables)
             self.__dict__["_reported_metrics"][name] = metric
 
         _apart(create)
+
+    @property
+    def metrics(self) -> list[Any]:
+        metric_names.settle(_private_api.who_lists_metrics(self))
+        return super().metrics  # type: ignore[misc]
+
+    def save_assets(self, dir_path: str) -> None:
+        """Called by Keras, beside the saving of weights: writes the names of the metrics."""
+        metric_names.save_names(self.__dict__.get("_reported_metrics", {}), dir_path)
+
+    def load_assets(self, dir_path: str | None) -> None:
+        """Called by Keras, beside the loading of weights: the metrics get the names that they had."""
+        self.__dict__["_names_in_file"] = names = metric_names.load_names(dir_path)
+        for name, metric in self.__dict__.get("_reported_metrics", {}).items():
+            metric.name = names.get(name, metric.name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

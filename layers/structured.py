@@ -11,6 +11,7 @@ import tensorflow as tf
 from layers._private_api import get_keras_mask
 from layers.arguments import check_integers, check_numbers
 from layers.base import Layer, full_precision, masked_mean, register
+from layers.class_numbers import whole_numbers
 
 __all__ = ["CRF", "Sinkhorn"]
 
@@ -37,21 +38,22 @@ class CRF(Layer):
         transitions_initializer: a Keras initializer of `[K, K]`, from row to column.
 
     Call:
-        inputs: u, `[B, T, K]`, floating, the scores of K tags; such as a dense layer's outputs without an activation.
-        tags: the true tags, integers `[B, T]` from 0 to K - 1, whatever they are where masked. Without them there is no loss, and nothing
-            is counted.
+        inputs: u, `[B, T, K]`, floating, the scores of K tags; such as a dense layer's outputs without an activation. A ragged tensor is
+            padded, and masked, by its own lengths.
+        tags: the true tags, integers `[B, T]` or `[B, T, 1]` from 0 to K - 1, whatever they are where masked; another number makes the
+            loss NaN, in all modes alike. Without tags there is no loss, and nothing is counted.
         mask: bool `[B, T]`, by default the mask that `inputs` carries. It may take away the end of a sequence, or all of it, but nothing
             in front of what it keeps.
 
     Returns:
-        int32 `[B, T]`, 0 where masked. It has no gradient; the layer is trained by its loss.
+        int32 `[B, T]`, 0 where masked; ragged, if the inputs are. It has no gradient; the layer is trained by its loss.
 
     Metrics:
         accuracy: share of the unmasked tags that were found.
 
     Raises:
-        ValueError: if the inputs are not `[B, T, K]`.
-        tf.errors.InvalidArgumentError: if the mask keeps something behind what it takes away. XLA leaves this check out.
+        ValueError: if the inputs are not `[B, T, K]`, or the tags not `[B, T]`.
+        tf.errors.InvalidArgumentError: if the mask keeps something behind what it takes away. XLA leaves this check out; the loss is NaN.
 
     Example:
         >>> layer = CRF()
@@ -89,24 +91,51 @@ class CRF(Layer):
             self.end = self.add_weight(shape=(kinds,), initializer="zeros", autocast=False, name="end")
 
     def call(self, inputs: Any, tags: Any = None, mask: Any = None) -> tf.Tensor:
+        if isinstance(inputs, tf.RaggedTensor):
+            return self._call_ragged(inputs, tags)
         if mask is None:
             mask = get_keras_mask(inputs)  # which Keras hands over only if there are no tags
         mask = tf.ones(tf.shape(inputs)[:2], tf.bool) if mask is None else _right_padded(tf.cast(mask, tf.bool))
-        unary = full_precision(inputs)
+        tags = None if tags is None else self._tag_numbers(tags, inputs)
+        unary, steps = full_precision(inputs), inputs.shape[1]
+        if not steps:  # none, or who knows how many: there has to be one to begin with
+            unary, mask, tags = (None if part is None else _at_least_one_step(part) for part in (unary, mask, tags))
         chain = tuple(tf.cast(full_precision(weight), unary.dtype) for weight in self._chain(unary.shape[-1]))
         found = tf.where(mask, _best_path(tf.stop_gradient(unary), tuple(map(tf.stop_gradient, chain)), mask), 0)
         if tags is not None:
-            tags = tf.where(mask, tf.cast(tags, tf.int32), 0)
-            log_p = _path_score(unary, chain, mask, tags) - _log_normalizer(unary, chain, mask)
-            self.add_loss(self._mean_loss(log_p, mask))
-            self.add_metric(found == tags, "accuracy", sample_weight=mask)
-        return found
+            self._report(unary, chain, mask, tags, found)
+        return found if steps else found[:, : tf.shape(inputs)[1]]
+
+    def _call_ragged(self, inputs: tf.RaggedTensor, tags: Any) -> tf.RaggedTensor:
+        lengths = inputs.row_lengths()
+        dense = inputs.to_tensor()
+        if isinstance(tags, tf.RaggedTensor):
+            tags = tags.to_tensor()
+        found = self.call(dense, tags, tf.sequence_mask(lengths, tf.shape(dense)[1]))
+        return tf.RaggedTensor.from_tensor(found, lengths)
+
+    def _tag_numbers(self, tags: Any, inputs: tf.Tensor) -> tf.Tensor:
+        """int32 `[B, T]`, -1 for what is no tag."""
+        numbers = whole_numbers("CRF", tags, classes=inputs.shape[-1])
+        if numbers.shape.rank == 3 and numbers.shape[-1] == 1:
+            numbers = tf.squeeze(numbers, -1)
+        if not numbers.shape.is_compatible_with(inputs.shape[:2]):
+            raise ValueError(f"CRF needs tags of shape {tuple(inputs.shape[:2])}, one for each step; got shape {tuple(tags.shape)}.")
+        return tf.reshape(numbers, tf.shape(inputs)[:2])
+
+    def _report(self, unary: tf.Tensor, chain: Chain, mask: tf.Tensor, tags: tf.Tensor, found: tf.Tensor) -> None:
+        kept = tf.where(mask, tf.maximum(tags, 0), 0)
+        log_p = _path_score(unary, chain, mask, kept) - _log_normalizer(unary, chain, mask)
+        # XLA can raise nothing, and would take another tag for one that does not exist: NaN, in every mode.
+        wrong = tf.reduce_any(mask & (tags < 0), 1) | tf.reduce_any(mask[:, 1:] & ~mask[:, :-1], 1)
+        self.add_loss(self._mean_loss(tf.where(wrong, tf.constant(float("nan"), log_p.dtype), log_p), mask))
+        self.add_metric(found == tags, "accuracy", sample_weight=mask)
 
     def _chain(self, kinds: int) -> tuple[Any, Any, Any]:
         return (self.transitions, self.start, self.end) if self.boundaries else (self.transitions, tf.zeros([kinds]), tf.zeros([kinds]))
 
     def _mean_loss(self, log_p: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        return masked_mean(-log_p, mask[:, 0])
+        return masked_mean(-log_p, tf.reduce_any(mask, 1))
 
     def compute_output_shape(self, inputs_shape: Any, tags_shape: Any = None) -> Any:
         return inputs_shape[:-1]
@@ -122,7 +151,18 @@ class CRF(Layer):
         return {**super().get_config(), **config}
 
 
-# Shapes: unary [B, T, K]; chain [K, K], [K], [K]; mask, tags [B, T]. A step that is masked hands on what it was given.
+# Shapes: unary [B, T, K]; chain [K, K], [K], [K]; mask, tags [B, T]. A step that is masked hands on what it was given. The first one, too,
+# for which `first` stands: so there is always a step to scan over, without which XLA and graphs of unknown size cannot scan.
+
+
+def _at_least_one_step(tensor: tf.Tensor) -> tf.Tensor:
+    none = tf.cast(tf.shape(tensor)[1] == 0, tf.int32)
+    return tf.pad(tensor, [[0, 0], [0, none], *([[0, 0]] * (tensor.shape.rank - 2))])
+
+
+def _steps(unary: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    later = tf.range(tf.shape(mask)[1]) > 0
+    return tf.transpose(unary, [1, 0, 2]), tf.transpose(mask & later)
 
 
 def _right_padded(mask: tf.Tensor) -> tf.Tensor:
@@ -143,8 +183,8 @@ def _log_normalizer(unary: tf.Tensor, chain: Chain, mask: tf.Tensor) -> tf.Tenso
         after = tf.reduce_logsumexp(before[:, :, None] + transitions, 1) + scores
         return tf.where(here[:, None], after, before)
 
-    steps = tf.transpose(unary[:, 1:], [1, 0, 2]), tf.transpose(mask[:, 1:])
-    return tf.reduce_logsumexp(tf.foldl(step, steps, start + unary[:, 0]) + end, -1)
+    first = start + unary[:, 0]
+    return tf.reduce_logsumexp(tf.foldl(step, _steps(unary, mask), first) + end, -1)
 
 
 def _best_path(unary: tf.Tensor, chain: Chain, mask: tf.Tensor) -> tf.Tensor:
@@ -159,11 +199,10 @@ def _best_path(unary: tf.Tensor, chain: Chain, mask: tf.Tensor) -> tf.Tensor:
         return tf.where(here[:, None], after, before[0]), tf.where(here[:, None], origin, itself)
 
     first = start + unary[:, 0]
-    steps = tf.transpose(unary[:, 1:], [1, 0, 2]), tf.transpose(mask[:, 1:])
-    scores, origins = tf.scan(step, steps, (first, itself))
-    last = tf.argmax(tf.concat([first[None], scores], 0)[-1] + end, -1, output_type=tf.int32)
+    scores, origins = tf.scan(step, _steps(unary, mask), (first, itself))
+    last = tf.argmax(scores[-1] + end, -1, output_type=tf.int32)
     others = tf.scan(lambda tag, origin: tf.gather(origin, tag, batch_dims=1), origins, last, reverse=True)
-    return tf.transpose(tf.concat([others, last[None]], 0))
+    return tf.transpose(tf.concat([others[1:], last[None]], 0))
 
 
 def _path_score(unary: tf.Tensor, chain: Chain, mask: tf.Tensor, tags: tf.Tensor) -> tf.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,20 +12,23 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from layers.testing import behaviour, conventions, masking, modes, numerics, precision, replicas, reporting, saving
+from layers.testing import behaviour, configs, conventions, masking, modes, numerics, precision, replicas, reporting, saving, state
 from layers.testing.case import Batch, Case
+from layers.testing.rules import HOUSE_RULES
 
-__all__ = ["PROPERTIES", "BrokenLayer", "check_layer"]
+__all__ = ["HOUSE_RULES", "PROPERTIES", "BrokenLayer", "check_layer"]
 
 #: Name -> check. A check raises AssertionError, or returns why it does not apply, or None.
 PROPERTIES: dict[str, Callable[[Case], str | None]] = {
     check.__name__: check
     for check in (
         conventions.constructor,
-        conventions.config,
+        configs.config,
         conventions.build,
         conventions.output_spec,
         conventions.loss_count,
+        state.variables,
+        state.python_state,
         numerics.oracle,
         numerics.loss_oracle,
         numerics.degenerate,
@@ -54,6 +58,7 @@ PROPERTIES: dict[str, Callable[[Case], str | None]] = {
         behaviour.frozen,
         behaviour.empty_batch,
         behaviour.single_example,
+        behaviour.examples,
     )
 }
 
@@ -62,12 +67,15 @@ class BrokenLayer(AssertionError):
     """A layer breaks what it promises.
 
     Attributes:
-        broken: property -> what was found.
+        broken: property -> what was found. What was found before is said once: "the same as `config`".
     """
 
     def __init__(self, layer: str, broken: dict[str, str]):
-        self.broken = broken
-        lines = "\n".join(f"  {name}: {found}" for name, found in broken.items())
+        first: dict[str, str] = {}
+        for name, found in broken.items():
+            first.setdefault(found, name)
+        self.broken = {name: found if first[found] == name else f"the same as `{first[found]}`" for name, found in broken.items()}
+        lines = "\n".join(f"  {', '.join(n for n in broken if broken[n] == found)}: {found}" for found in first)
         super().__init__(f"{layer} breaks {len(broken)} of {len(PROPERTIES)} properties:\n{lines}")
 
 
@@ -92,6 +100,7 @@ def check_layer(
     time_axis: int | None = None,
     strategy: Any = None,
     fit: Callable[..., Any] | None = None,
+    rules: Sequence[str] = (),
     skip: Mapping[str, str] | None = None,
     only: Sequence[str] | None = None,
 ) -> dict[str, str]:
@@ -126,6 +135,7 @@ def check_layer(
         strategy: a `tf.distribute.MirroredStrategy` to run on; without it the replicas' properties are not checked.
         fit: another trainer, called as `fit(model, x, y, batch_size=..., epochs=..., shuffle=..., verbose=..., validation_data=...)`. What
             it reports is compared with Keras's own steps in eager mode, so give one that compiles.
+        rules: names of `HOUSE_RULES` to apply beyond what Keras asks of any layer; the tests of this package apply all.
         skip: property -> why it does not hold for this layer.
         only: names of the properties to check; all if None.
 
@@ -134,7 +144,7 @@ def check_layer(
 
     Raises:
         BrokenLayer: if a property does not hold; `broken` names each.
-        ValueError: if `skip` or `only` name what is not a property, or a reason is missing.
+        ValueError: if `skip` or `only` name what is not a property, or `rules` what is no rule, or a reason is missing.
 
     Example:
         >>> import numpy as np
@@ -148,6 +158,8 @@ def check_layer(
     unknown = [name for name in [*skip, *(only or ())] if name not in PROPERTIES]
     if unknown:
         raise ValueError(f"No such property: {', '.join(unknown)}; there are {', '.join(PROPERTIES)}.")
+    if strange := [rule for rule in rules if rule not in HOUSE_RULES]:
+        raise ValueError(f"No such rule: {', '.join(strange)}; there are {', '.join(HOUSE_RULES)}.")
     unexplained = [name for name, reason in skip.items() if not (isinstance(reason, str) and reason.strip())]
     if unexplained:
         raise ValueError(f"Say why {', '.join(unexplained)} may be skipped: skip={{'{unexplained[0]}': 'because ...'}}.")
@@ -170,6 +182,7 @@ def check_layer(
         time_axis=time_axis,
         strategy=strategy,
         fit=fit,
+        rules=rules,
     )
     results: dict[str, str] = {}
     broken: dict[str, str] = {}
@@ -186,11 +199,18 @@ def check_layer(
         except AssertionError as error:
             broken[name] = str(error)
         except Exception as error:  # whatever a layer raises breaks the property under check, not the others
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            broken[name] = f"{type(error).__name__} in {where.name}, line {where.lineno} of {where.filename}: {error}"
+            broken[name] = _described(error)
     if broken:
         raise BrokenLayer(getattr(getattr(factory, "func", factory), "__name__", repr(factory)), broken)
     return results
+
+
+def _described(error: Exception) -> str:
+    """Where an error came from and what it says: the same for the same fault, whatever the call was."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    said = re.split("Arguments received by|The op is created at|Stack trace for op definition", str(error))[0].strip()
+    said = re.sub(r"keras_tensor_\d+|\x1b\[\d*m", lambda found: "keras_tensor" if "keras" in found[0] else "", said)
+    return f"{type(error).__name__} in {where.name}, line {where.lineno} of {where.filename}: {said}"
 
 
 @contextlib.contextmanager

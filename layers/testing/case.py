@@ -19,6 +19,7 @@ __all__ = ["Batch", "Case", "agree", "double_precision", "local_name"]
 Seen = dict[str, np.ndarray]
 
 NAME = "layer_under_test"
+NO_KERNEL = ("Could not find device for node", "is not in the list of allowed values")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Case:
     time_axis: int | None = None
     strategy: Any = None
     fit: Callable[..., Any] | None = None
+    rules: Sequence[str] = ()
     _shared: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False)
 
     # What several checks use is made, called and traced once.
@@ -126,6 +128,29 @@ class Case:
         other = self.make(**overrides)
         copy_state(layer, other)
         return other
+
+    def under(self, policy: str) -> keras.layers.Layer:
+        """The layer of all checks under another policy."""
+        layer: keras.layers.Layer = self.once(("policy", policy), lambda: self.twin(self.layer, dtype=policy))
+        return layer
+
+    def unsupported(self, policy: str) -> bool:
+        """Whether the constructor refuses a policy, or TensorFlow cannot compute in it on this device: no fault of the layer."""
+
+        def find_out() -> bool:
+            try:
+                self.factory(dtype=policy)
+            except (ValueError, TypeError) as error:
+                return "dtype" in str(error)
+            try:
+                self.measure(self.under(policy))
+            except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+                return any(words in str(error) for words in NO_KERNEL)
+            except Exception:  # the check that asks will say so
+                return False
+            return False
+
+        return bool(self.once(("unsupported", policy), find_out))
 
     # Calling them.
 
@@ -222,7 +247,7 @@ def _wave(size: tf.Tensor) -> Any:
 
 def arrays_of(tensors: Mapping[str, Any]) -> Seen:
     """Tensors as arrays."""
-    return {name: np.asarray(value) for name, value in tensors.items()}
+    return {name: np.asarray(value.numpy() if hasattr(value, "numpy") else value) for name, value in tensors.items()}
 
 
 def state_of(layer: keras.layers.Layer) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -14,24 +15,33 @@ __all__ = ["masking"]
 
 
 def masking(case: Case) -> str | None:
-    """A padded batch with a mask gives what the trimmed batch gives, in outputs, losses, metrics and moving state."""
+    """A padded batch with a mask gives what the trimmed batch gives, in outputs, losses, metrics and moving state; the mask goes on."""
     layer = case.layer
     takes_mask = "mask" in case.arguments
     if not layer.supports_masking:
-        assert not takes_mask, "call takes a mask, but supports_masking is False"
+        assert not (takes_mask and "masks" in case.rules), "call takes a mask, but supports_masking is False"
         return "the layer does not support masks"
     axis = case.time
-    if not takes_mask:
-        _assert_goes_on(case, layer)
-        if axis is None:
-            return None
-    assert axis is not None, "call takes a mask: give inputs with a time axis [B, T, ...], or time_axis, or skip masking"
+    _assert_goes_on(case, layer)
+    if axis is None:
+        assert not (takes_mask and "masks" in case.rules), (
+            "call takes a mask: give inputs with a time axis [B, T, ...], or time_axis, or skip masking"
+        )
+        return "the inputs have no time axis" if takes_mask else None
     length = case.batch.arrays[0].shape[axis]
     kept = max(1, length // 2)
     trimmed, padded = _pair(case, axis, length, kept)
-    if not takes_mask:  # then what it counts must not depend on what is masked
+    nested = not isinstance(case.batch.args[0], np.ndarray)
+    if not takes_mask or nested:  # Keras hands over the masks that tensors carry, one for each
         for batch in (trimmed, padded):
-            del batch.kwargs["mask"]
+            mask = tf.constant(batch.kwargs.pop("mask"))
+            if takes_mask:
+                batch = batch.map(tf.convert_to_tensor)
+                set_keras_mask(batch.arrays[0], mask)
+                if mask.shape[axis] == kept:
+                    trimmed = batch
+                else:
+                    padded = batch
     training = case.modes()[0]
     short = case.measure(layer, trimmed, training, gradients=False)
     long = case.measure(layer, padded, training, gradients=False)
@@ -73,15 +83,24 @@ def _compare(short: Seen, long: Seen, axis: int, length: int, kept: int) -> None
 
 
 def _assert_goes_on(case: Case, layer: Any) -> None:
-    """The mask on the inputs arrives at the outputs."""
-    first = case.batch.arrays[0]
-    mask = tf.constant(np.arange(first.shape[0]) % 2 == 0)[:, None]
+    """The mask on the inputs arrives at the outputs that still have time: the same, unless the layer makes masks of its own."""
+    first, strict = case.batch.arrays[0], "masks" in case.rules
+    if first.ndim >= 3 and (strict or first.shape[1] not in first.shape[2:]):  # else there is no telling whether time is still there
+        mask = tf.constant(np.arange(first.shape[1]) < 1 + np.arange(first.shape[0])[:, None])
+    elif first.ndim == 2 and strict:  # what has no time may hand on any mask
+        mask = tf.constant(np.arange(first.shape[0]) % 2 == 0)[:, None]
+    else:
+        return
     tensors = case.batch.tensors()
+    tensors.kwargs.pop("mask", None)
     for tensor in tensors.arrays:
-        set_keras_mask(tensor, mask)
+        if tensor.shape[:2] == mask.shape or first.ndim == 2:
+            set_keras_mask(tensor, mask)
     with state_kept(layer):
         outputs = tf.nest.flatten(case.call(layer, tensors, False))
     for i, output in enumerate(outputs):
-        found = get_keras_mask(output)
-        assert found is not None, f"supports_masking is True, but the mask does not arrive at output/{i}"
-        close(found, mask, f"the mask on output/{i}")
+        if output.shape[:2] == mask.shape or first.ndim == 2:
+            found = get_keras_mask(output)
+            assert found is not None, f"supports_masking is True, but the mask does not arrive at output/{i}: compute_mask drops it"
+            if type(layer).compute_mask is keras.layers.Layer.compute_mask or "mask" in case.arguments:
+                close(found, mask, f"the mask on output/{i}")

@@ -8,7 +8,8 @@ import sys
 import keras
 import pytest
 
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
+from tests.layers.house import check_layer
 
 
 def mutant(kind, old, new):

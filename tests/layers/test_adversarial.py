@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from layers.adversarial import GradientReversal
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
+from tests.layers.house import check_layer
 from tests.layers.mutations import mutant
 
 INPUTS = np.random.default_rng(0).standard_normal((6, 4))

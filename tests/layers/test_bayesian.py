@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from layers.base import register
 from layers.bayesian import DenseVariational, RandomFeatureGP
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
+from tests.layers.house import check_layer
 
 RANDOM = np.random.default_rng(0)
 INPUTS, SEQUENCES = RANDOM.standard_normal((6, 5)), RANDOM.standard_normal((4, 6, 5))

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from layers.decorrelation import BarlowTwins, VICReg
-from layers.testing import check_layer
+from tests.layers.house import check_layer
 from tests.layers.mutations import check_caught, mutant
 
 RANDOM = np.random.default_rng(0)

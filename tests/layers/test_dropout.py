@@ -13,7 +13,8 @@ from scipy import stats
 
 from layers.dropout import Dropout, DropPath
 from layers.random_bits import random_bits, random_normal, random_uniform
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
+from tests.layers.house import check_layer
 from tests.layers.mutations import mutant
 
 RANDOM = np.random.default_rng(0)

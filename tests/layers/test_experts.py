@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,8 +13,9 @@ from scipy.special import logsumexp, softmax
 
 from layers.base import masked_mean, register
 from layers.experts import MixtureOfExperts, TopKRouter
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
 from tests.layers.graph_fit import graph_fit
+from tests.layers.house import check_layer
 
 RANDOM = np.random.default_rng(0)
 SEQUENCES = RANDOM.standard_normal((4, 7, 5))
@@ -99,7 +101,7 @@ INVALID = [
     {"balance_weight": -1.0},
     {"z_weight": float("nan")},
 ]
-DROPS = {"single_example": "tokens compete for room; without a limit it is checked below"}
+DROPS = dict.fromkeys(("single_example", "examples"), "tokens compete for room; without a limit it is checked below")
 ROUTER = {
     "call_kwargs": {"mask": MASK},
     "oracle": route,
@@ -139,7 +141,7 @@ def test_mixture_of_experts_keeps_its_promises(two_replicas):
 
 def test_one_choice_without_a_limit_does_so_too():
     factory = functools.partial(mixture_of, k=1, capacity_factor=None, inference_capacity_factor=None)
-    only = ["oracle", "loss_oracle", "unknown_dimensions", "masking", "metric_values", "single_example"]
+    only = ["oracle", "loss_oracle", "unknown_dimensions", "masking", "metric_values", "single_example", "examples"]
     check_layer(factory, SEQUENCES, only=only, **MIXTURE)
 
 
@@ -258,3 +260,33 @@ class NothingActivated(MixtureOfExperts):
 def test_a_broken_mixture_is_caught(kind):
     with pytest.raises(BrokenLayer, match="output/0"):
         check_layer(functools.partial(kind, **mixture_of.keywords), SEQUENCES, only=["oracle"], **MIXTURE)
+
+
+@register
+def tens(shape, dtype=None):
+    return tf.fill(shape, tf.constant(10.0, dtype))
+
+
+def test_any_kind_of_initializer_serves_and_random_ones_make_experts_that_differ():
+    class Own(keras.initializers.Initializer):
+        """Has no seed and no config."""
+
+        def __init__(self, value):
+            self.value = value
+
+        def __call__(self, shape, dtype=None):
+            return tf.fill(shape, tf.constant(self.value, dtype))
+
+    def kernels(initializer):
+        layer = MixtureOfExperts(experts=3, units=4, kernel_initializer=initializer)
+        layer.build((None, 2, 5))
+        return layer, layer.kernel_in.numpy()
+
+    for initializer in (tens, Own(10.0), "ones"):
+        layer, made = kernels(initializer)
+        assert made.shape == (3, 5, 4) and (made == (1 if initializer == "ones" else 10)).all()
+    assert MixtureOfExperts.from_config(kernels(tens)[0].get_config()).kernel_initializer is tens
+    seeds = (None, 7, keras.random.SeedGenerator(7))
+    for initializer in [keras.initializers.GlorotUniform(seed=seed) for seed in seeds] + [lambda s, dtype=None: tf.random.normal(s)]:
+        made = kernels(initializer)[1]
+        assert all(not np.allclose(made[i], made[j]) for i, j in ((0, 1), (0, 2), (1, 2))), initializer

@@ -11,7 +11,8 @@ import scipy.special
 import tensorflow as tf
 
 from layers.gating import GatedResidual, Maxout, NetVLAD
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
+from tests.layers.house import check_layer
 from tests.layers.mutations import mutant
 
 RANDOM = np.random.default_rng(0)

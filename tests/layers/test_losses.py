@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from scipy import optimize
 
-from layers.losses import ContrastiveLoss, NPairsLoss, PinballLoss, SparsemaxLoss, TripletHardLoss, TripletSemiHardLoss, sparsemax
+from layers.losses import ContrastiveLoss, PinballLoss, SparsemaxLoss, sparsemax
+from layers.pair_losses import NPairsLoss, TripletHardLoss, TripletSemiHardLoss
 from tests.layers.graph_fit import graph_fit
 from tests.layers.mutations import mutant
 

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 import layers.normalization as normalization
 from layers.normalization import SpectralNorm, WeightNormalization
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
 from tests.layers.graph_fit import graph_fit
+from tests.layers.house import check_layer
 from tests.layers.mutations import mutant
 
 RANDOM = np.random.default_rng(0)

@@ -11,7 +11,8 @@ import tensorflow as tf
 from layers import quantization
 from layers.base import register
 from layers.quantization import VectorQuantizer
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
+from tests.layers.house import check_layer
 
 RANDOM = np.random.default_rng(0)
 SEQUENCES = RANDOM.standard_normal((4, 6, 3))
@@ -136,6 +137,20 @@ def test_vectors_far_out_find_their_nearest_code_in_half_precision():
     assert indices.numpy().tolist() == [1, 2, 0]
     assert y.dtype == tf.float16
     np.testing.assert_array_equal(layer.lookup(indices), y)
+
+
+def test_codes_that_lie_far_out_are_told_apart():
+    codes = RANDOM.standard_normal((16, 8))
+    x = RANDOM.standard_normal((40, 8))
+    layer = VectorQuantizer(codes=16, return_indices=True)
+    layer.build((None, 8))
+    layer.codebook.assign(codes + 10000)
+    _, found = layer(np.float32(x + 10000))
+    near = np.float32(x + 10000).astype("float64")[:, None] - layer.codebook.numpy().astype("float64")
+    np.testing.assert_array_equal(found, np.square(near).sum(-1).argmin(-1))
+    x[3, 2] = np.nan
+    outputs, _ = layer(np.float32(x + 10000))
+    assert np.isnan(outputs).any(-1).nonzero()[0].tolist() == [3]
 
 
 def test_a_batch_that_is_masked_altogether_moves_nothing_and_costs_nothing():

@@ -11,7 +11,8 @@ import tensorflow as tf
 from scipy import special, stats
 
 from layers.regularization import ConcreteDropout, HardConcreteGate
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
+from tests.layers.house import check_layer
 from tests.layers.mutations import mutant
 
 RANDOM = np.random.default_rng(0)

@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from layers.stochastic import GaussianSampling
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
+from tests.layers.house import check_layer
 from tests.layers.mutations import mutant
 
 RANDOM = np.random.default_rng(0)

@@ -15,8 +15,9 @@ import tensorflow as tf
 from layers import structured
 from layers.base import register
 from layers.structured import CRF, Sinkhorn
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
 from tests.layers.graph_fit import graph_fit
+from tests.layers.house import check_layer
 
 RANDOM = np.random.default_rng(0)
 UNARY = RANDOM.standard_normal((4, 5, 3))

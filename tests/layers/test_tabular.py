@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from layers.tabular import CrossV2, PeriodicEmbedding, PiecewiseLinearEmbedding, quantile_edges
-from layers.testing import BrokenLayer, check_layer
+from layers.testing import BrokenLayer
+from tests.layers.house import check_layer
 from tests.layers.mutations import mutant
 
 RANDOM = np.random.default_rng(0)
