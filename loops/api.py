@@ -23,10 +23,12 @@ from loops.run.eval_loop import EvalLoop, PredictLoop
 from loops.tasks.keras import KerasTask, PredictionTask
 from loops.train_loop import TrainLoop
 from loops.triggers import At, EveryEpochs
+from loops.user_errors.tracebacks import shortened
 
 __all__ = ["evaluate", "fit", "predict", "profile"]
 
 
+@shortened
 def fit(
     model: keras.Model,
     x: Any = None,
@@ -123,6 +125,7 @@ def fit(
     return history
 
 
+@shortened
 def evaluate(
     model: keras.Model,
     x: Any = None,
@@ -149,6 +152,7 @@ def evaluate(
     return loop.run(feed, steps=steps)
 
 
+@shortened
 def predict(
     model: keras.Model,
     x: Any,
@@ -173,6 +177,7 @@ def predict(
     return loop.run(feed, steps=steps)
 
 
+@shortened
 def profile(loop: TrainLoop, steps: int = 200, *, after: int = 100, trace_dir: str | os.PathLike[str] | None = None) -> Timing:
     """Trains some steps with a loop and prints where their time went.
 

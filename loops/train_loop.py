@@ -21,7 +21,7 @@ from loops.hooks._assemble import assemble
 from loops.hooks.base import Hook, Phase
 from loops.hooks.history import History
 from loops.hooks.snapshot import Snapshot
-from loops.run import ending
+from loops.run import arguments, ending
 from loops.run.compiled_step import CompiledStep
 from loops.run.epochs import Epochs
 from loops.run.eval_loop import resolve_mode
@@ -34,10 +34,12 @@ from loops.run.run_feeds import RunFeeds
 from loops.run.saved_states import SavedStates
 from loops.run.signals import Interrupts
 from loops.tasks import replicas
-from loops.tasks.base import Task, check_task
+from loops.tasks.base import Task
+from loops.tasks.checks import check_task
 from loops.tasks.clipping import as_transforms
 from loops.tasks.learning_rates import LearningRates
 from loops.tasks.trained import Trained
+from loops.user_errors.tracebacks import shortened
 
 __all__ = ["TrainLoop"]
 
@@ -82,6 +84,7 @@ class TrainLoop:
         (4, 'finished')
     """
 
+    @shortened
     def __init__(
         self,
         task: Task,
@@ -99,14 +102,11 @@ class TrainLoop:
         on_nonfinite: str | OnNonFinite = "raise",
         config: Mapping[str, Any] | None = None,
     ):
-        check_task(task)
-        policy = OnNonFinite.parse(on_nonfinite)
-        if steps_per_epoch is not None and (int(steps_per_epoch) != steps_per_epoch or steps_per_epoch < 1):
-            raise ValueError(f"`steps_per_epoch` must be a whole number, 1 or more; got {steps_per_epoch!r}.")
+        check_task(task, "train_step")
         schedule = feed if isinstance(feed, FeedSchedule) else None
         feed = checked_feed(feed if schedule is None else schedule.feeds[0], "feed")
-        self.task, self.steps_per_epoch = task, steps_per_epoch
-        self.evaluations = {name: checked_feed(f, f"evaluate[{name!r}]") for name, f in (evaluate or {}).items()}
+        self.task, self.steps_per_epoch = task, arguments.checked_steps_per_epoch(steps_per_epoch)
+        self.evaluations = arguments.checked_evaluations(evaluate)
         self.strategy = replicas.strategy_of(task.tracked.model_variables(), strategy)
         self.is_chief = replicas.is_chief(self.strategy)
         self.compile, self.seed, self.clip, self.config = compile, int(seed), clip, dict(config or {})
@@ -116,12 +116,12 @@ class TrainLoop:
         self.hooks: list[Hook] = assemble(
             hooks, history=self.history, evaluations=self.evaluations, workdir=self._saved.workdir, model=task.model
         )
+        arguments.check_evaluations(task, self.evaluations, self.hooks)
         if not self.is_chief:  # records and files are the chief's
             self.hooks = [hook for hook in self.hooks if hook.phase < Phase.RECORD or hook is self.history]
         if (snapshot := next((hook for hook in self.hooks if isinstance(hook, Snapshot)), None)) is not None:
             self._saved.keep_last, self._saved.keep_best, self._saved.grace = snapshot.keep_last, snapshot.keep_best, snapshot.grace
-        asked = {hook.on_nonfinite for hook in self.hooks}
-        self.on_nonfinite = next((OnNonFinite(action) for action in ("raise", "stop") if action in asked), policy)
+        self.on_nonfinite = arguments.policy(on_nonfinite, self.hooks)
         self._saved.keeps_good = self.on_nonfinite.action == "rollback" or any(hook.rolls_back for hook in self.hooks)
         self.clock: Callable[[], float] = time.monotonic
         self.epochs: int | None = None
@@ -142,12 +142,13 @@ class TrainLoop:
         self._parts.feeds = RunFeeds(self._parts, schedule)
         self.progress: Progress = self._parts.progress
         self._restart = Restart(self._parts, self._saved, Settings(compile, self.seed, clip, self.strategy, self.config))
-        self._epochs = Epochs(self._parts, self._saved)
-        self._final = FinalWeights(self._parts)
         self._evaluations = Evaluations(self._parts, self.strategy, compile=compile, seed=self.seed)
+        self._epochs = Epochs(self._parts, self._saved, self._evaluations)
+        self._final = FinalWeights(self._parts)
 
     # Running.
 
+    @shortened
     def run(self, epochs: int | None = None, steps: int | None = None) -> Any:
         """Trains until `epochs` epochs or `steps` steps are complete, counted from the very beginning; whichever comes first.
 
@@ -299,6 +300,7 @@ class TrainLoop:
             raise RuntimeError("No good state is kept to roll back to: give TrainLoop on_nonfinite='rollback'.")
         self._parts.requests.rollback = reason
 
+    @shortened
     def evaluate(self, feed: Feed, name: str, *, steps: int | None = None) -> dict[str, Any]:
         """Evaluates on `feed` now; the logs, prefixed with `name`, join those of the epoch in progress.
 

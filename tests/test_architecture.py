@@ -33,6 +33,7 @@ ROOMS = (
     ("loops.snapshots",),
     ("loops.xla",),
     ("loops.graphs",),
+    ("loops.user_errors",),
     ("loops.files", "loops.json_values", "loops.fault_points", "loops.messages", "loops._private_api"),
     ("loops.errors",),
 )

@@ -52,6 +52,7 @@ from loops._private_api.of_keras import (
 )
 from loops._private_api.of_tensorflow import (
     arrays_in,
+    before_autograph,
     can_be_in_checkpoint,
     converted_by_autograph,
     functions_of,
@@ -84,6 +85,7 @@ __all__ = [
     "accumulators_of",
     "adam_slots",
     "arrays_in",
+    "before_autograph",
     "build_by_shapes",
     "can_be_in_checkpoint",
     "clipping_replaced",

@@ -67,6 +67,22 @@ def converted_by_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
     return resolved(AUTOGRAPH).tf_convert(function, _UNDECIDED)
 
 
+def before_autograph(error: BaseException) -> tuple[BaseException | None, list[tuple[str, int, str]]]:
+    """The error that converted code raised, in place of which AutoGraph raises another with a traceback in its text; None for other errors.
+
+    Returns:
+        The error, and the lines that it passed through in the user's files: (file, line, function), outermost first.
+    """
+    metadata, original = getattr(error, "ag_error_metadata", None), error
+    if metadata is None:
+        return None, []
+    if getattr(error.__context__, "ag_error_metadata", None) is metadata:
+        assert error.__context__ is not None
+        original = error.__context__
+    del original.ag_error_metadata  # type: ignore[attr-defined]  # else it would be replaced again further up
+    return original, [(f.filename, f.lineno, f.function_name) for f in reversed(metadata.translated_stack)]
+
+
 # TensorFlow: data.
 
 

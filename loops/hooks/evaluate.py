@@ -40,7 +40,7 @@ class Evaluate(Hook):
             raise ValueError(f"The name of an evaluation becomes the prefix of its logs, as in 'val_loss'; it cannot be {name!r}.")
         if steps is not None and (isinstance(steps, bool) or int(steps) != steps or steps < 1):
             raise ValueError(f"The steps of an evaluation are a whole number of batches, 1 or more, or None; got {steps!r}.")
-        self.feed = feed
+        self.feed = self.evaluation_feed = feed
         self.evaluation: str = name
         self.every = triggers.parse(every)
         self.steps = steps

@@ -117,6 +117,10 @@ class ModelCheckpoint(MonitorHook):
             )
         self._loop = loop
 
+    @property
+    def needs_direction(self) -> bool:
+        return self.save_best_only
+
     def on_window_end(self, loop: Loop, window: Window) -> None:
         self._save(loop, window.logs, self._trained(loop))
 

@@ -15,7 +15,7 @@ from loops.tasks.reductions import to_floats
 from loops.tasks.step_context import current, inside_step
 from loops.tasks.tracking import Tracked, track
 
-__all__ = ["Task", "check_task"]
+__all__ = ["Task"]
 
 
 class Task:
@@ -319,15 +319,3 @@ def _names_of_methods() -> frozenset[str]:
 def _taken(given: str, name: str) -> str:
     kind = "property" if isinstance(vars(Task)[name], property) else "method"
     return f"`{given} = ...` would hide the {kind} `{name}` of loops.Task, which the loop uses: give it another name, such as `my_{name}`."
-
-
-def check_task(task: Any) -> None:
-    """Checks that something is a task that can be trained.
-
-    Raises:
-        TypeError: if it is not.
-    """
-    if not isinstance(task, Task):
-        raise TypeError(f"`task` must be a loops.Task, got {type(task).__name__}; for a compiled Keras model use loops.KerasTask(model).")
-    if getattr(task.train_step, "__func__", None) is Task.train_step:
-        raise TypeError(f"{type(task).__name__} defines no train_step(self, batch), so it cannot be trained.")
