@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops.choices import Compile, NonFiniteAction, Resume
 from loops.engine.execution import Execution
 from loops.engine.nonfinite import OnNonFinite
 from loops.engine.progress import Progress
@@ -17,11 +18,11 @@ from loops.engine.timing import Accounts, Timing
 from loops.errors import NonFiniteError, Preempted
 from loops.feeds import Feed, FeedSchedule
 from loops.feeds.base import checked_feed
-from loops.hooks._assemble import assemble
-from loops.hooks.base import Hook, Phase
+from loops.hooks._assemble import assemble, keep_as_wanted
+from loops.hooks._methods import check_hook
+from loops.hooks.base import Hook
 from loops.hooks.history import History
-from loops.hooks.snapshot import Snapshot
-from loops.run import arguments, ending
+from loops.run import arguments, descriptions, ending
 from loops.run.compiled_step import CompiledStep
 from loops.run.epochs import Epochs
 from loops.run.eval_loop import resolve_mode
@@ -94,12 +95,12 @@ class TrainLoop:
         evaluate: Mapping[str, Feed] | None = None,
         steps_per_epoch: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
-        resume: str = "auto",
+        resume: Resume = "auto",
         strategy: tf.distribute.Strategy | None = None,
-        compile: str = "auto",
+        compile: Compile = "auto",
         seed: int = 0,
         clip: Any = None,
-        on_nonfinite: str | OnNonFinite = "raise",
+        on_nonfinite: NonFiniteAction | OnNonFinite = "raise",
         config: Mapping[str, Any] | None = None,
     ):
         check_task(task, "train_step")
@@ -110,17 +111,13 @@ class TrainLoop:
         self.strategy = replicas.strategy_of(task.tracked.model_variables(), strategy)
         self.is_chief = replicas.is_chief(self.strategy)
         self.compile, self.seed, self.clip, self.config = compile, int(seed), clip, dict(config or {})
-        mode = resolve_mode(compile)
         self._saved = SavedStates(workdir, resume)
         self.history = History()
         self.hooks: list[Hook] = assemble(
-            hooks, history=self.history, evaluations=self.evaluations, workdir=self._saved.workdir, model=task.model
+            hooks, self.is_chief, history=self.history, evaluations=self.evaluations, workdir=self._saved.workdir, model=task.model
         )
         arguments.check_evaluations(task, self.evaluations, self.hooks)
-        if not self.is_chief:  # records and files are the chief's
-            self.hooks = [hook for hook in self.hooks if hook.phase < Phase.RECORD or hook is self.history]
-        if (snapshot := next((hook for hook in self.hooks if isinstance(hook, Snapshot)), None)) is not None:
-            self._saved.keep_last, self._saved.keep_best, self._saved.grace = snapshot.keep_last, snapshot.keep_best, snapshot.grace
+        keep_as_wanted(self._saved, self.hooks)
         self.on_nonfinite = arguments.policy(on_nonfinite, self.hooks)
         self._saved.keeps_good = self.on_nonfinite.action == "rollback" or any(hook.rolls_back for hook in self.hooks)
         self.clock: Callable[[], float] = time.monotonic
@@ -131,7 +128,7 @@ class TrainLoop:
         step = CompiledStep(
             task,
             self.strategy,
-            mode=mode if compile != "auto" else None,
+            mode=resolve_mode(compile) if compile != "auto" else None,
             seed=self.seed,
             transforms=as_transforms(clip),
             observed=lambda: frozenset().union(*(hook.observes for hook in self.hooks)),
@@ -146,10 +143,13 @@ class TrainLoop:
         self._epochs = Epochs(self._parts, self._saved, self._evaluations)
         self._final = FinalWeights(self._parts)
 
+    def __repr__(self) -> str:
+        return descriptions.of_loop(self, self._parts)
+
     # Running.
 
     @shortened
-    def run(self, epochs: int | None = None, steps: int | None = None) -> Any:
+    def run(self, epochs: int | None = None, steps: int | None = None) -> History:
         """Trains until `epochs` epochs or `steps` steps are complete, counted from the very beginning; whichever comes first.
 
         With a workdir that holds a run, that run is carried on; a complete one returns its history. Ctrl-C ends the run after the call in
@@ -333,10 +333,9 @@ class TrainLoop:
         """
         if self._running:
             raise RuntimeError("A hook can be attached between two runs only.")
-        if hook.name in {other.name for other in self.hooks}:
-            raise ValueError(f"There is a hook named {hook.name!r} already; give this one another `name`.")
-        self.hooks.append(hook)
+        check_hook(hook)
         self._parts.hooks.add(hook)
+        self.hooks.append(hook)
         self._observed_changed(hook)
 
     def detach(self, hook: Hook) -> None:

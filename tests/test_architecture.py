@@ -34,7 +34,7 @@ ROOMS = (
     ("loops.xla",),
     ("loops.graphs",),
     ("loops.user_errors",),
-    ("loops.files", "loops.json_values", "loops.fault_points", "loops.messages", "loops._private_api"),
+    ("loops.choices", "loops.files", "loops.json_values", "loops.fault_points", "loops.messages", "loops._private_api"),
     ("loops.errors",),
 )
 FORBIDDEN = (("loops", "layers"), ("layers", "loops"))

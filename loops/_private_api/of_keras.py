@@ -120,6 +120,15 @@ def build_by_shapes(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
+def given_to_compile(model: keras.Model) -> tuple[list[str], list[str]]:
+    """The names of losses and of metrics that `compile` was given."""
+    loss, metrics = getattr(model, "_compile_loss", None), getattr(model, "_compile_metrics", None)
+    metric_parts = [getattr(metrics, f"_user_{kind}metrics", None) for kind in ("", "weighted_")]
+    found = [keras.tree.flatten(given) for given in (getattr(loss, "_user_loss", None), metric_parts)]
+    losses, named = ([one for one in leaves if isinstance(one, str)] for leaves in found)
+    return losses, named
+
+
 def jit_compile_setting(model: keras.Model) -> Any:
     """What `compile(jit_compile=...)` was given: True, False, "auto", or None if that is not known."""
     return getattr(model, "_jit_compile", None)

@@ -73,7 +73,8 @@ def before_autograph(error: BaseException) -> tuple[BaseException | None, list[t
     Returns:
         The error, and the lines that it passed through in the user's files: (file, line, function), outermost first.
     """
-    metadata, original = getattr(error, "ag_error_metadata", None), error
+    metadata: Any = getattr(error, "ag_error_metadata", None)
+    original = error
     if metadata is None:
         return None, []
     if getattr(error.__context__, "ag_error_metadata", None) is metadata:

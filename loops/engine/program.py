@@ -31,9 +31,7 @@ from loops.graphs.written_resources import written_variables
 from loops.tasks.run_variables import variables_of
 from loops.user_errors.reasons import in_short, without_nodes
 
-__all__ = ["MODES", "Call", "Program"]
-
-MODES = ("auto", "graph", "xla", "eager")
+__all__ = ["Call", "Program"]
 
 
 @dataclasses.dataclass(frozen=True)

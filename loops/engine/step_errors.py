@@ -41,11 +41,11 @@ class StepErrors:
             if short is not error:
                 raise short from None
             return
-        model = self._task.model
-        sentence = (
-            f"The model {model.name!r} cannot be built on or applied to batches of {batches}: {reason_of(error)}. "
-            "Give data that fits the model, or a model that fits the data."
-        )
+        reason, name = reason_of(error), self._task.model.name
+        sentence = f"The model {name!r} cannot be built on or applied to batches of {batches}: {reason}. "
+        sentence += "Give data that fits the model, or a model that fits the data."
+        if "compile" in reason:  # Keras's reason says what to do, and it is not about the data
+            sentence = f"The model {name!r} cannot be used as it was compiled: {reason}."
         if not filtered:
             raise ValueError(sentence) from error
         raise ValueError(sentence).with_traceback(tb) from None

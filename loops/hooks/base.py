@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +22,7 @@ from loops.tasks.base import Task
 from loops.tasks.learning_rates import LearningRates
 from loops.tasks.trained import Trained
 from loops.triggers import Trigger
+from loops.user_errors.shown import call_text
 
 __all__ = ["Hook", "Loop", "Phase"]
 
@@ -178,12 +179,15 @@ class Hook:
     observes: frozenset[str] | set[str] = frozenset()
     final_window: bool = False
     watches_evaluation: bool = False
-    on_nonfinite: str | None = None
+    on_nonfinite: Literal["raise", "stop"] | None = None
     rolls_back: bool = False
     evaluation: str | None = None
     evaluation_feed: Feed | None = None
     progress_verbosity: int = 0
     weights_path: str | None = None
+
+    def __repr__(self) -> str:
+        return call_text(self)
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from loops import _private_api
+from loops.choices import At, Direction
 from loops.hooks.base import Hook, Loop
 from loops.triggers import Trigger
 from loops.user_errors.near_names import did_you_mean
@@ -44,7 +45,7 @@ class MonitorHook(Hook):
 
     every: Trigger | str | None = None
 
-    def __init__(self, monitor: str, *, mode: str, min_delta: float = 0.0, best: float | None = None, at: str = "epoch"):
+    def __init__(self, monitor: str, *, mode: Direction, min_delta: float = 0.0, best: float | None = None, at: At = "epoch"):
         if mode not in ("auto", "min", "max"):
             warnings.warn(f"{type(self).__name__} knows the modes 'auto', 'min' and 'max', not {mode!r}; it takes 'auto'.", stacklevel=3)
             mode = "auto"

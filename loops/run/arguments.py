@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from loops.choices import NonFiniteAction
 from loops.engine.nonfinite import OnNonFinite
 from loops.feeds import Feed
 from loops.feeds.base import checked_feed
@@ -57,7 +58,7 @@ def check_evaluations(task: Task, evaluations: Mapping[str, Feed], hooks: list[H
             check_task(task, "eval_step", given)
 
 
-def policy(on_nonfinite: str | OnNonFinite, hooks: list[Hook]) -> OnNonFinite:
+def policy(on_nonfinite: NonFiniteAction | OnNonFinite, hooks: list[Hook]) -> OnNonFinite:
     """What to do about a non-finite step: what a hook asks for, else what the loop was given.
 
     Raises:

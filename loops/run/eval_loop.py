@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from loops.engine.program import MODES, Call, Program
+from loops.choices import Compile, check_choice
+from loops.engine.program import Call, Program
 from loops.engine.rows import TraceLog
 from loops.engine.step import GlobalStep
 from loops.feeds import Feed, Position
+from loops.feeds.base import checked_feed
 from loops.feeds.reader import FeedIteratorReader, open_reader
 from loops.graphs.written_resources import written_captures
 from loops.run.trace_changes import TraceChanges
@@ -24,7 +26,10 @@ from loops.tasks.replicas import local_variables, strategy_of
 from loops.tasks.run_variables import flat
 from loops.user_errors.tracebacks import shortened
 
-__all__ = ["EvalLoop", "PredictLoop"]
+__all__ = ["EvalLoop", "PredictLoop", "Predictions"]
+
+#: Arrays `[N, ...]` in the model's output structure; mostly one array, which is what type checkers and editors take it for.
+Predictions = np.ndarray[Any, np.dtype[Any]] | Any
 
 _MAX_CALL_STEPS = 256
 
@@ -52,7 +57,7 @@ class EvalLoop:
         {'loss': 4.0}
     """
 
-    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: str = "auto", seed: int = 0):
+    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: Compile = "auto", seed: int = 0):
         check_task(task, "eval_step")
         self.task = task
         self._strategy = strategy_of(task.tracked.model_variables(), strategy)
@@ -63,6 +68,9 @@ class EvalLoop:
         self.program = self._new_program()
         self._kept = KeptValues()
         self._written: dict[int, list[tf.Variable]] = {}
+
+    def __repr__(self) -> str:
+        return f"EvalLoop({self.task!r}, {self.program.mode!r})"
 
     def _new_program(self) -> Program:
         step = GlobalStep(self.task, "eval_step", self._strategy, seed=self._seed, training_step=self._training_step)
@@ -100,6 +108,7 @@ class EvalLoop:
         Returns:
             name -> float (array for a metric with several values), sorted by name.
         """
+        checked_feed(feed, "feed")
         self._renew_if_outdated()
         self._traced_ahead = None
         self._training_step.assign(self.task.step)
@@ -151,19 +160,23 @@ class PredictLoop:
         compile: "auto", "graph", "xla" or "eager".
     """
 
-    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: str = "auto"):
+    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: Compile = "auto"):
         check_task(task, "predict_step")
         self._task, self._mode = task, resolve_mode(compile)
         self._strategy = strategy_of(task.tracked.model_variables(), strategy)
         self._changes: TraceChanges | None = None
         self.program = self._new_program()
 
+    def __repr__(self) -> str:
+        return f"PredictLoop({self._task!r}, {self.program.mode!r})"
+
     def _new_program(self) -> Program:
         return Program(GlobalStep(self._task, "predict_step", self._strategy), self._mode)
 
     @shortened
-    def run(self, feed: Feed, *, steps: int | None = None) -> Any:
+    def run(self, feed: Feed, *, steps: int | None = None) -> Predictions:
         """Returns the outputs, arrays `[N, ...]`, in the structure that `predict_step` returns."""
+        checked_feed(feed, "feed")
         if self._changes is not None and self._changes.is_outdated():
             self.program, self._changes = self._new_program(), None
         calls = list(_calls(self.program, feed, steps, _MAX_CALL_STEPS, None))
@@ -173,14 +186,13 @@ class PredictLoop:
         return _joined(calls)["output"]
 
 
-def resolve_mode(compile: str) -> str:
+def resolve_mode(compile: Compile) -> str:
     """The program mode for a `compile` argument; "auto" is graph mode.
 
     Raises:
-        ValueError: if `compile` is not in `MODES`.
+        ValueError: if `compile` is no such word.
     """
-    if compile not in MODES:
-        raise ValueError(f"`compile` must be one of {', '.join(map(repr, MODES))}; got {compile!r}.")
+    check_choice(compile, Compile, "compile")
     return "graph" if compile == "auto" else compile
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from loops import fault_points
+from loops.choices import Compile
 from loops.feeds import Feed
 from loops.hooks.base import Hook
 from loops.run.eval_loop import EvalLoop
@@ -28,7 +29,7 @@ class Evaluations:
         seed: seed of `Task.seed` in `eval_step`.
     """
 
-    def __init__(self, parts: RunParts, strategy: tf.distribute.Strategy, *, compile: str, seed: int):
+    def __init__(self, parts: RunParts, strategy: tf.distribute.Strategy, *, compile: Compile, seed: int):
         self._parts, self._strategy, self._compile, self._seed = parts, strategy, compile, seed
         self._loop: EvalLoop | None = None
         self._retraces = 0
