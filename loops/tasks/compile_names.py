@@ -15,7 +15,7 @@ from loops.user_errors.reasons import reason_of
 __all__ = ["check_compile_names", "check_loss", "optimizer_named"]
 
 _SHORT = ("mse", "mae", "mape", "msle", "kld", "bce", "bfce")
-_OF_METRICS = ("accuracy", "acc", "crossentropy", "ce")  # which one depends on the outputs
+_BY_OUTPUT = {"loss": ("crossentropy", "ce"), "metric": ("accuracy", "acc")}  # which one Keras takes depends on the outputs
 
 
 def check_compile_names(model: keras.Model) -> None:
@@ -28,8 +28,7 @@ def check_compile_names(model: keras.Model) -> None:
     for name in losses:
         _check(name, "loss", keras.losses.get, keras.losses)
     for name in metrics:
-        if name.lower() not in _OF_METRICS:
-            _check(name, "metric", keras.metrics.get, keras.metrics)
+        _check(name, "metric", keras.metrics.get, keras.metrics)
 
 
 def check_loss(loss: Any) -> None:
@@ -40,11 +39,7 @@ def check_loss(loss: Any) -> None:
         TypeError: if it is no loss.
     """
     if isinstance(loss, str):
-        try:
-            keras.losses.get(loss)
-        except ValueError as error:
-            near = did_you_mean(loss, _names_in("loss", keras.losses))
-            raise ValueError(f"compute_loss was given the loss {loss!r}, which Keras does not know ({reason_of(error)}).{near}") from None
+        _check(loss, "loss", keras.losses.get, keras.losses, who="compute_loss was given")
     elif loss is None or not callable(loss):
         given = "a tensor" if tf.is_tensor(loss) else type(loss).__name__
         raise TypeError(f"compute_loss takes (loss_fn, y, y_pred): a loss, its name or a function first; got {given}.")
@@ -61,13 +56,15 @@ def optimizer_named(optimizer: Any) -> Any:
     return optimizer
 
 
-def _check(name: str, kind: str, get: Callable[[str], Any], home: Any) -> None:
+def _check(name: str, kind: str, get: Callable[[str], Any], home: Any, who: str = "The model was compiled with") -> None:
+    if name.lower() in _BY_OUTPUT.get(kind, ()):
+        return
     try:
         get(name)
     except ValueError as error:
         raise ValueError(
-            f"The model was compiled with the {kind} {name!r}, which Keras does not know ({reason_of(error)}); give its right name, or an "
-            f"object.{did_you_mean(name, _names_in(kind, home))}"
+            f"{who} the {kind} {name!r}, which Keras does not know ({reason_of(error)}); give its right name, or an object."
+            f"{did_you_mean(name, _names_in(kind, home))}"
         ) from None
 
 
@@ -76,4 +73,4 @@ def _names_in(kind: str, home: Any) -> list[str]:
     names = [one for one in dir(home) if not one.startswith("_") and one not in ("get", "serialize", "deserialize", "schedules")]
     if kind == "optimizer":
         return [one.lower() for one in names]
-    return [*_SHORT, *(_OF_METRICS if kind == "metric" else ()), *names]
+    return [*_SHORT, *_BY_OUTPUT[kind], *names]
