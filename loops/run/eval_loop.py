@@ -92,7 +92,7 @@ class EvalLoop:
         """Begins a new program if the task is another one than the traced one. What is constant in a trace counts until the first run."""
         ahead = self._traced_ahead
         outdated = self._changes is not None and self._changes.is_outdated()
-        if outdated or (ahead is not None and (ahead.is_outdated() or ahead.changed_constants())):
+        if outdated or (ahead is not None and (ahead.is_outdated() or ahead.constants_differ())):
             self.program, self._changes, self._traced_ahead = self._new_program(), None, None
 
     @shortened
