@@ -110,7 +110,7 @@ class TrainLoop:
         self.evaluations = arguments.checked_evaluations(evaluate)
         self.strategy = replicas.strategy_of(task.tracked.model_variables(), strategy)
         self.is_chief = replicas.is_chief(self.strategy)
-        self.compile, self.seed, self.clip, self.config = compile, int(seed), clip, dict(config or {})
+        self.compile, self.seed, self.clip, self.config = compile, arguments.checked_seed(seed), clip, dict(config or {})
         self._saved = SavedStates(workdir, resume)
         self.history = History()
         self.hooks: list[Hook] = assemble(

@@ -81,7 +81,7 @@ def before_autograph(error: BaseException) -> tuple[BaseException | None, list[t
         assert error.__context__ is not None
         original = error.__context__
     del original.ag_error_metadata  # type: ignore[attr-defined]  # else it would be replaced again further up
-    return original, [(f.filename, f.lineno, f.function_name) for f in reversed(metadata.translated_stack)]
+    return original, [(f.filename or "", f.lineno or 1, f.function_name or "<lambda>") for f in reversed(metadata.translated_stack)]
 
 
 # TensorFlow: data.

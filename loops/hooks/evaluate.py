@@ -45,5 +45,8 @@ class Evaluate(Hook):
         self.every = triggers.parse(every)
         self.steps = steps
 
+    def __repr__(self) -> str:
+        return f"Evaluate({self.feed!r}, {self.evaluation!r}, every={self.every!r})"
+
     def on_window_end(self, loop: Loop, window: Window) -> None:
         loop.evaluate(self.feed, self.evaluation, steps=self.steps)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from loops.choices import NonFiniteAction
 from loops.engine.nonfinite import OnNonFinite
 from loops.feeds import Feed
@@ -13,7 +15,7 @@ from loops.hooks.base import Hook
 from loops.tasks.base import Task
 from loops.tasks.checks import check_task
 
-__all__ = ["check_evaluations", "checked_evaluations", "checked_steps_per_epoch", "policy"]
+__all__ = ["check_evaluations", "checked_evaluations", "checked_seed", "checked_steps_per_epoch", "policy"]
 
 
 def checked_steps_per_epoch(steps: Any) -> int | None:
@@ -27,6 +29,17 @@ def checked_steps_per_epoch(steps: Any) -> int | None:
     if isinstance(steps, bool) or not isinstance(steps, (int, float)) or int(steps) != steps or steps < 1:
         raise ValueError(f"`steps_per_epoch` must be a whole number, 1 or more; got {steps!r}.")
     return int(steps)
+
+
+def checked_seed(seed: Any) -> int:
+    """`seed` itself.
+
+    Raises:
+        ValueError: if it is no whole number.
+    """
+    if not isinstance(seed, (int, np.integer)):
+        raise ValueError(f"`seed` must be a whole number; got {seed!r}.")
+    return int(seed)
 
 
 def checked_evaluations(evaluate: Any) -> dict[str, Feed]:
