@@ -144,6 +144,16 @@ def direction_of_metric(metric: keras.metrics.Metric) -> str | None:
     return getattr(metric, "_direction", None)
 
 
+def find_direction(callback: keras.callbacks.Callback) -> None:
+    """Has a callback that follows a metric find out now whether lower or higher is better.
+
+    Raises:
+        ValueError: if it cannot, as Keras says it after the first epoch.
+    """
+    if getattr(callback, "monitor_op", True) is None and getattr(callback, "save_best_only", True) and hasattr(callback, "_set_monitor_op"):
+        callback._set_monitor_op()
+
+
 def does_nothing(method: Callable[..., Any]) -> bool:
     """Whether a method of a callback is the empty one of its base class."""
     return bool(getattr(method, "_is_default", False))

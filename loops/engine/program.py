@@ -283,4 +283,5 @@ def _cannot_compile(error: Exception) -> ValueError:
     """One sentence in place of XLA's long message."""
     found = re.search(r"Detected unsupported operations[^:]*:\s*(.*)|No registered '(\w+)'|([^.\n]*not compilable[^.\n]*)", str(error))
     reason = next((g for g in found.groups() if g), "") if found else str(error).strip().splitlines()[0]
+    reason = reason.partition("{{function_node ")[0]
     return ValueError(f"compile='xla' cannot compile this step ({without_nodes(reason)}); use compile='graph'.")

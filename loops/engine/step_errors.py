@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import keras
@@ -44,7 +45,7 @@ class StepErrors:
         reason, name = reason_of(error), self._task.model.name
         sentence = f"The model {name!r} cannot be built on or applied to batches of {batches}: {reason}. "
         sentence += "Give data that fits the model, or a model that fits the data."
-        if "compile" in reason:  # Keras's reason says what to do, and it is not about the data
+        if re.search(r"\bcompile\(", reason):  # Keras's reason says what to do, and it is not about the data
             sentence = f"The model {name!r} cannot be used as it was compiled: {reason}."
         if not filtered:
             raise ValueError(sentence) from error

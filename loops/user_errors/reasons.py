@@ -20,7 +20,9 @@ _LINE = re.compile(r'^ *File "([^"]+)", line (\d+), in (.+?)(?:  \*+)?$', re.MUL
 _GRAPH_ERROR = re.compile(r"Graph execution error:\s*")
 _DEFINED_AT = re.compile(r"Detected at node \S+ defined at \(most recent call last\):\n(?:<stack traces unavailable>|(?: *File .*|\s*)\n)*")
 _PYTHON_TRACEBACK = re.compile(r"Traceback \(most recent call last\):.*", re.DOTALL)
-_NODES = re.compile(r"\[\[\{\{node [^}]*\}\}\]\]|\{\{(?:function_)?node [^}]*\}\}|\[Op:\w+\](?: name: ?[\w/]*)?")
+_NODE = re.compile(r"\[\[\{\{node (?:while/(?:body/[^/]*/)?)?([^}]*)\}\}\]\]")
+_NAME = re.compile(r"\{\{node ([^}]*)\}\}")
+_NODES = re.compile(r"\[\[\{\{node [^}]*\}\}\]\]|\{\{function_node [^}]*\}\}|\[Op:\w+\](?: name: ?[\w/]*)?")
 
 
 def reason_of(error: BaseException) -> str:
@@ -40,16 +42,21 @@ def reason_of(error: BaseException) -> str:
 
 
 def without_nodes(text: str) -> str:
-    """A text in one line, without the names of graph nodes and without a full stop."""
-    return " ".join(_NODES.sub("", text).split()).rstrip(". ")
+    """A text in one line, without the marks that TensorFlow sets around nodes of graphs, and without a full stop."""
+    return " ".join(_NAME.sub(r"\1", _NODES.sub("", text)).split()).rstrip(". ")
 
 
 def in_short(error: tf.errors.OpError) -> tf.errors.OpError:
-    """An error of a compiled call with its reason alone for its text, and the user's lines that made the operation in its traceback."""
+    """An error of a compiled call with its reason and operation alone for its text.
+
+    The user's lines that made the operation are in its traceback.
+    """
     found = _COLOUR.sub("", error.message)
     places = [Place(file, int(line), function) for file, line, function in _LINE.findall(_PYTHON_TRACEBACK.sub("", found))]
     behind_us = next((i for i in range(len(places), 0, -1) if _is_ours(places[i - 1])), 0)
-    short = type(error)(error.node_def, error.op, reason_of(error), error.error_code)
+    node = _NODE.search(found)
+    where = f" (in the operation {node[1]!r})" if node is not None else ""
+    short = type(error)(error.node_def, error.op, reason_of(error) + where, error.error_code)
     return short.with_traceback(with_places(error, [place for place in places[behind_us:] if not is_internal(place.file)]))
 
 

@@ -115,7 +115,7 @@ class original_errors:  # noqa: N801  # it reads as a phrase: `with original_err
         original, places = _private_api.before_autograph(error)
         if original is None:
             return
-        shown = [Place(*place) for place in places if not is_internal(place[0])]
+        shown = [Place(*place) for place in places if not is_internal(place[0]) and not _is_glue(place[0])]
         raise original.with_traceback(_joined(map(_fake_frame, shown))) from original.__cause__
 
 
@@ -142,13 +142,22 @@ def _joined(frames: Iterable[_Frame]) -> types.TracebackType | None:
     return tb
 
 
+def _is_glue(file: str) -> bool:
+    return file.startswith(_GLUE) and not file.startswith(_INSTALLED)
+
+
+def _kept(files: Iterable[str]) -> list[bool]:
+    """For the files of frames, the outermost first: whether they are shown."""
+    kept, internal = [], True
+    for file in files:
+        internal = is_internal(file) or (internal and _is_glue(file))
+        kept.append(not internal)
+    return kept
+
+
 def _shown(tb: types.TracebackType | None) -> list[_Frame]:
-    shown, internal = [], True
-    for frame in _frames(tb):
-        file = frame[0].f_code.co_filename
-        internal = is_internal(file) or (internal and file.startswith(_GLUE) and not file.startswith(_INSTALLED))
-        if not internal:
-            shown.append(frame)
+    frames = _frames(tb)
+    shown = [frame for frame, kept in zip(frames, _kept(f[0].f_code.co_filename for f in frames), strict=True) if kept]
     if len(shown) > _MOST_FRAMES:  # of other libraries, the last one is enough
         shown = [frame for frame in shown if frame is shown[-1] or not frame[0].f_code.co_filename.startswith(_INSTALLED)]
     return shown

@@ -125,6 +125,20 @@ def test_the_metrics_of_compile_tell_their_direction_before_training():
         loops.fit(model, X, Y, validation_data=(X, Y), hooks=[near], verbose=0)
 
 
+def test_a_keras_callback_whose_direction_cannot_be_told_is_found_before_training():
+    model = keras.Sequential([keras.Input([6]), keras.layers.Dense(3, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["acc"])
+    weights = model.get_weights()
+    known = [
+        keras.callbacks.EarlyStopping("val_acc", patience=9),
+        keras.callbacks.ModelCheckpoint("never.keras", "val_odd", save_freq=10**6),
+    ]
+    with pytest.raises(ValueError, match="monitor=val_odd, but Keras isn't able"):
+        odd = keras.callbacks.ReduceLROnPlateau("val_odd")
+        loops.fit(model, X, Y, validation_data=(X, Y), callbacks=[*known, odd], verbose=0)
+    tiny.assert_same_bits(model.get_weights(), weights)
+
+
 def evaluation_feeds():
     def batches():
         yield from ((X[i : i + 10], Y[i : i + 10]) for i in range(0, 40, 10))

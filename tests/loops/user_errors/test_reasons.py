@@ -41,13 +41,13 @@ def test_an_error_of_a_graph_is_its_last_part():
     error = error_of(lambda: look_up(tf.constant([5])))
     assert "defined at" in error.message
     short = in_short(error)
-    assert type(short) is type(error) and short.message == "indices[0] = 5 is not in [0, 2)"
+    assert type(short) is type(error) and short.message == "indices[0] = 5 is not in [0, 2) (in the operation 'GatherV2')"
 
 
 def test_an_error_of_python_within_a_graph_is_its_first_line():
     error = error_of(lambda: tf.function(lambda: tf.py_function(lambda: 1 // 0, [], tf.float32))())
     assert "Traceback" in error.message
-    assert in_short(error).message == "ZeroDivisionError: integer division or modulo by zero"
+    assert in_short(error).message == "ZeroDivisionError: integer division or modulo by zero (in the operation 'EagerPyFunc')"
 
 
 def test_batches_are_described_with_all_their_parts():
