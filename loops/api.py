@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
 from loops import _private_api
+from loops.choices import Compile, NonFiniteAction, Resume
 from loops.engine.nonfinite import OnNonFinite
 from loops.engine.timing import Timing
 from loops.feeds import Feed
@@ -19,14 +20,16 @@ from loops.hooks.history import History
 from loops.hooks.keras_callbacks import KerasCallbacks
 from loops.hooks.profile import Profile
 from loops.hooks.progress_bar import ProgressBar
-from loops.run.eval_loop import EvalLoop, PredictLoop
+from loops.run.eval_loop import EvalLoop, Predictions, PredictLoop
 from loops.tasks.keras import KerasTask, PredictionTask
 from loops.train_loop import TrainLoop
 from loops.triggers import At, EveryEpochs
+from loops.user_errors.tracebacks import shortened
 
 __all__ = ["evaluate", "fit", "predict", "profile"]
 
 
+@shortened
 def fit(
     model: keras.Model,
     x: Any = None,
@@ -34,7 +37,7 @@ def fit(
     *,
     batch_size: int | None = None,
     epochs: int = 1,
-    verbose: int | str = "auto",
+    verbose: int | Literal["auto"] = "auto",
     callbacks: Sequence[Any] | Any = None,
     validation_split: float = 0.0,
     validation_data: Any = None,
@@ -48,12 +51,12 @@ def fit(
     validation_freq: int | Sequence[int] = 1,
     hooks: Sequence[Any] = (),
     workdir: str | os.PathLike[str] | None = None,
-    resume: str = "auto",
+    resume: Resume = "auto",
     seed: int = 0,
-    compile: str = "auto",
+    compile: Compile = "auto",
     strategy: tf.distribute.Strategy | None = None,
     clip: Any = None,
-    on_nonfinite: str | OnNonFinite = "ignore",
+    on_nonfinite: NonFiniteAction | OnNonFinite = "ignore",
 ) -> History:
     """Trains a compiled model as `model.fit` does, but faster; with `shuffle=False, compile="graph"` the results are the same bits.
 
@@ -116,13 +119,14 @@ def fit(
     for hook in loop.hooks:
         if isinstance(hook, KerasCallbacks):
             hook.verbose = verbosity
-    history: History = loop.run(epochs=epochs)
+    history = loop.run(epochs=epochs)
     model.history = history
     if loop.outcome == "interrupted":
         raise KeyboardInterrupt
     return history
 
 
+@shortened
 def evaluate(
     model: keras.Model,
     x: Any = None,
@@ -131,7 +135,7 @@ def evaluate(
     batch_size: int | None = None,
     sample_weight: Any = None,
     steps: int | None = None,
-    compile: str = "auto",
+    compile: Compile = "auto",
     strategy: tf.distribute.Strategy | None = None,
 ) -> dict[str, Any]:
     """Loss and metrics of a compiled model, as `model.evaluate(..., return_dict=True)` returns them.
@@ -149,15 +153,16 @@ def evaluate(
     return loop.run(feed, steps=steps)
 
 
+@shortened
 def predict(
     model: keras.Model,
     x: Any,
     *,
     batch_size: int | None = None,
     steps: int | None = None,
-    compile: str = "auto",
+    compile: Compile = "auto",
     strategy: tf.distribute.Strategy | None = None,
-) -> Any:
+) -> Predictions:
     """Predictions of a model, compiled or not, as `model.predict` returns them.
 
     Args:
@@ -173,6 +178,7 @@ def predict(
     return loop.run(feed, steps=steps)
 
 
+@shortened
 def profile(loop: TrainLoop, steps: int = 200, *, after: int = 100, trace_dir: str | os.PathLike[str] | None = None) -> Timing:
     """Trains some steps with a loop and prints where their time went.
 
@@ -220,7 +226,7 @@ def profile(loop: TrainLoop, steps: int = 200, *, after: int = 100, trace_dir: s
     return hook.timing
 
 
-def _mode(model: keras.Model, compile: str) -> str:
+def _mode(model: keras.Model, compile: Compile) -> Compile:
     if compile != "auto":
         return compile
     if getattr(model, "run_eagerly", False):

@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops.choices import Compile, NonFiniteAction, Resume
 from loops.engine.execution import Execution
 from loops.engine.nonfinite import OnNonFinite
 from loops.engine.progress import Progress
@@ -17,11 +18,11 @@ from loops.engine.timing import Accounts, Timing
 from loops.errors import NonFiniteError, Preempted
 from loops.feeds import Feed, FeedSchedule
 from loops.feeds.base import checked_feed
-from loops.hooks._assemble import assemble
-from loops.hooks.base import Hook, Phase
+from loops.hooks._assemble import assemble, keep_as_wanted
+from loops.hooks._methods import check_hook
+from loops.hooks.base import Hook
 from loops.hooks.history import History
-from loops.hooks.snapshot import Snapshot
-from loops.run import ending
+from loops.run import arguments, descriptions, ending
 from loops.run.compiled_step import CompiledStep
 from loops.run.epochs import Epochs
 from loops.run.eval_loop import resolve_mode
@@ -34,10 +35,12 @@ from loops.run.run_feeds import RunFeeds
 from loops.run.saved_states import SavedStates
 from loops.run.signals import Interrupts
 from loops.tasks import replicas
-from loops.tasks.base import Task, check_task
+from loops.tasks.base import Task
+from loops.tasks.checks import check_task
 from loops.tasks.clipping import as_transforms
 from loops.tasks.learning_rates import LearningRates
 from loops.tasks.trained import Trained
+from loops.user_errors.tracebacks import shortened
 
 __all__ = ["TrainLoop"]
 
@@ -82,6 +85,7 @@ class TrainLoop:
         (4, 'finished')
     """
 
+    @shortened
     def __init__(
         self,
         task: Task,
@@ -91,37 +95,30 @@ class TrainLoop:
         evaluate: Mapping[str, Feed] | None = None,
         steps_per_epoch: int | None = None,
         workdir: str | os.PathLike[str] | None = None,
-        resume: str = "auto",
+        resume: Resume = "auto",
         strategy: tf.distribute.Strategy | None = None,
-        compile: str = "auto",
+        compile: Compile = "auto",
         seed: int = 0,
         clip: Any = None,
-        on_nonfinite: str | OnNonFinite = "raise",
+        on_nonfinite: NonFiniteAction | OnNonFinite = "raise",
         config: Mapping[str, Any] | None = None,
     ):
-        check_task(task)
-        policy = OnNonFinite.parse(on_nonfinite)
-        if steps_per_epoch is not None and (int(steps_per_epoch) != steps_per_epoch or steps_per_epoch < 1):
-            raise ValueError(f"`steps_per_epoch` must be a whole number, 1 or more; got {steps_per_epoch!r}.")
+        check_task(task, "train_step")
         schedule = feed if isinstance(feed, FeedSchedule) else None
         feed = checked_feed(feed if schedule is None else schedule.feeds[0], "feed")
-        self.task, self.steps_per_epoch = task, steps_per_epoch
-        self.evaluations = {name: checked_feed(f, f"evaluate[{name!r}]") for name, f in (evaluate or {}).items()}
+        self.task, self.steps_per_epoch = task, arguments.checked_steps_per_epoch(steps_per_epoch)
+        self.evaluations = arguments.checked_evaluations(evaluate)
         self.strategy = replicas.strategy_of(task.tracked.model_variables(), strategy)
         self.is_chief = replicas.is_chief(self.strategy)
-        self.compile, self.seed, self.clip, self.config = compile, int(seed), clip, dict(config or {})
-        mode = resolve_mode(compile)
+        self.compile, self.seed, self.clip, self.config = compile, arguments.checked_seed(seed), clip, dict(config or {})
         self._saved = SavedStates(workdir, resume)
         self.history = History()
         self.hooks: list[Hook] = assemble(
-            hooks, history=self.history, evaluations=self.evaluations, workdir=self._saved.workdir, model=task.model
+            hooks, self.is_chief, history=self.history, evaluations=self.evaluations, workdir=self._saved.workdir, model=task.model
         )
-        if not self.is_chief:  # records and files are the chief's
-            self.hooks = [hook for hook in self.hooks if hook.phase < Phase.RECORD or hook is self.history]
-        if (snapshot := next((hook for hook in self.hooks if isinstance(hook, Snapshot)), None)) is not None:
-            self._saved.keep_last, self._saved.keep_best, self._saved.grace = snapshot.keep_last, snapshot.keep_best, snapshot.grace
-        asked = {hook.on_nonfinite for hook in self.hooks}
-        self.on_nonfinite = next((OnNonFinite(action) for action in ("raise", "stop") if action in asked), policy)
+        arguments.check_evaluations(task, self.evaluations, self.hooks)
+        keep_as_wanted(self._saved, self.hooks)
+        self.on_nonfinite = arguments.policy(on_nonfinite, self.hooks)
         self._saved.keeps_good = self.on_nonfinite.action == "rollback" or any(hook.rolls_back for hook in self.hooks)
         self.clock: Callable[[], float] = time.monotonic
         self.epochs: int | None = None
@@ -131,7 +128,7 @@ class TrainLoop:
         step = CompiledStep(
             task,
             self.strategy,
-            mode=mode if compile != "auto" else None,
+            mode=resolve_mode(compile) if compile != "auto" else None,
             seed=self.seed,
             transforms=as_transforms(clip),
             observed=lambda: frozenset().union(*(hook.observes for hook in self.hooks)),
@@ -142,13 +139,17 @@ class TrainLoop:
         self._parts.feeds = RunFeeds(self._parts, schedule)
         self.progress: Progress = self._parts.progress
         self._restart = Restart(self._parts, self._saved, Settings(compile, self.seed, clip, self.strategy, self.config))
-        self._epochs = Epochs(self._parts, self._saved)
-        self._final = FinalWeights(self._parts)
         self._evaluations = Evaluations(self._parts, self.strategy, compile=compile, seed=self.seed)
+        self._epochs = Epochs(self._parts, self._saved, self._evaluations)
+        self._final = FinalWeights(self._parts)
+
+    def __repr__(self) -> str:
+        return descriptions.of_loop(self, self._parts)
 
     # Running.
 
-    def run(self, epochs: int | None = None, steps: int | None = None) -> Any:
+    @shortened
+    def run(self, epochs: int | None = None, steps: int | None = None) -> History:
         """Trains until `epochs` epochs or `steps` steps are complete, counted from the very beginning; whichever comes first.
 
         With a workdir that holds a run, that run is carried on; a complete one returns its history. Ctrl-C ends the run after the call in
@@ -299,6 +300,7 @@ class TrainLoop:
             raise RuntimeError("No good state is kept to roll back to: give TrainLoop on_nonfinite='rollback'.")
         self._parts.requests.rollback = reason
 
+    @shortened
     def evaluate(self, feed: Feed, name: str, *, steps: int | None = None) -> dict[str, Any]:
         """Evaluates on `feed` now; the logs, prefixed with `name`, join those of the epoch in progress.
 
@@ -331,10 +333,9 @@ class TrainLoop:
         """
         if self._running:
             raise RuntimeError("A hook can be attached between two runs only.")
-        if hook.name in {other.name for other in self.hooks}:
-            raise ValueError(f"There is a hook named {hook.name!r} already; give this one another `name`.")
-        self.hooks.append(hook)
+        check_hook(hook)
         self._parts.hooks.add(hook)
+        self.hooks.append(hook)
         self._observed_changed(hook)
 
     def detach(self, hook: Hook) -> None:

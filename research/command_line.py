@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import difflib
 import os
 import pathlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from absl import flags
 from ml_collections import config_dict, config_flags
@@ -57,11 +58,14 @@ def run(main: Callable[[flags.FlagValues], int], define: Callable[[flags.FlagVal
 
 
 def define_config(values: flags.FlagValues, argv: list[str], default: pathlib.Path) -> None:
-    """Declares `--config=FILE` (or `--config=NAME` for one in `research/configs/`) and `--config.FIELD=VALUE`."""
-    for i, argument in enumerate(argv):
-        name = re.fullmatch(r"--?config=(\w+)", argument)
-        if name and name[1] in _configs():
-            argv[i] = f"--config={CONFIGS / name[1]}.py"
+    """Declares `--config=FILE` (or `--config=NAME` for one in `research/configs/`) and `--config.FIELD=VALUE`.
+
+    As with other flags a blank may stand for the `=`.
+
+    Raises:
+        InputError: for a name that is no config.
+    """
+    argv[:] = [_with_path(argument) for argument in _joined(argv)]
     config_flags.DEFINE_config_file(
         "config",
         str(default),
@@ -69,6 +73,37 @@ def define_config(values: flags.FlagValues, argv: list[str], default: pathlib.Pa
         flag_values=values,
         sys_argv=argv,
     )
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """The arguments with `--config NAME` and `--config.FIELD VALUE` written with a `=`."""
+    joined: list[str] = []
+    for argument in argv:
+        waits = bool(joined) and re.fullmatch(r"--?config(\.[\w.]+)?", joined[-1]) is not None
+        if waits and re.match(r"-(?![\d.])", argument) is None:
+            joined[-1] += f"={argument}"
+        elif waits and joined[-1].strip("-") == "config":
+            raise InputError(f"Missing value for flag --config, before {argument!r}; see --help.")
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _with_path(argument: str) -> str:
+    """An argument with the path of a config in the place of its name."""
+    given = re.fullmatch(r"--?config=(.*)", argument)
+    if given is None or os.path.exists(given[1]):
+        return argument
+    name = pathlib.PurePath(given[1]).name.removesuffix(".py")
+    if name in _configs() and given[1].removesuffix(".py") == name:
+        return f"--config={CONFIGS / name}.py"
+    near = _did_you_mean(name, _configs())
+    raise InputError(f"There is no config file {given[1]!r} below {os.getcwd()}, and no config of that name; --list shows all.{near}")
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def list_configs() -> str:
@@ -98,15 +133,46 @@ def parse(define: Callable[[flags.FlagValues, list[str]], None], argv: Sequence[
         if "config" in values:
             # A config file that could not be loaded shows at the first access only.
             values.config.to_dict()
+    except flags.UnrecognizedFlagError as error:
+        raise InputError(f"{_unknown_flag(define, error)}; see --help.") from error
     except flags.Error as error:
+        group = re.match(r"flag --(config\.[\w.]+)=(.*?): Failed to parse .* as a ConfigDict", str(error), re.DOTALL)
+        if group is not None:
+            raise InputError(_group_of_fields(define, arguments, group[1], group[2])) from error
         raise InputError(f"{str(error).rstrip('.')}; see --help.") from error
     except (AttributeError, KeyError) as error:
         raise _unknown_field(define, arguments, error) from error
     except OSError as error:
-        raise InputError(f"There is no config file {values['config'].config_filename!r} below {os.getcwd()}.") from error
+        path = next((a.partition("=")[2] for a in arguments if re.match(r"--?config=", a)), "")
+        raise InputError(f"The config file {path!r} cannot be read ({error.strerror or error}).") from error
     if surplus:
-        raise InputError(f"Cannot make sense of {surplus[0]!r}: every argument is a flag, --NAME=VALUE; see --help.")
+        meant = f", as in --config={surplus[0]}" if "config" in values and surplus[0] in _configs() else ""
+        raise InputError(f"Cannot make sense of {surplus[0]!r}: every argument is a flag, --NAME=VALUE{meant}; see --help.")
     return values
+
+
+def _unknown_flag(define: Callable[[flags.FlagValues, list[str]], None], error: flags.UnrecognizedFlagError) -> str:
+    """What absl says, with the field of the config that was meant, if there is one."""
+    values = flags.FlagValues()
+    define(values, ["program"])
+    said = str(error).rstrip(". ").replace("Did you mean: ", "Did you mean --").removesuffix(" ?")
+    if "config" not in values:
+        return said
+    values(["program"])
+    fields = [field for field in _fields(values.config) if field.rpartition(".")[2] == error.flagname]
+    return f"{said}. Did you mean --config.{fields[0]}?".rstrip("?") + "?" if fields else said
+
+
+def _config_of(define: Callable[[flags.FlagValues, list[str]], None], argv: list[str]) -> config_dict.ConfigDict:
+    """The config as its file has it."""
+    return parse(define, [a for a in argv if not re.match(r"--?config\.", a)]).config
+
+
+def _group_of_fields(define: Callable[[flags.FlagValues, list[str]], None], argv: list[str], group: str, value: str) -> str:
+    """The sentence for `--config.GROUP=VALUE`, where GROUP holds fields."""
+    fields = [field for field in _fields(_config_of(define, argv), "config.") if field.startswith(f"{group}.")]
+    meant = f"{group}.name" if f"{group}.name" in fields else fields[0] if fields else group
+    return f"--{group} holds several fields ({', '.join(fields)}): set one of them, as in --{meant}={value or '...'}."
 
 
 def _unknown_field(define: Callable[[flags.FlagValues, list[str]], None], argv: list[str], error: Exception) -> Exception:
@@ -115,9 +181,10 @@ def _unknown_field(define: Callable[[flags.FlagValues, list[str]], None], argv: 
     given = [a for a in argv[1:] if name and re.match(rf"--?config\.(\w+\.)*{name[1]}\b", a)]
     if not given:
         return error
-    config = parse(define, [a for a in argv if not re.match(r"--?config\.", a)]).config
-    fields = ", ".join(_fields(config))
-    return InputError(f"{given[0].split('=')[0]} names a field that the config does not have; it has {fields}.")
+    fields = list(_fields(_config_of(define, argv)))
+    flag = given[0].split("=")[0]
+    wanted = flag.lstrip("-").removeprefix("config.")
+    return InputError(f"{flag} names a field that the config does not have; it has {', '.join(fields)}.{_did_you_mean(wanted, fields)}")
 
 
 def _fields(config: config_dict.ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -185,7 +185,7 @@ def _described(store: SnapshotStore, step: int, what: Manifest | DamagedSnapshot
     logs = what.info.get("logs") or {}
     metrics = [f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, int | float)]
     return [
-        str(what.info.get("epoch", "")),
+        str(what.info["epoch"] + 1 if "epoch" in what.info else ""),
         f"{datetime.datetime.fromtimestamp(when):%Y-%m-%d %H:%M:%S}",
         run_tables.size(what.nbytes),
         ", ".join(kept),

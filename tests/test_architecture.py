@@ -33,7 +33,8 @@ ROOMS = (
     ("loops.snapshots",),
     ("loops.xla",),
     ("loops.graphs",),
-    ("loops.files", "loops.json_values", "loops.fault_points", "loops.messages", "loops._private_api"),
+    ("loops.user_errors",),
+    ("loops.choices", "loops.files", "loops.json_values", "loops.fault_points", "loops.messages", "loops._private_api"),
     ("loops.errors",),
 )
 FORBIDDEN = (("loops", "layers"), ("layers", "loops"))

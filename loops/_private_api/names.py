@@ -89,9 +89,10 @@ ATTRIBUTES_OF_CALLBACKS: dict[type, tuple[str, ...]] = {
 
 # What the code does without: the model's jit_compile is not seen; BackupAndRestore's epoch is not taken over; the direction of a metric
 # has to be given; Keras callbacks are called at every step; functions are searched by their definitions; arrays inside a dataset are not
-# measured; `Variable.value` is read; weights are written while training waits; XLA compiles slower ops; less of a callback is remembered.
+# measured; `Variable.value` is read; weights are written while training waits; XLA compiles slower ops; less of a callback is remembered;
+# a wrong name of a loss or a metric shows at the first batch, a callback whose direction cannot be told after the first epoch.
 OPTIONAL: dict[str, tuple[str, ...]] = {
-    "keras.Model": ("_jit_compile", "_initial_epoch"),
+    "keras.Model": ("_jit_compile", "_initial_epoch", "_compile_loss", "_compile_metrics"),
     "keras.metrics.Accuracy": ("_direction",),
     "keras.callbacks.Callback.on_epoch_end": ("_is_default",),
     "tensorflow.python.eager.polymorphic_function.atomic_function.AtomicFunction": ("_cached_graph",),
@@ -114,6 +115,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
         "stateless_random_uniform_int_v2",
     ),
     **{f"keras.callbacks.{kind.__name__}": names for kind, names in ATTRIBUTES_OF_CALLBACKS.items()},
+    "keras.callbacks.EarlyStopping": (*ATTRIBUTES_OF_CALLBACKS[keras.callbacks.EarlyStopping], "_set_monitor_op"),
 }
 
 

@@ -133,6 +133,15 @@ def build_by_shapes(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
+def given_to_compile(model: keras.Model) -> tuple[list[str], list[str]]:
+    """The names of losses and of metrics that `compile` was given."""
+    loss, metrics = getattr(model, "_compile_loss", None), getattr(model, "_compile_metrics", None)
+    metric_parts = [getattr(metrics, f"_user_{kind}metrics", None) for kind in ("", "weighted_")]
+    found = [keras.tree.flatten(given) for given in (getattr(loss, "_user_loss", None), metric_parts)]
+    losses, named = ([one for one in leaves if isinstance(one, str)] for leaves in found)
+    return losses, named
+
+
 def jit_compile_setting(model: keras.Model) -> Any:
     """What `compile(jit_compile=...)` was given: True, False, "auto", or None if that is not known."""
     return getattr(model, "_jit_compile", None)
@@ -146,6 +155,16 @@ def epoch_to_begin_with(model: keras.Model) -> int | None:
 def direction_of_metric(metric: keras.metrics.Metric) -> str | None:
     """Whether a metric should go "up" or "down"; None if it does not say."""
     return getattr(metric, "_direction", None)
+
+
+def find_direction(callback: keras.callbacks.Callback) -> None:
+    """Has a callback that follows a metric find out now whether lower or higher is better.
+
+    Raises:
+        ValueError: if it cannot, as Keras says it after the first epoch.
+    """
+    if getattr(callback, "monitor_op", True) is None and getattr(callback, "save_best_only", True) and hasattr(callback, "_set_monitor_op"):
+        callback._set_monitor_op()
 
 
 def does_nothing(method: Callable[..., Any]) -> bool:

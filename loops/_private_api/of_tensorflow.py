@@ -67,6 +67,23 @@ def converted_by_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
     return resolved(AUTOGRAPH).tf_convert(function, _UNDECIDED)
 
 
+def before_autograph(error: BaseException) -> tuple[BaseException | None, list[tuple[str, int, str]]]:
+    """The error that converted code raised, in place of which AutoGraph raises another with a traceback in its text; None for other errors.
+
+    Returns:
+        The error, and the lines that it passed through in the user's files: (file, line, function), outermost first.
+    """
+    metadata: Any = getattr(error, "ag_error_metadata", None)
+    original = error
+    if metadata is None:
+        return None, []
+    if getattr(error.__context__, "ag_error_metadata", None) is metadata:
+        assert error.__context__ is not None
+        original = error.__context__
+    del original.ag_error_metadata  # type: ignore[attr-defined]  # else it would be replaced again further up
+    return original, [(f.filename or "", f.lineno or 1, f.function_name or "<lambda>") for f in reversed(metadata.translated_stack)]
+
+
 # TensorFlow: data.
 
 

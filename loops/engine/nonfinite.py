@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["NonFiniteStep", "OnNonFinite"]
+from loops.choices import NonFiniteAction, check_choice
 
-ACTIONS = ("raise", "stop", "skip", "rollback", "ignore")
+__all__ = ["NonFiniteStep", "OnNonFinite"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +40,12 @@ class OnNonFinite:
         OnNonFinite(action='skip', budget=10, learning_rate_factor=1.0)
     """
 
-    action: str
+    action: NonFiniteAction
     budget: int = 10
     learning_rate_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.action not in ACTIONS:
-            raise ValueError(f"`on_nonfinite` must be one of {', '.join(map(repr, ACTIONS))}; got {self.action!r}.")
+        check_choice(self.action, NonFiniteAction, "on_nonfinite")
         if isinstance(self.budget, bool) or int(self.budget) != self.budget or self.budget < 0:
             raise ValueError(f"The budget of OnNonFinite is a whole number, 0 or more; got {self.budget!r}.")
         if not self.learning_rate_factor > 0:

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from loops.engine.backup import Backup, FiniteCheck
@@ -28,10 +29,9 @@ from loops.engine.step import GlobalStep, StepMeta
 from loops.feeds import Block
 from loops.graphs.written_resources import written_variables
 from loops.tasks.run_variables import variables_of
+from loops.user_errors.reasons import in_short, without_nodes
 
-__all__ = ["MODES", "Call", "Program"]
-
-MODES = ("auto", "graph", "xla", "eager")
+__all__ = ["Call", "Program"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,8 +160,13 @@ class Program:
         scalars = (tf.constant(v, tf.int64) for v in (start, n, first_step))
         try:
             out = function(inputs_of(source), *scalars, tf.constant(True) if finite is None else finite)
-        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
-            raise _cannot_compile(error) if self.mode == "xla" and "ompil" in str(error) else error from error
+        except tf.errors.OpError as error:
+            refused = isinstance(error, (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)) and "ompil" in str(error)
+            if self.mode == "xla" and refused:
+                raise _cannot_compile(error) from None
+            if not keras.config.is_traceback_filtering_enabled():
+                raise
+            raise in_short(error) from None
         after = out["finite"] if finite is not None else None
         return Call(out["done"], out["rows"], out["observed"], out["collected"], meta, after, tuple(out["recorded"]), capacity=capacity)
 
@@ -277,4 +282,5 @@ def _cannot_compile(error: Exception) -> ValueError:
     """One sentence in place of XLA's long message."""
     found = re.search(r"Detected unsupported operations[^:]*:\s*(.*)|No registered '(\w+)'|([^.\n]*not compilable[^.\n]*)", str(error))
     reason = next((g for g in found.groups() if g), "") if found else str(error).strip().splitlines()[0]
-    return ValueError(f"compile='xla' cannot compile this step ({reason.strip()}); use compile='graph'.")
+    reason = reason.partition("{{function_node ")[0]
+    return ValueError(f"compile='xla' cannot compile this step ({without_nodes(reason)}); use compile='graph'.")

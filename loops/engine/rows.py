@@ -273,6 +273,9 @@ class Window:
         self.steps = last_step - first_step + 1
         self._trace, self._logs, self._observed, self._batch = trace, logs, observed, batch
 
+    def __repr__(self) -> str:
+        return f"Window(steps {self.first_step:,} to {self.last_step:,}, {self.seconds:.3g} s)"
+
     @property
     def trace(self) -> dict[str, np.ndarray]:
         """name -> values float64 `[steps]`, NaN in steps where the name was absent."""

@@ -17,8 +17,10 @@ import tensorflow as tf
 
 from loops import _private_api
 from loops.engine.kept_rows import KeptRows
+from loops.engine.returned import checked_logs
 from loops.engine.rows import LogSpec, merge_replicas, row_of
 from loops.engine.step_clock import StepClock
+from loops.engine.step_errors import StepErrors
 from loops.graphs.dependence import EagerOps
 from loops.messages import warn
 from loops.tasks import loss_weights, replicas
@@ -30,6 +32,7 @@ from loops.tasks.reductions import Collect
 from loops.tasks.step_context import StepContext, Transform
 from loops.tasks.updates import DirectUpdatesRefused
 from loops.tasks.used_variables import UsedVariables
+from loops.user_errors.tracebacks import original_errors
 from loops.xla.replaced_ops import FastOps
 
 __all__ = ["GlobalStep", "StepMeta"]
@@ -146,17 +149,11 @@ class GlobalStep:
     def _trace(self, spec: Any) -> Any:
         function = tf.function(self.__call__ if self.clock is None else self.clock.around(self.__call__), autograph=False)
         before = before_trace(self.task)
-        try:
+        kept = self.kept_rows.watching(xla=self._xla) if self.kept_rows is not None else contextlib.nullcontext()
+        with StepErrors(self.task, self.method, spec):
             self.build(spec)
-            kept = self.kept_rows.watching(xla=self._xla) if self.kept_rows is not None else contextlib.nullcontext()
             with self.strategy.scope(), self.used.while_traced(), kept:
                 traced = function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
-        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-            if not self.task.owns(self.method):  # the user's own code: the error as it is, with a note on where it happened
-                error.add_note(f"(while {type(self.task).__name__}.{self.method} was traced for batches of {spec})")
-                raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f"The model cannot be built on or applied to batches of {spec}: {reason}") from error
         for sentence in changes_by_trace(self.task, before):
             warn(f"Warning: {sentence}")
         return traced
@@ -164,7 +161,7 @@ class GlobalStep:
     def eager(self, batch: Any, step: tf.Tensor) -> tuple[dict[str, Any], StepMeta]:
         """Runs the step in Python, so that breakpoints work; returns its results and what is known about them."""
         self._eager = True
-        with self.strategy.scope(), self.used:
+        with StepErrors(self.task, self.method, batch), self.strategy.scope(), self.used:
             results = self(batch, step)
         assert self.meta is not None
         return results, self.meta
@@ -214,7 +211,7 @@ class GlobalStep:
         with context, ops or contextlib.nullcontext(), _private_api.loss_scaling(by_keras=False, sums=sums, scalars=of_batches):
             keep = self._per_replica_state() if context.replicas > 1 else []
             scope = tf.xla.experimental.jit_scope() if self._xla and context.replicas > 1 else contextlib.nullcontext()
-            with scope, FastOps() if self._xla else contextlib.nullcontext():
+            with scope, FastOps() if self._xla else contextlib.nullcontext(), original_errors():
                 returned = self._user_step()(batch)
             for variable, before in keep:
                 # Statistics over no example are NaN: a replica without examples keeps its old ones.
@@ -223,7 +220,9 @@ class GlobalStep:
             if self.method == "predict_step":
                 logs: dict[str, Any] = {"output": Collect(returned)}
             else:
-                logs = with_metrics(self._checked(returned), context, self.task.tracked.metrics, batch, ops)
+                who = f"{type(self.task).__name__}.{self.method}"
+                returned = checked_logs(returned, who, collects=self.method == "eval_step")
+                logs = with_metrics(returned, context, self.task.tracked.metrics, batch, ops)
             collected = {name: entry.value for name, entry in logs.items() if isinstance(entry, Collect)}
             metrics = {name: entry for name, entry in logs.items() if isinstance(entry, keras.metrics.Metric)}
             scalars = {name: entry for name, entry in logs.items() if name not in collected and name not in metrics}
@@ -256,14 +255,3 @@ class GlobalStep:
         if self._eager or not self.task.autograph:
             return step
         return _private_api.converted_by_autograph(step)
-
-    def _checked(self, returned: Any) -> dict[str, Any]:
-        if not isinstance(returned, Mapping):
-            raise TypeError(
-                f"{type(self.task).__name__}.{self.method} returned {type(returned).__name__}; it has to return "
-                "a dict of scalars, such as {'loss': loss}."
-            )
-        bad = [name for name in returned if not isinstance(name, str)]
-        if bad:
-            raise TypeError(f"{self.method} returned the keys {bad}; names of logs must be strings.")
-        return dict(returned)

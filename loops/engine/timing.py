@@ -10,6 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
 __all__ = ["Accounts", "Pace", "Timing"]
 
@@ -46,7 +47,7 @@ class Timing:
         >>> timing = Timing(data=1.0, compute=3.0, steps=100)
         >>> timing.seconds, timing.share("data")
         (4.0, 0.25)
-        >>> print(timing.table())
+        >>> print(timing)
         where the time went   seconds   share   µs/step
         waiting for data        1.000   25.0%  10,000.0
         computing               3.000   75.0%  30,000.0
@@ -78,6 +79,13 @@ class Timing:
         spent = {name: getattr(self, name) - getattr(before, name) for name in _WORDS}
         by_hook = {name: seconds - before.by_hook.get(name, 0.0) for name, seconds in self.by_hook.items()}
         return dataclasses.replace(self, **spent, by_hook=by_hook, steps=self.steps - before.steps)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What a notebook shows."""
+        printer.text(self.table())
 
     def table(self) -> str:
         """A table to print: seconds, share and microseconds per step of each account; below "hooks" each hook, the slowest first."""

@@ -59,6 +59,11 @@ class ArrayFeed(Feed):
         class_weight: Mapping[int, float] | None = None,
         drop_remainder: bool = False,
     ):
+        if not isinstance(batch_size, (int, float, np.integer)):
+            raise TypeError(
+                f"`batch_size` must be a whole number, 1 or more; got {type(batch_size).__name__}. ArrayFeed takes all arrays in one "
+                "structure, as in ArrayFeed((x, y), batch_size=32)."
+            )
         if isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1:
             raise ValueError(f"`batch_size` must be a whole number, 1 or more; got {batch_size!r}.")
         data = _with_weights(data, sample_weight, class_weight)
@@ -90,6 +95,9 @@ class ArrayFeed(Feed):
         """The fingerprint of each array by its name; see `loops.feeds.fingerprints`."""
         names = named_leaves(self._structure, weights="class_weight" if self._class_weight else "sample_weight")
         return fingerprints(zip((name for name, leaf in names if leaf is not None), self._arrays, strict=True))
+
+    def _more_to_show(self) -> str:
+        return f", {self.n_examples:,} examples{f', shuffled with seed {self.seed}' if self.shuffle else ''}"
 
     def describe(self) -> dict[str, Any]:
         order = {"shuffle": self.shuffle, "seed": self.seed if self.shuffle else None, "class_weight": self._class_weight}

@@ -10,6 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops.user_errors.reasons import described
+
 __all__ = ["Block", "Feed", "Position", "block_steps", "checked_feed"]
 
 _BLOCK_BYTES = 8 << 20
@@ -45,6 +47,9 @@ class Block:
         """Nested structure of the `tf.TensorSpec`s of one batch, `[B, ...]`; None for a leaf that is None."""
         return tf.nest.map_structure(lambda t: None if t is None else tf.TensorSpec(t.shape[1:], t.dtype), self.tensors)
 
+    def __repr__(self) -> str:
+        return f"Block({self.n} batches in {described(self.tensors)})"
+
     @property
     def capacity(self) -> int:
         """K; for a block without tensors the next power of two, so that XLA compiles for few different values."""
@@ -73,6 +78,15 @@ class Feed(abc.ABC):
     prefetch: int = 2
     told_apart: bool = False
     passes_apart: bool = False
+
+    def __repr__(self) -> str:
+        spec, n = getattr(self, "element_spec", None), self.steps_per_epoch
+        length = "without end" if self.endless else "of unknown number" if n is None else f"{n:,} a pass"
+        return f"{type(self).__name__}(batches {described(spec)}, {length}{self._more_to_show()})"
+
+    def _more_to_show(self) -> str:
+        """What else `repr` says, beginning with a comma."""
+        return ""
 
     @abc.abstractmethod
     def blocks(self, position: Position) -> Iterator[Block]:
@@ -118,5 +132,18 @@ def checked_feed(feed: Any, what: str) -> Feed:
     if not isinstance(feed, Feed):
         if hasattr(feed, "first_epoch"):
             raise TypeError(f"`{what}` is a FeedSchedule, which is for training only; give a feed.")
-        raise TypeError(f"`{what}` must be a loops feed (ArrayFeed, DatasetFeed, NoFeed or your own); got {type(feed).__name__}.")
+        given = f"the class {feed.__name__}" if isinstance(feed, type) else type(feed).__name__
+        raise TypeError(f"`{what}` must be a loops feed (ArrayFeed, DatasetFeed, NoFeed or your own); got {given}{_advice(feed)}.")
     return feed
+
+
+def _advice(data: Any) -> str:
+    if isinstance(data, type):
+        return f": write {data.__name__}(...), with its arguments"
+    if hasattr(data, "num_batches") and hasattr(data, "__getitem__"):
+        return ": wrap it, as in loops.PyDatasetFeed(dataset)"
+    if hasattr(data, "__next__"):
+        return ": wrap it, as in loops.GeneratorFeed(generator)"
+    if isinstance(data, (tuple, list, dict)) or hasattr(data, "__array__"):
+        return ": wrap the arrays, as in loops.ArrayFeed((x, y))"
+    return ""

@@ -49,6 +49,10 @@ class GeneratorFeed(Feed):
     def __init__(self, source: Callable[..., Iterable[Any]] | Iterable[Any], *, steps_per_epoch: int | None = None):
         if not callable(source) and not isinstance(source, Iterable):
             raise TypeError(f"GeneratorFeed takes a function that returns batches, or an iterable of batches; got {type(source).__name__}.")
+        if hasattr(source, "__array__") or isinstance(source, (str, bytes, dict)):
+            raise TypeError(
+                f"GeneratorFeed takes something that gives batches; got {type(source).__name__}: for arrays use loops.ArrayFeed."
+            )
         self._source, self.steps_per_epoch = source, steps_per_epoch
         self._is_iterator = not callable(source) and iter(source) is source
         self._passes_begun = 0

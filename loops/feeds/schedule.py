@@ -55,6 +55,9 @@ class FeedSchedule:
                 )
             once.add(id(feed))
 
+    def __repr__(self) -> str:
+        return f"FeedSchedule({self.feeds!r})"
+
     def first_epoch(self, epoch: int) -> int:
         """The epoch from which on the feed of `epoch` is read.
 

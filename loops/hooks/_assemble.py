@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pathlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from loops.feeds import Feed
-from loops.hooks.base import Hook
+from loops.hooks._methods import check_hook
+from loops.hooks.base import Hook, Phase
 from loops.hooks.csv_logger import CSVLogger
 from loops.hooks.evaluate import Evaluate
 from loops.hooks.history import History
@@ -18,17 +19,19 @@ from loops.hooks.keras_callbacks import KerasCallbacks
 from loops.hooks.model_checkpoint import ModelCheckpoint
 from loops.hooks.snapshot import Snapshot
 from loops.hooks.tensorboard import TensorBoard
+from loops.run.saved_states import SavedStates
 
-__all__ = ["assemble"]
+__all__ = ["assemble", "keep_as_wanted"]
 
 
 def assemble(
-    given: Sequence[Any], *, history: History, evaluations: Mapping[str, Feed], workdir: pathlib.Path | None, model: Any
+    given: Sequence[Any], is_chief: bool, *, history: History, evaluations: Mapping[str, Feed], workdir: pathlib.Path | None, model: Any
 ) -> list[Hook]:
     """All hooks of a loop.
 
     Args:
         given: hooks and Keras callbacks, as the user listed them; Keras callbacks run together, in their order, as one hook.
+        is_chief: whether this process writes records and files; hooks that do are left out in others.
         history: the hook that keeps the loop's logs.
         evaluations: name -> feed to evaluate at every epoch's end.
         workdir: folder of the run, or None. With a folder, snapshots, TensorBoard, CSVLogger and best and last weights are added, each
@@ -37,19 +40,21 @@ def assemble(
 
     Raises:
         ValueError: if a hook or the name of an evaluation is given twice.
-        TypeError: if something is neither a hook nor a Keras callback.
+        TypeError: if something is neither a hook nor a Keras callback, or is a hook with methods that nobody would call.
     """
     if isinstance(given, (Hook, keras.callbacks.Callback)):
         given = [given]
+    if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+        by_name = "; feeds to evaluate on are given by name, as in evaluate={'val': feed}" if isinstance(given, Mapping) else ""
+        raise TypeError(f"`hooks` must be a list of hooks and Keras callbacks; got {type(given).__name__}{by_name}.")
     hooks: list[Hook] = []
     callbacks: list[keras.callbacks.Callback] = []
     for item in given:
+        check_hook(item)
         if isinstance(item, Hook):
             hooks.append(item)
-        elif isinstance(item, keras.callbacks.Callback):
-            callbacks.append(item)
         else:
-            raise TypeError(f"A hook must be a loops.hooks.Hook or a keras.callbacks.Callback object; got {item!r}.")
+            callbacks.append(item)
     if len({id(hook) for hook in hooks}) < len(hooks):
         raise ValueError("The same hook object is listed twice; make one for each place.")
     if callbacks:
@@ -63,7 +68,15 @@ def assemble(
         hooks += _defaults_of_workdir(hooks, workdir, evaluations, model)
     hooks.append(history)
     _make_names_unique(hooks)
-    return hooks
+    return [hook for hook in hooks if is_chief or hook.phase < Phase.RECORD or hook is history]
+
+
+def keep_as_wanted(saved: SavedStates, hooks: Iterable[Hook]) -> None:
+    """Tells the saved states of a run which of them the `Snapshot` among its hooks wants to keep."""
+    for hook in hooks:
+        if isinstance(hook, Snapshot):
+            saved.keep_last, saved.keep_best, saved.grace = hook.keep_last, hook.keep_best, hook.grace
+            return
 
 
 def _defaults_of_workdir(given: list[Hook], workdir: pathlib.Path, evaluations: Mapping[str, Feed], model: Any) -> list[Hook]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +22,7 @@ from loops.tasks.base import Task
 from loops.tasks.learning_rates import LearningRates
 from loops.tasks.trained import Trained
 from loops.triggers import Trigger
+from loops.user_errors.shown import call_text
 
 __all__ = ["Hook", "Loop", "Phase"]
 
@@ -164,6 +165,8 @@ class Hook:
         on_nonfinite: what the loop shall do at a non-finite loss or weight: "raise" or "stop"; None leaves that to the loop.
         rolls_back: True if the hook may call `loop.rollback`; the loop then keeps a good state in memory.
         evaluation: name of the evaluation that the hook runs, or None.
+        evaluation_feed: what it evaluates on, or None if that is not known before training: with it, the evaluation step is traced before
+            training begins, so that an error in it shows at once.
         progress_verbosity: how much of the progress the hook shows, as Keras counts `verbose`: 0, 1 or 2.
         weights_path: file that the hook writes weights to, or None; it may hold placeholders such as "{epoch}".
         name: unique name under which the hook's state is saved; the loop appends a number where two hooks have the same name.
@@ -180,11 +183,15 @@ class Hook:
     observes: frozenset[str] | set[str] = frozenset()
     final_window: bool = False
     watches_evaluation: bool = False
-    on_nonfinite: str | None = None
+    on_nonfinite: Literal["raise", "stop"] | None = None
     rolls_back: bool = False
     evaluation: str | None = None
+    evaluation_feed: Feed | None = None
     progress_verbosity: int = 0
     weights_path: str | None = None
+
+    def __repr__(self) -> str:
+        return call_text(self)
 
     @property
     def name(self) -> str:
@@ -199,6 +206,9 @@ class Hook:
 
     def on_epoch_begin(self, loop: Loop) -> None:
         """Before the first step of an epoch."""
+
+    def before_first_step(self, loop: Loop) -> None:
+        """Before the first step of a `run`, when steps are traced and the metrics are there: refuse here what cannot work later."""
 
     def on_window_end(self, loop: Loop, window: Window) -> None:
         """When `every` is due; `window` covers all steps since this hook's last look."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from loops.choices import At, Direction
 from loops.hooks.base import Loop
 from loops.hooks.monitor import MonitorHook
 
@@ -51,9 +52,9 @@ class ConditionHook(MonitorHook):
         *,
         threshold: float | None = None,
         patience: int | None = None,
-        mode: str = "auto",
+        mode: Direction = "auto",
         min_delta: float = 0.0,
-        at: str = "epoch",
+        at: At = "epoch",
     ):
         super().__init__(monitor or "", mode=mode, min_delta=min_delta, at=at)
         kind = type(self).__name__

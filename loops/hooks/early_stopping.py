@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from loops.choices import At, Direction
 from loops.hooks.base import Loop, Phase
 from loops.hooks.monitor import MonitorHook
 from loops.messages import say
@@ -62,12 +63,12 @@ class EarlyStopping(MonitorHook):
         min_delta: float = 0,
         patience: int = 0,
         verbose: int = 0,
-        mode: str = "auto",
+        mode: Direction = "auto",
         baseline: float | None = None,
         restore_best_weights: bool = False,
         start_from_epoch: int = 0,
         *,
-        at: str = "epoch",
+        at: At = "epoch",
         restore_optimizer: bool = True,
     ):
         super().__init__(monitor, mode=mode, min_delta=min_delta, at=at)

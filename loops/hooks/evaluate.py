@@ -40,10 +40,13 @@ class Evaluate(Hook):
             raise ValueError(f"The name of an evaluation becomes the prefix of its logs, as in 'val_loss'; it cannot be {name!r}.")
         if steps is not None and (isinstance(steps, bool) or int(steps) != steps or steps < 1):
             raise ValueError(f"The steps of an evaluation are a whole number of batches, 1 or more, or None; got {steps!r}.")
-        self.feed = feed
+        self.feed = self.evaluation_feed = feed
         self.evaluation: str = name
         self.every = triggers.parse(every)
         self.steps = steps
+
+    def __repr__(self) -> str:
+        return f"Evaluate({self.feed!r}, {self.evaluation!r}, every={self.every!r})"
 
     def on_window_end(self, loop: Loop, window: Window) -> None:
         loop.evaluate(self.feed, self.evaluation, steps=self.steps)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from loops import json_values
 from loops.hooks.base import Hook, Loop, Phase
 
@@ -33,6 +35,14 @@ class History(Hook):
         self.epoch: list[int] = []
         self.params: dict[str, Any] = {}
         self._epochs: dict[str, list[int]] = {}
+
+    def __repr__(self) -> str:
+        def told(values: list[Any]) -> str:
+            ends = [values[0], values[-1]] if len(values) > 1 else values
+            return " -> ".join(f"{v:.4g}" if np.ndim(v) == 0 else f"array {list(np.shape(v))}" for v in ends)
+
+        logs = "".join(f"; {name} {told(values)}" for name, values in self.history.items() if values)
+        return f"History({len(self.epoch)} epoch{'' if len(self.epoch) == 1 else 's'}{logs})"
 
     def epochs_of(self, name: str) -> list[int]:
         """The epochs in which a name was logged; that need not be all epochs.

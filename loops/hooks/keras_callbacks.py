@@ -78,6 +78,12 @@ class KerasCallbacks(Hook):
         if loop.progress.step == 0 and (epoch := _private_api.epoch_to_begin_with(self.model)):
             loop.progress.epoch = epoch
 
+    def before_first_step(self, loop: Loop) -> None:
+        if loop.graph is not None:  # the model has its metrics now: Keras would look for the direction after the first epoch
+            with self._model_with_optimizer():
+                for callback in self.callbacks:
+                    _private_api.find_direction(callback)
+
     def follow_model(self, loop: Loop) -> None:
         """Gives the callbacks the model that is trained, if a hook has replaced the one that they have."""
         if isinstance(model := loop.trained.model, keras.Model) and model is not self.model:

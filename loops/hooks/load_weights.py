@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from loops.choices import At, Direction
 from loops.hooks.base import Loop, Phase
 from loops.hooks.condition import ConditionHook
 from loops.messages import say
@@ -56,9 +57,9 @@ class LoadWeights(ConditionHook):
         *,
         threshold: float | None = None,
         patience: int | None = None,
-        mode: str = "auto",
+        mode: Direction = "auto",
         min_delta: float = 0.0,
-        at: str = "epoch",
+        at: At = "epoch",
         model: keras.Model | None = None,
     ):
         super().__init__(monitor, threshold=threshold, patience=patience, mode=mode, min_delta=min_delta, at=at)

@@ -7,12 +7,13 @@ import pathlib
 import string
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from loops import triggers
+from loops.choices import At, Direction
 from loops.engine.rows import Window
 from loops.hooks._weights_writer import WeightsWriter, atomically
 from loops.hooks.base import Loop, Phase
@@ -65,12 +66,12 @@ class ModelCheckpoint(MonitorHook):
         verbose: int = 0,
         save_best_only: bool = False,
         save_weights_only: bool = False,
-        mode: str = "auto",
-        save_freq: int | str = "epoch",
+        mode: Direction = "auto",
+        save_freq: int | Literal["epoch"] = "epoch",
         initial_value_threshold: float | None = None,
         *,
         keep_last: int | None = None,
-        at: str = "epoch",
+        at: At = "epoch",
         model: keras.Model | None = None,
     ):
         super().__init__(monitor, mode=mode, best=initial_value_threshold, at=at)
@@ -116,6 +117,10 @@ class ModelCheckpoint(MonitorHook):
                 "ModelCheckpoint(..., model=...)."
             )
         self._loop = loop
+
+    @property
+    def needs_direction(self) -> bool:
+        return self.save_best_only
 
     def on_window_end(self, loop: Loop, window: Window) -> None:
         self._save(loop, window.logs, self._trained(loop))

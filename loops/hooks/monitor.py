@@ -15,8 +15,10 @@ import keras
 import numpy as np
 
 from loops import _private_api
+from loops.choices import At, Direction
 from loops.hooks.base import Hook, Loop
 from loops.triggers import Trigger
+from loops.user_errors.near_names import did_you_mean
 
 __all__ = ["MonitorHook"]
 
@@ -38,12 +40,12 @@ class MonitorHook(Hook):
             metric.
 
     Raises:
-        ValueError: if `at` is neither; at the first value, if its direction is unknown; if a value is not a single number.
+        ValueError: if `at` is neither; before the first step, if the direction of `monitor` is unknown; if a value is not a single number.
     """
 
     every: Trigger | str | None = None
 
-    def __init__(self, monitor: str, *, mode: str, min_delta: float = 0.0, best: float | None = None, at: str = "epoch"):
+    def __init__(self, monitor: str, *, mode: Direction, min_delta: float = 0.0, best: float | None = None, at: At = "epoch"):
         if mode not in ("auto", "min", "max"):
             warnings.warn(f"{type(self).__name__} knows the modes 'auto', 'min' and 'max', not {mode!r}; it takes 'auto'.", stacklevel=3)
             mode = "auto"
@@ -61,6 +63,10 @@ class MonitorHook(Hook):
     def on_value(self, loop: Loop, value: float) -> None:
         """Called with each new value of the metric."""
         raise NotImplementedError(f"{type(self).__name__} has to define on_value(self, loop, value).")
+
+    def before_first_step(self, loop: Loop) -> None:
+        if self.monitor and self.needs_direction:
+            self._find_direction(loop)
 
     def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         if self.at == "epoch" and (value := self.fresh_value(loop, logs)) is not None:
@@ -98,14 +104,22 @@ class MonitorHook(Hook):
                 "metric, or give this one an average."
             )
         self._seen = True
+        self._find_direction(loop)
+        return float(value)
+
+    @property
+    def needs_direction(self) -> bool:
+        """Whether the hook asks if values have improved."""
+        return True
+
+    def _find_direction(self, loop: Loop) -> None:
         if self._direction is None:
             self._direction = direction_of(self.monitor, loop)
             if self._direction is None:
                 raise ValueError(
                     f"{type(self).__name__} cannot tell whether {self.monitor!r} should go up or down; pass mode='max' if higher is "
-                    "better, mode='min' if lower is."
+                    f"better, mode='min' if lower is.{did_you_mean(self.monitor, _names_of_logs(loop))}"
                 )
-        return float(value)
 
     def is_improvement(self, value: float, reference: float | None) -> bool:
         """True if `value` is better than `reference` by more than `min_delta`. Any number is better than None; NaN is never better."""
@@ -174,6 +188,12 @@ def _metrics_of(loop: Loop) -> list[Any]:
         # Keras wraps the metrics of `compile` in one metric that holds them.
         todo.extend(getattr(metric, "metrics", None) or [])
     return found
+
+
+def _names_of_logs(loop: Loop) -> list[str]:
+    """Names that the logs may have, as far as the metrics say it."""
+    names = [metric.name for metric in _metrics_of(loop)]
+    return [*names, *(f"{evaluation}_{name}" for evaluation in _evaluations(loop) for name in names)]
 
 
 def _evaluations(loop: Loop) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from loops.choices import At, Direction
 from loops.hooks import _http
 from loops.hooks.base import Loop, Phase
 from loops.hooks.condition import ConditionHook
@@ -56,9 +57,9 @@ class Notify(ConditionHook):
         *,
         threshold: float | None = None,
         patience: int | None = None,
-        mode: str = "auto",
+        mode: Direction = "auto",
         min_delta: float = 0.0,
-        at: str = "epoch",
+        at: At = "epoch",
         at_end: bool = True,
         timeout: float = 5.0,
     ):

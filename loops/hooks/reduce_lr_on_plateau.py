@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from loops.choices import At, Direction
 from loops.hooks.base import Loop, Phase
 from loops.hooks.monitor import MonitorHook
 from loops.messages import say
@@ -52,12 +53,12 @@ class ReduceLROnPlateau(MonitorHook):
         factor: float = 0.1,
         patience: int = 10,
         verbose: int = 0,
-        mode: str = "auto",
+        mode: Direction = "auto",
         min_delta: float = 1e-4,
         cooldown: int = 0,
         min_lr: float = 0.0,
         *,
-        at: str = "epoch",
+        at: At = "epoch",
     ):
         super().__init__(monitor, mode=mode, min_delta=min_delta, at=at)
         if not 0 <= factor < 1:

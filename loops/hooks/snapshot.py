@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from loops.engine.rows import Window
 from loops.hooks.base import Hook, Loop, Phase
 from loops.snapshots.store import Best
@@ -38,7 +40,7 @@ class Snapshot(Hook):
         *,
         keep_last: int = 3,
         keep_best: str | None = None,
-        mode: str = "min",
+        mode: Literal["min", "max"] = "min",
         best: int = 1,
         grace: float = 25.0,
     ):

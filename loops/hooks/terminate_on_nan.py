@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class TerminateOnNaN(Hook):
 
     phase = Phase.DECIDE
     every = None
-    on_nonfinite: str | None = "stop"
+    on_nonfinite: Literal["raise", "stop"] | None = "stop"
 
     def __init__(self, raise_error: bool = False):
         self.raise_error = raise_error

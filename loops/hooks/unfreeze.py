@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import keras
 
 from loops import _private_api
+from loops.choices import At, Direction
 from loops.hooks.base import Loop, Phase
 from loops.hooks.condition import ConditionHook
 from loops.messages import say
@@ -64,9 +65,9 @@ class Unfreeze(ConditionHook):
         threshold: float | None = None,
         patience: int | None = None,
         learning_rate_factor: float = 1.0,
-        mode: str = "auto",
+        mode: Direction = "auto",
         min_delta: float = 0.0,
-        at: str = "epoch",
+        at: At = "epoch",
     ):
         super().__init__(monitor, threshold=threshold, patience=patience, mode=mode, min_delta=min_delta, at=at)
         self.stages = [list(stage) if isinstance(stage, (list, tuple)) else [stage] for stage in stages]

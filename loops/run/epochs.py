@@ -1,6 +1,7 @@
 """The algorithm of training: asks the hooks when they want to look, makes calls exactly up to that step, and calls the hooks.
 
 begin an epoch
+before the first step of a run: trace the steps, let the hooks check what they were given
 until the epoch has ended:
     n = steps to the nearest look of any hook
     run up to n steps in one call
@@ -19,6 +20,7 @@ from loops.hooks.base import Hook
 from loops.messages import say
 from loops.run.bad_steps import BadSteps
 from loops.run.epoch_logs import EpochLogs
+from loops.run.evaluations import Evaluations
 from loops.run.parts import RunParts
 from loops.run.saved_states import SavedStates
 from loops.run.signals import Interrupts
@@ -36,10 +38,12 @@ class Epochs:
     Args:
         parts: the run.
         saved: its saved states.
+        evaluations: evaluates the task.
     """
 
-    def __init__(self, parts: RunParts, saved: SavedStates):
-        self._parts, self._saved = parts, saved
+    def __init__(self, parts: RunParts, saved: SavedStates, evaluations: Evaluations):
+        self._parts, self._saved, self._evaluations = parts, saved, evaluations
+        self._checked = False
         self._bad_steps = BadSteps(parts, saved)
         self._noticed = False  # whether nobody could change the task since the last `notice_changes`, which takes a walk through it
 
@@ -50,7 +54,7 @@ class Epochs:
             interrupts: whether the user or the system has asked the run to end.
             begun: when the run began, on the loop's clock, moved back by the time that it took in earlier processes.
         """
-        parts, self._noticed = self._parts, False
+        parts, self._noticed, self._checked = self._parts, False, False
         self._saved.training_begins()
         while not parts.target_reached() and parts.stop_reason is None and not interrupts.requested:
             self._run_epoch(interrupts, begun)
@@ -67,6 +71,7 @@ class Epochs:
             self._begin_epoch()
         if not self._noticed:
             parts.notice_changes()
+        self._check_before_first_step()
         while not (
             progress.epoch_ended
             or parts.epoch_begins_again
@@ -95,6 +100,19 @@ class Epochs:
                 self._noticed = False
                 with parts.accounts.of("hooks", hook.name), parts.feeds.acting(hook, "on_epoch_begin"):
                     hook.on_epoch_begin(parts.loop)
+
+    def _check_before_first_step(self) -> None:
+        """Finds what would fail at the end of the first epoch. The training step is traced first: it makes the variables."""
+        if self._checked:
+            return
+        self._checked, parts = True, self._parts
+        if parts.step.mode != "eager" and any(hook.evaluation_feed is not None for hook in parts.hooks):
+            with parts.accounts.of("compile"):
+                if parts.execution.program.mode == "graph":  # XLA's was traced when its program was made
+                    parts.step.trace_if_missing()
+                self._evaluations.trace()
+        for hook in parts.hooks:
+            hook.before_first_step(parts.loop)
 
     def _next_look(self) -> int:
         """The nearest step at which a hook wants to look, the epoch ends, or the run ends."""

@@ -9,20 +9,27 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from loops.engine.program import MODES, Call, Program
+from loops.choices import Compile, check_choice
+from loops.engine.program import Call, Program
 from loops.engine.rows import TraceLog
 from loops.engine.step import GlobalStep
 from loops.feeds import Feed, Position
+from loops.feeds.base import checked_feed
 from loops.feeds.reader import FeedIteratorReader, open_reader
 from loops.graphs.written_resources import written_captures
 from loops.run.trace_changes import TraceChanges
 from loops.tasks.base import Task
+from loops.tasks.checks import check_task
 from loops.tasks.kept_values import KeptValues
 from loops.tasks.reductions import to_floats
 from loops.tasks.replicas import local_variables, strategy_of
 from loops.tasks.run_variables import flat
+from loops.user_errors.tracebacks import shortened
 
-__all__ = ["EvalLoop", "PredictLoop"]
+__all__ = ["EvalLoop", "PredictLoop", "Predictions"]
+
+#: Arrays `[N, ...]` in the model's output structure; mostly one array, which is what type checkers and editors take it for.
+Predictions = np.ndarray[Any, np.dtype[Any]] | Any
 
 _MAX_CALL_STEPS = 256
 
@@ -50,20 +57,45 @@ class EvalLoop:
         {'loss': 4.0}
     """
 
-    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: str = "auto", seed: int = 0):
+    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: Compile = "auto", seed: int = 0):
+        check_task(task, "eval_step")
         self.task = task
         self._strategy = strategy_of(task.tracked.model_variables(), strategy)
         self._training_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._seed, self._mode = seed, resolve_mode(compile)
         self._changes: TraceChanges | None = None
+        self._traced_ahead: TraceChanges | None = None
         self.program = self._new_program()
         self._kept = KeptValues()
         self._written: dict[int, list[tf.Variable]] = {}
+
+    def __repr__(self) -> str:
+        return f"EvalLoop({self.task!r}, {self.program.mode!r})"
 
     def _new_program(self) -> Program:
         step = GlobalStep(self.task, "eval_step", self._strategy, seed=self._seed, training_step=self._training_step)
         return Program(step, self._mode)
 
+    def trace(self, feed: Feed) -> None:
+        """Traces the step for the batches of `feed`, if their shapes are known, without a read that the feed could not repeat.
+
+        `run` uses the trace, unless the task has changed since then.
+        """
+        if self.program.mode == "eager":
+            return
+        self._renew_if_outdated()
+        if (spec := first_spec(self.program, feed)) is not None:
+            self.program.step.concrete(spec)
+            self._traced_ahead = TraceChanges(self.task)
+
+    def _renew_if_outdated(self) -> None:
+        """Begins a new program if the task is another one than the traced one. What is constant in a trace counts until the first run."""
+        ahead = self._traced_ahead
+        outdated = self._changes is not None and self._changes.is_outdated()
+        if outdated or (ahead is not None and (ahead.is_outdated() or ahead.constants_differ())):
+            self.program, self._changes, self._traced_ahead = self._new_program(), None, None
+
+    @shortened
     def run(self, feed: Feed, *, steps: int | None = None, on_batch: OnBatch | None = None) -> dict[str, Any]:
         """One pass over `feed`.
 
@@ -76,8 +108,9 @@ class EvalLoop:
         Returns:
             name -> float (array for a metric with several values), sorted by name.
         """
-        if self._changes is not None and self._changes.is_outdated():
-            self.program, self._changes = self._new_program(), None
+        checked_feed(feed, "feed")
+        self._renew_if_outdated()
+        self._traced_ahead = None
         self._training_step.assign(self.task.step)
         kept, eager = self._kept, self.program.mode == "eager"
         kept.keep(flat(self.program.variables()) if eager else self.task.tracked.metric_variables())
@@ -127,17 +160,23 @@ class PredictLoop:
         compile: "auto", "graph", "xla" or "eager".
     """
 
-    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: str = "auto"):
+    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: Compile = "auto"):
+        check_task(task, "predict_step")
         self._task, self._mode = task, resolve_mode(compile)
         self._strategy = strategy_of(task.tracked.model_variables(), strategy)
         self._changes: TraceChanges | None = None
         self.program = self._new_program()
 
+    def __repr__(self) -> str:
+        return f"PredictLoop({self._task!r}, {self.program.mode!r})"
+
     def _new_program(self) -> Program:
         return Program(GlobalStep(self._task, "predict_step", self._strategy), self._mode)
 
-    def run(self, feed: Feed, *, steps: int | None = None) -> Any:
+    @shortened
+    def run(self, feed: Feed, *, steps: int | None = None) -> Predictions:
         """Returns the outputs, arrays `[N, ...]`, in the structure that `predict_step` returns."""
+        checked_feed(feed, "feed")
         if self._changes is not None and self._changes.is_outdated():
             self.program, self._changes = self._new_program(), None
         calls = list(_calls(self.program, feed, steps, _MAX_CALL_STEPS, None))
@@ -147,15 +186,28 @@ class PredictLoop:
         return _joined(calls)["output"]
 
 
-def resolve_mode(compile: str) -> str:
+def resolve_mode(compile: Compile) -> str:
     """The program mode for a `compile` argument; "auto" is graph mode.
 
     Raises:
-        ValueError: if `compile` is not in `MODES`.
+        ValueError: if `compile` is no such word.
     """
-    if compile not in MODES:
-        raise ValueError(f"`compile` must be one of {', '.join(map(repr, MODES))}; got {compile!r}.")
+    check_choice(compile, Compile, "compile")
     return "graph" if compile == "auto" else compile
+
+
+def first_spec(program: Program, feed: Feed) -> Any:
+    """Type specs of the first batch for which a program would trace its step; None if only reading would show them, once.
+
+    A program of XLA traces for the shapes of a block, so that a dimension that the feed leaves open is one more number there.
+    """
+    spec = feed.element_spec
+    if program.mode != "xla" or all(s is None or s.shape.is_fully_defined() for s in tf.nest.flatten(spec)):
+        return spec
+    if not (feed.seekable and feed.told_apart):
+        return None
+    block = next(iter(feed.blocks(Position())))
+    return tf.nest.map_structure(lambda t: None if t is None else tf.TensorSpec(t.shape[1:], t.dtype), block.tensors)
 
 
 def _calls(

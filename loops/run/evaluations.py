@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from loops import fault_points
+from loops.choices import Compile
 from loops.feeds import Feed
+from loops.hooks.base import Hook
 from loops.run.eval_loop import EvalLoop
 from loops.run.parts import RunParts
+from loops.triggers import parse
 
 __all__ = ["Evaluations"]
 
@@ -25,7 +29,7 @@ class Evaluations:
         seed: seed of `Task.seed` in `eval_step`.
     """
 
-    def __init__(self, parts: RunParts, strategy: tf.distribute.Strategy, *, compile: str, seed: int):
+    def __init__(self, parts: RunParts, strategy: tf.distribute.Strategy, *, compile: Compile, seed: int):
         self._parts, self._strategy, self._compile, self._seed = parts, strategy, compile, seed
         self._loop: EvalLoop | None = None
         self._retraces = 0
@@ -60,6 +64,34 @@ class Evaluations:
         for hook in parts.hooks:
             hook.on_evaluate_end(parts.loop, name, logs)
         return logs
+
+    def trace(self) -> None:
+        """Traces the evaluation step for the feeds of all evaluations that are known, so that an error in it shows before training.
+
+        The evaluations use these traces. Nothing is read from a feed that could not be read again, and nothing else changes.
+        """
+        for hook in self._parts.hooks:
+            if hook.evaluation is not None and hook.evaluation_feed is not None and self._will_run(hook):
+                try:
+                    self._evaluator().trace(hook.evaluation_feed)
+                except Exception as error:
+                    error.add_note(f"(found when the evaluation {hook.evaluation!r} was traced, before training)")
+                    raise
+
+    def _will_run(self, hook: Hook) -> bool:
+        """Whether an evaluation may come before the targets of this run are reached."""
+        loop, progress, trigger = self._parts.loop, self._parts.progress, parse(hook.every)
+        due, length = trigger.next_step(progress.step), progress.steps_per_epoch
+        if trigger.may_fire_between_steps() or (due is not None and due <= (loop.steps or due)):
+            return True
+        last = loop.epochs
+        if loop.steps is not None:
+            if length is None:
+                return True
+            by_steps = progress.epoch + (loop.steps - progress.step + progress.step_in_epoch) // length
+            last = by_steps if last is None else min(last, by_steps)
+        ends = (dataclasses.replace(progress, epoch=epoch, epoch_ended=True) for epoch in range(progress.epoch, last or 0))
+        return any(trigger.due(end, 0.0) for end in ends)
 
     def _evaluator(self) -> EvalLoop:
         """The evaluation program. After a retrace of the training step it is made again, because it may depend on what has changed."""

@@ -28,7 +28,13 @@ class HookSchedule:
             self.add(hook)
 
     def add(self, hook: Hook) -> None:
-        """Adds a hook; its first window begins at the next `start`."""
+        """Adds a hook; its first window begins at the next `start`.
+
+        Raises:
+            ValueError: if there is a hook of that name.
+        """
+        if hook.name in self._triggers:
+            raise ValueError(f"There is a hook named {hook.name!r} already; give this one another `name`.")
         self._hooks = sorted([*self._hooks, hook], key=lambda hook: hook.phase)
         self._triggers[hook.name] = triggers.parse(hook.every)
         # A function assigned to the hook itself counts too: `LambdaHook` does that.

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from loops.choices import Compile
 from loops.engine.execution import Execution
 from loops.errors import SaveError
 from loops.graphs import hidden_random_state
@@ -38,7 +41,7 @@ class Settings:
         config: settings to keep in `config.json` beside those of the loop.
     """
 
-    compile: str
+    compile: Compile
     seed: int
     clip: Any
     strategy: tf.distribute.Strategy
@@ -79,7 +82,8 @@ class Restart:
             ValueError: if there is none, or one is not a whole number, or an epoch would never end.
         """
         for name, value in (("epochs", epochs), ("steps", steps)):
-            if value is not None and (isinstance(value, bool) or int(value) != value or value < 0):
+            whole = isinstance(value, (int, float, np.integer)) and not isinstance(value, bool) and int(value) == value
+            if value is not None and (not whole or value < 0):
                 raise ValueError(f"`{name}` must be a whole number, 0 or more; got {value!r}.")
         if epochs is None and steps is None:
             raise ValueError("Say how far to train: run(epochs=...) or run(steps=...).")
@@ -205,7 +209,7 @@ class Restart:
             "replicas": settings.strategy.num_replicas_in_sync,
             "mode": parts.step.mode,
             "task": type(parts.task).__name__,
-            "clip": None if settings.clip is None else repr(settings.clip),
+            "clip": None if settings.clip is None else re.sub(r" at 0x[0-9a-f]+", "", repr(settings.clip)),
             "on_nonfinite": dataclasses.asdict(parts.on_nonfinite),
             "config": settings.config,
         }

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from loops.choices import Resume, check_choice
 from loops.errors import MismatchError
 from loops.messages import say
 from loops.run import outcome_file, resume_rules, run_state
@@ -32,6 +33,9 @@ class SavedStates:
         workdir: folder of the run, or None.
         resume: "auto", "never" or "must".
 
+    Raises:
+        ValueError: if the folder cannot be used, or `resume` does not fit.
+
     Attributes:
         keeps_good: whether a good state is kept in memory.
         keep_last, keep_best: which snapshots stay in the workdir; see `hooks.Snapshot`.
@@ -39,7 +43,10 @@ class SavedStates:
         failures: what could not be written.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str] | None, resume: str):
+    def __init__(self, workdir: str | os.PathLike[str] | None, resume: Resume):
+        check_choice(resume, Resume, "resume")
+        if resume == "must" and workdir is None:
+            raise ValueError("resume='must' carries on the run in a workdir, but no `workdir` was given: give its folder.")
         self._folder = RunFolder(workdir, resume) if workdir is not None else None
         self.failures = WriteFailures(tolerant=workdir is not None)
         self.keeps_good = False

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from loops.tasks.base import Task
-from loops.tasks.plain_values import plain_values
+from loops.tasks.plain_values import changed_while_traced, plain_values
 from loops.tasks.tracking import Tracked, layers_of
 from loops.tasks.trained import Trained
 
@@ -73,6 +73,12 @@ class TraceChanges:
                 )
                 self._constants[name] = value
         return told
+
+    def constants_differ(self) -> bool:
+        """Whether a Python value is another one now, apart from those that traces themselves change."""
+        apart = changed_while_traced(self._task)
+        now = plain_values(self._task).items()
+        return any(self._constants.get(name, value) != value for name, value in now if name not in apart)
 
     def _current_flags(self) -> list[bool]:
         return [bool(item.trainable) for item in self._watched]

@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops.choices import Resume, check_choice
 from loops.files import write_text
 from loops.messages import say
 from loops.run.resume_rules import versions
@@ -26,7 +27,6 @@ __all__ = ["SNAPSHOTS", "RunFolder", "check_usable", "write_config"]
 
 CONFIG = "config.json"
 SNAPSHOTS = "snapshots"
-RESUME = ("auto", "never", "must")
 FEED = "feed"
 
 
@@ -41,7 +41,7 @@ class RunFolder:
         ValueError: if the folder cannot be used in this way; then nothing was created.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], resume: str):
+    def __init__(self, workdir: str | os.PathLike[str], resume: Resume):
         self.path, self._resume = check_usable(workdir, resume), resume
         self._lock = WorkdirLock(self.path, report=say)
         self._writer: SnapshotWriter | None = None
@@ -137,7 +137,7 @@ class RunFolder:
             self._lock.release()
 
 
-def check_usable(path: str | os.PathLike[str], resume: str = "auto") -> pathlib.Path:
+def check_usable(path: str | os.PathLike[str], resume: Resume = "auto") -> pathlib.Path:
     """Checks that a run may use the folder; creates nothing.
 
     Args:
@@ -147,8 +147,7 @@ def check_usable(path: str | os.PathLike[str], resume: str = "auto") -> pathlib.
     Raises:
         ValueError: if the folder does not fit `resume`, holds something else, is a file, or cannot be written.
     """
-    if resume not in RESUME:
-        raise ValueError(f"`resume` must be one of {', '.join(map(repr, RESUME))}; got {resume!r}.")
+    check_choice(resume, Resume, "resume")
     workdir = pathlib.Path(path)
     if workdir.is_file():
         raise ValueError(f"The workdir {str(workdir)!r} is a file; give the name of a folder.")

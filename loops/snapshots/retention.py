@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["Best", "Retention"]
 
@@ -21,7 +21,7 @@ class Best:
     """
 
     metric: str
-    mode: str
+    mode: Literal["min", "max"]
     count: int = 1
 
     def __post_init__(self) -> None:

@@ -11,11 +11,13 @@ import tensorflow as tf
 
 from loops import _private_api
 from loops.tasks import gradients, optimizer_slots, replicas
+from loops.tasks.compile_names import check_loss
 from loops.tasks.reductions import to_floats
 from loops.tasks.step_context import current, inside_step
 from loops.tasks.tracking import Tracked, track
+from loops.tasks.update_arguments import check_gradients, check_minimize
 
-__all__ = ["Task", "check_task"]
+__all__ = ["Task"]
 
 
 class Task:
@@ -53,6 +55,12 @@ class Task:
 
     def __init__(self) -> None:
         self._progress: Any = None
+
+    def __repr__(self) -> str:
+        tracked = self.tracked
+        models = [f"{one.name} ({one.count_params():,} parameters)" if one.built else f"{one.name} (not built)" for one in tracked.layers]
+        parts = [*models, *(f"{name} {type(optimizer).__name__}" for name, optimizer in tracked.optimizers.items())]
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -196,12 +204,14 @@ class Task:
             variables: what to update.
             when: scalar bool tensor; where it is False, nothing changes, bit for bit.
         """
+        variables = check_minimize(loss, tape, optimizer, variables)
         self._build(optimizer, variables)
         gradients.minimize(loss, tape, optimizer, variables, when)
 
     @gradients.no_autograph
     def apply_gradients(self, grads: Sequence[Any], variables: Sequence[Any], optimizer: Any, *, when: Any = None) -> None:
         """The second half of `minimize`, for gradients of your own; None for a variable without a gradient."""
+        grads, variables = check_gradients(grads, variables, optimizer)
         self._build(optimizer, variables)
         gradients.apply_gradients(grads, variables, optimizer, when)
 
@@ -227,6 +237,7 @@ class Task:
             Scalar tensor, unless the loss object has no reduction. Under several replicas Keras divides a mean by their number; in a
             task's own step no Keras loss does that.
         """
+        check_loss(loss_fn)
         with _private_api.loss_scaling(by_keras=False):
             return _private_api.compiled_loss(loss_fn, y, y_pred)(y, y_pred, sample_weight=sample_weight)
 
@@ -319,15 +330,3 @@ def _names_of_methods() -> frozenset[str]:
 def _taken(given: str, name: str) -> str:
     kind = "property" if isinstance(vars(Task)[name], property) else "method"
     return f"`{given} = ...` would hide the {kind} `{name}` of loops.Task, which the loop uses: give it another name, such as `my_{name}`."
-
-
-def check_task(task: Any) -> None:
-    """Checks that something is a task that can be trained.
-
-    Raises:
-        TypeError: if it is not.
-    """
-    if not isinstance(task, Task):
-        raise TypeError(f"`task` must be a loops.Task, got {type(task).__name__}; for a compiled Keras model use loops.KerasTask(model).")
-    if getattr(task.train_step, "__func__", None) is Task.train_step:
-        raise TypeError(f"{type(task).__name__} defines no train_step(self, batch), so it cannot be trained.")

@@ -31,6 +31,9 @@ class ClipByGlobalNorm:
     def __init__(self, norm: float):
         self.norm = _bound(norm, "norm")
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.norm!r})"
+
     def __call__(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         return list(tf.clip_by_global_norm(list(gradients), self.norm)[0])
 
@@ -45,6 +48,9 @@ class ClipByNorm:
     def __init__(self, norm: float):
         self.norm = _bound(norm, "norm")
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.norm!r})"
+
     def __call__(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         return [tf.clip_by_norm(g, self.norm) for g in gradients]
 
@@ -58,6 +64,9 @@ class ClipByValue:
 
     def __init__(self, value: float):
         self.value = _bound(value, "value")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.value!r})"
 
     def __call__(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         return [tf.clip_by_value(g, -self.value, self.value) for g in gradients]

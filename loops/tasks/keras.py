@@ -11,9 +11,11 @@ import tensorflow as tf
 
 from loops import _private_api
 from loops.tasks.base import Task
+from loops.tasks.compile_names import check_compile_names, optimizer_named
 from loops.tasks.compiled_metrics import MetricCalls
 from loops.tasks.reductions import Last, to_floats
 from loops.tasks.step_context import current
+from loops.user_errors.tracebacks import shortened
 
 __all__ = ["KerasTask", "PredictionTask", "SupervisedTask"]
 
@@ -41,10 +43,10 @@ class KerasTask(Task):
 
     autograph = False
 
+    @shortened
     def __init__(self, model: keras.Model):
         super().__init__()
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"Expected a keras.Model, got {type(model).__name__}; for other models write a loops.Task.")
+        _check_model(model, "; for other models write a loops.Task")
         if not model.compiled:
             raise ValueError("The model is not compiled: call model.compile(optimizer=..., loss=...) first.")
         self.model = model
@@ -56,6 +58,7 @@ class KerasTask(Task):
         if (calls := getattr(self, "_metric_calls", None)) is None or calls.model is not self.model:
             if not self.model.compiled:
                 raise ValueError(f"The task's new model {self.model.name!r} is not compiled: call model.compile(...) before you assign it.")
+            check_compile_names(self.model)
             self._metric_calls = MetricCalls(self.model)
             self._trained: tuple[Any, ...] = ()
             self._own_train_step = _overridden(self.model, "train_step")
@@ -207,6 +210,7 @@ class SupervisedTask(KerasTask):
         >>> task = SupervisedTask(model, loss="sparse_categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
     """
 
+    @shortened
     def __init__(
         self,
         model: keras.Model,
@@ -219,7 +223,7 @@ class SupervisedTask(KerasTask):
     ):
         if isinstance(model, keras.Model):
             model.compile(
-                optimizer=optimizer,
+                optimizer=optimizer_named(optimizer),
                 loss=loss,
                 metrics=metrics,
                 weighted_metrics=weighted_metrics,
@@ -233,8 +237,7 @@ class PredictionTask(KerasTask):
     """Predicts with a model, which need not be compiled."""
 
     def __init__(self, model: keras.Model):
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"Expected a keras.Model, got {type(model).__name__}.")
+        _check_model(model)
         super(KerasTask, self).__init__()
         self.model = model
 
@@ -243,6 +246,13 @@ class PredictionTask(KerasTask):
 
     def build(self, spec: Any) -> None:
         """Does nothing: there is no optimizer, and tracing builds the model."""
+
+
+def _check_model(model: Any, advice: str = "") -> None:
+    if isinstance(model, type):
+        raise TypeError(f"Expected a keras.Model, got the class {model.__name__}: write {model.__name__}(...), with its arguments.")
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a keras.Model, got {type(model).__name__}{advice}.")
 
 
 def _inverse_share() -> tf.Tensor:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["before_trace", "changes_by_trace", "plain_values"]
+__all__ = ["before_trace", "changed_while_traced", "changes_by_trace", "plain_values"]
 
 _DEPTH = 4
 _MOST_ITEMS, _MOST_VALUES = 50, 200
@@ -79,6 +79,11 @@ def changes_by_trace(task: Any, before: Mapping[str, Any]) -> list[str]:
                 "its Python code once, not in every step: keep what changes in a tf.Variable, or use self.step."
             )
     return sentences
+
+
+def changed_while_traced(task: Any) -> frozenset[str]:
+    """The paths of values that a trace has changed at some time: what counts traces, and decides nothing."""
+    return frozenset(_told.get(task, ()))
 
 
 def _values(owner: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:

@@ -27,8 +27,11 @@ def strategy_of(variables: Iterable[Any], given: tf.distribute.Strategy | None) 
     """The strategy under which the variables were created. One that was `given` is checked against it.
 
     Raises:
+        TypeError: if it is no strategy.
         ValueError: if they differ.
     """
+    if given is not None and not isinstance(given, tf.distribute.Strategy):
+        raise TypeError(f"`strategy` must be a tf.distribute.Strategy, such as tf.distribute.MirroredStrategy(); got {given!r}.")
     made: tf.distribute.Strategy | None = None
     for variable in variables:
         made = getattr(backing(variable), "distribute_strategy", None) or made

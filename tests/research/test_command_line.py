@@ -38,6 +38,12 @@ def test_config_fields_are_changed_from_the_command_line():
         ("--config=no/such_config.py", "There is no config file 'no/such_config.py'"),
         ("--compile=fast", "auto|xla"),
         ("--comple=xla", "compile"),
+        ("--config=deepmlp", "no config of that name; --list shows all. Did you mean deep_mlp"),
+        ("--config.epoch=3", r"--config.epoch names a field .* Did you mean epochs\?"),
+        ("--config.optimizer=adam", r"holds several fields \(.*\): set one of them, as in --config.optimizer.name=adam"),
+        ("--epochs=3", r"Unknown command line flag 'epochs'. Did you mean --config.epochs\?"),
+        ("--config", "Missing value for flag --config"),
+        ("deep_mlp", "as in --config=deep_mlp"),
         ("digits", "'digits'"),
     ],
 )
@@ -48,6 +54,28 @@ def test_what_cannot_be_used_is_answered_with_one_sentence(argument, said, capsy
     assert errors.startswith("x.py: ") and errors.count("\n") == 1
     with pytest.raises(InputError, match=said):
         command_line.parse(define, ["x.py", argument])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config", "deep_mlp", "--config.epochs", "3", "--compile", "xla"],
+        ["-config", "deep_mlp", "--config.epochs=3", "--compile=xla"],
+        ["--config=deep_mlp.py", "--config.epochs=3", "--compile=xla"],
+    ],
+)
+def test_a_blank_may_stand_for_the_equals_sign(arguments):
+    values = command_line.parse(define, ["x.py", *arguments])
+    assert (values.config.study, values.config.epochs, values.compile) == ("deep_mlp", 3, "xla")
+
+
+def test_negative_numbers_are_values():
+    assert command_line.parse(define, ["x.py", "--config.optimizer.learning_rate", "-0.5"]).config.optimizer.learning_rate == -0.5
+
+
+def test_a_config_without_a_value_is_refused_before_it_takes_a_flag_for_one():
+    with pytest.raises(InputError, match="Missing value for flag --config, before '--compile=xla'"):
+        command_line.parse(define, ["x.py", "--config", "--compile=xla"])
 
 
 def test_a_mistake_inside_a_config_file_keeps_its_traceback(tmp_path):

@@ -40,8 +40,9 @@ def save(workdir, step=5, arrays=ARRAYS, state=STATE, info=None, files=(), **pol
 
 @pytest.fixture
 def workdir(tmp_path):
+    # An epoch of 100 steps: `Progress.epoch` counts from 0, the table from 1, as all that users read does.
     for step, loss in ((100, 0.5), (200, 0.25), (300, 0.75), (400, float("nan"))):
-        info = {"epoch": step // 100, "time": 1.7e9 + step, "logs": {"loss": loss, "accuracy": 1 - loss}}
+        info = {"epoch": step // 100 - 1, "time": 1.7e9 + step, "logs": {"loss": loss, "accuracy": 1 - loss}}
         save(tmp_path, step, info=info, keep_last=2, keep_best=Best("loss", "min"))
     return tmp_path
 
