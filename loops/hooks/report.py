@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from loops.choices import At
 from loops.engine.rows import Window
 from loops.hooks.base import Loop, Phase
 from loops.hooks.monitor import MonitorHook
@@ -51,7 +52,7 @@ class Report(MonitorHook):
         report: Callable[[float, int], bool | None],
         monitor: str = "val_loss",
         *,
-        at: str = "epoch",
+        at: At = "epoch",
         every: Trigger | str | None = None,
     ):
         super().__init__(monitor, mode="min", at=at)  # the mode decides nothing here: what is better is the tuner's business
