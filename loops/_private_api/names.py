@@ -56,7 +56,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     ADAPTERS: ("get_data_adapter",),
     ADAPTER_TOOLS: ("class_weight_to_sample_weights", "is_scipy_sparse"),
     "keras.layers.Layer": ("_flatten_layers", "_call_has_training_arg"),
-    "keras.Model": ("_compute_loss", "_loss_tracker", "_symbolic_build"),
+    "keras.Model": ("_compute_loss", "_flatten_metrics_in_order", "_loss_tracker", "_symbolic_build"),
     "keras.optimizers.Optimizer": (
         "_accumulated_gradients",
         "_apply_weight_decay",

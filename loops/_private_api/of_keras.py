@@ -26,6 +26,14 @@ from loops._private_api.names import (
 
 # Layers, models and metrics.
 
+# What `keras.Model` gets `fit` from. Keras's own tests mix it into layers that are no `keras.Model`, and so may others.
+_TRAINER = next(base for base in keras.Model.__mro__ if "fit" in vars(base))
+
+
+def is_model(item: Any) -> bool:
+    """Whether something is a Keras model: a layer that can be compiled and trained."""
+    return isinstance(item, keras.Model) or (isinstance(item, keras.layers.Layer) and isinstance(item, _TRAINER))
+
 
 def layers_within(layer: keras.layers.Layer, *, include_self: bool = True) -> list[keras.layers.Layer]:
     """A layer or model and the layers inside it, at any depth."""
@@ -118,6 +126,11 @@ def loss_tracker(model: keras.Model) -> Any:
 def build_by_shapes(model: keras.Model, batch: Any) -> None:
     """Builds a compiled model with its metrics and optimizer for batches like `batch`, which may be made of type specs."""
     model._symbolic_build(data_batch=batch)
+
+
+def logs_in_order(model: keras.Model, logs: Mapping[str, Any]) -> Any:
+    """The values of logs as `model.evaluate` returns them without `return_dict`: a list, or the only value."""
+    return model._flatten_metrics_in_order(dict(logs))
 
 
 def jit_compile_setting(model: keras.Model) -> Any:

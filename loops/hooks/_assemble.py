@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from loops import _private_api
 from loops.feeds import Feed
 from loops.hooks.base import Hook
 from loops.hooks.csv_logger import CSVLogger
@@ -74,7 +75,7 @@ def _defaults_of_workdir(given: list[Hook], workdir: pathlib.Path, evaluations: 
         hooks.append(CSVLogger(workdir / "history.csv"))
     if not any(isinstance(hook, Snapshot) for hook in given):
         hooks.append(Snapshot())
-    if isinstance(model, keras.Model) and not any(isinstance(hook, ModelCheckpoint) for hook in given):
+    if _private_api.is_model(model) and not any(isinstance(hook, ModelCheckpoint) for hook in given):
         monitor = f"{next(iter(evaluations))}_loss" if evaluations else "loss"
         folder = workdir / "checkpoints"
         hooks.append(ModelCheckpoint(folder / "best.weights.h5", monitor=monitor, mode="min", save_best_only=True, save_weights_only=True))

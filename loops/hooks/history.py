@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import keras
+
 from loops import json_values
 from loops.hooks.base import Hook, Loop, Phase
 
 __all__ = ["History"]
 
 
-class History(Hook):
-    """The logs of every epoch, as Keras's `History` holds them.
+class History(Hook, keras.callbacks.History):
+    """The logs of every epoch. It is a Keras `History` too, so that what takes one (KerasTuner, plotting code) takes this one.
 
     Attributes:
         history: log name -> values, one for each epoch that logged it (floats; arrays for metrics with several values).
@@ -29,6 +31,7 @@ class History(Hook):
     every = None
 
     def __init__(self) -> None:
+        keras.callbacks.History.__init__(self)
         self.history: dict[str, list[Any]] = {}
         self.epoch: list[int] = []
         self.params: dict[str, Any] = {}

@@ -63,7 +63,7 @@ class KerasCallbacks(Hook):
 
     def on_train_begin(self, loop: Loop) -> None:
         self.model = loop.task.model
-        if not isinstance(self.model, keras.Model):
+        if not _private_api.is_model(self.model):
             raise TypeError("Keras callbacks need a Keras model: set `self.model` on the task, or use loops.hooks instead.")
         params = {"verbose": self.verbose, "epochs": loop.epochs, "steps": loop.steps_per_epoch or loop.feed.steps_per_epoch}
         self._last_logs, self._stopped = None, False
@@ -79,7 +79,7 @@ class KerasCallbacks(Hook):
 
     def follow_model(self, loop: Loop) -> None:
         """Gives the callbacks the model that is trained, if a hook has replaced the one that they have."""
-        if isinstance(model := loop.trained.model, keras.Model) and model is not self.model:
+        if _private_api.is_model(model := loop.trained.model) and model is not self.model:
             self._set_model(model)
             self._optimizer = _optimizer_of(model, loop)
 
@@ -104,7 +104,7 @@ class KerasCallbacks(Hook):
         if batch > self._test_batches_ended:
             self._test_batches_ended = batch
             self.call("on_test_batch_end", batch - 1, logs=logs())
-        if not last:
+        if not last and not (batch and self.model.stop_evaluating):
             self.call("on_test_batch_begin", batch, logs={})
 
     def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:

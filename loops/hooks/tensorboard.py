@@ -8,11 +8,10 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
-from loops import triggers
+from loops import _private_api, triggers
 from loops.engine.progress import Progress
 from loops.engine.rows import Window
 from loops.engine.timing import Pace
@@ -248,7 +247,7 @@ class TensorBoard(Hook):
 
     def _write_graphs(self, loop: Loop) -> None:
         self._graph_written = True
-        models = [model for model in loop.task.models if isinstance(model, keras.Model)]
+        models = [model for model in loop.task.models if _private_api.is_model(model)]
         for model in models:
             if (layers := model_views.layers_as_json(model)) is not None:
                 self._runs["train"].keras_graph("keras" if len(models) == 1 else f"keras_{model.name}", layers)

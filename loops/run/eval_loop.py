@@ -22,11 +22,18 @@ from loops.tasks.reductions import to_floats
 from loops.tasks.replicas import local_variables, strategy_of
 from loops.tasks.run_variables import flat
 
-__all__ = ["EvalLoop", "PredictLoop"]
+__all__ = ["EmptyFeed", "EvalLoop", "PredictLoop"]
 
 _MAX_CALL_STEPS = 256
 
-OnBatch = Callable[[int, Callable[[], dict[str, Any]], bool], None]
+Logs = Callable[[], dict[str, Any]]
+OnBatch = Callable[[int, Logs, bool], None]
+OnCall = Callable[[int, Logs], None]
+OnPrediction = Callable[[int, Any], None]
+
+
+class EmptyFeed(ValueError):
+    """A feed gave no batch to evaluate or predict for."""
 
 
 class EvalLoop:
@@ -64,7 +71,15 @@ class EvalLoop:
         step = GlobalStep(self.task, "eval_step", self._strategy, seed=self._seed, training_step=self._training_step)
         return Program(step, self._mode)
 
-    def run(self, feed: Feed, *, steps: int | None = None, on_batch: OnBatch | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        feed: Feed,
+        *,
+        steps: int | None = None,
+        on_batch: OnBatch | None = None,
+        on_call: OnCall | None = None,
+        stopped: Callable[[], bool] | None = None,
+    ) -> dict[str, Any]:
         """One pass over `feed`.
 
         Args:
@@ -72,6 +87,8 @@ class EvalLoop:
             steps: batches to evaluate; None: all of a pass.
             on_batch: called before every batch, and once after the last, with the number of batches done, a function that reads the logs to
                 date, and whether this is the call after the last. With it every batch is a call of its own.
+            on_call: called after every call, with the number of batches done and a function that reads the logs to date.
+            stopped: asked after every call; if it returns True, the evaluation ends there.
 
         Returns:
             name -> float (array for a metric with several values), sorted by name.
@@ -85,8 +102,13 @@ class EvalLoop:
         trace, metrics, done = TraceLog(), dict[str, Any](), 0
         collected: list[tuple[Call, int]] = []
         try:
-            before = None if on_batch is None else lambda i: on_batch(i, lambda: self._results(trace, metrics), False)
-            most = 1 if on_batch else _MAX_CALL_STEPS
+
+            def before(batch: int) -> bool:
+                if on_batch is not None:
+                    on_batch(batch, lambda: self._results(trace, metrics), False)
+                return batch > 0 and stopped is not None and stopped()
+
+            most = 1 if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
             with kept.of_all_used() if eager else contextlib.nullcontext():
                 for call, n in _calls(self.program, feed, steps, most, before, self._keep_what_is_written):
                     trace.append(call.rows, n, call.meta.spec)
@@ -94,8 +116,12 @@ class EvalLoop:
                     collected.append((call, n))
                     done += n
                     self._changes = self._changes or TraceChanges(self.task)
+                    if on_call is not None:
+                        on_call(done, lambda: self._results(trace, metrics))
+                    if stopped is not None and stopped():
+                        break
             if not done:
-                raise ValueError("There was nothing to evaluate: the feed gave no batch.")
+                raise EmptyFeed("There was nothing to evaluate: the feed gave no batch.")
             if on_batch is not None:
                 on_batch(done, lambda: self._results(trace, metrics), True)
             logs = self._results(trace, metrics)
@@ -136,14 +162,50 @@ class PredictLoop:
     def _new_program(self) -> Program:
         return Program(GlobalStep(self._task, "predict_step", self._strategy), self._mode)
 
-    def run(self, feed: Feed, *, steps: int | None = None) -> Any:
-        """Returns the outputs, arrays `[N, ...]`, in the structure that `predict_step` returns."""
+    def run(
+        self,
+        feed: Feed,
+        *,
+        steps: int | None = None,
+        on_batch: OnPrediction | None = None,
+        on_call: Callable[[int], None] | None = None,
+        stopped: Callable[[], bool] | None = None,
+    ) -> Any:
+        """One pass over `feed`.
+
+        Args:
+            feed: what to predict for.
+            steps: batches to predict for; None: all of a pass.
+            on_batch: called before every batch with its index and None, and after it with the outputs. With it every batch is a call of its
+                own.
+            on_call: called after every call, with the number of batches done.
+            stopped: asked after every call; if it returns True, the prediction ends there.
+
+        Returns:
+            The outputs in the structure that `predict_step` returns: arrays `[N, ...]`, ragged or sparse tensors where it returns those.
+        """
         if self._changes is not None and self._changes.is_outdated():
             self.program, self._changes = self._new_program(), None
-        calls = list(_calls(self.program, feed, steps, _MAX_CALL_STEPS, None))
-        self._changes = self._changes or TraceChanges(self._task)
+
+        def before(batch: int) -> bool:
+            if on_batch is not None:
+                on_batch(batch, None)
+            return False
+
+        most = 1 if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
+        calls, done = [], 0
+        for call, n in _calls(self.program, feed, steps, most, before):
+            calls.append((call, n))
+            done += n
+            self._changes = self._changes or TraceChanges(self._task)
+            if on_batch is not None:
+                on_batch(done - 1, call.collected["output"])
+            if on_call is not None:
+                on_call(done)
+            if stopped is not None and stopped():
+                break
         if not calls:
-            raise ValueError("There was nothing to predict: the feed gave no batch.")
+            raise EmptyFeed("There was nothing to predict: the feed gave no batch.")
         return _joined(calls)["output"]
 
 
@@ -163,10 +225,13 @@ def _calls(
     feed: Feed,
     steps: int | None,
     most: int,
-    before: Callable[[int], None] | None,
+    before: Callable[[int], bool],
     traced: Callable[[Any], None] | None = None,
 ) -> Any:
-    """Yields (call, steps done) over one pass, or over `steps` steps. `traced` gets the graph of the step before each call."""
+    """Yields (call, steps done) over one pass, or over `steps` steps; ends if `before`, called with the steps done, returns True.
+
+    `traced` gets the graph of the step before each call.
+    """
     if feed.endless and steps is None:
         raise ValueError("The feed never ends; say how many batches to evaluate (steps=...).")
     reader = open_reader(feed, Position(), program.mode, continuing=False, passes=1)
@@ -175,8 +240,8 @@ def _calls(
         while (steps is None or done < steps) and reader.ready():
             known = reader.available
             n = min(most, most if known is None else known, most if steps is None else steps - done)
-            if before is not None:
-                before(done)
+            if before(done):
+                return
             if traced is not None and (graph := program.graph_for(reader.source, feed.element_spec)) is not None:
                 traced(graph)
             call: Call = program(reader.source, feed.element_spec, start=reader.start, n=n, first_step=done)

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops import fault_points
+from loops import _private_api, fault_points
 from loops.feeds import Feed
 from loops.run.eval_loop import EvalLoop
 from loops.run.parts import RunParts
@@ -44,6 +44,8 @@ class Evaluations:
         parts = self._parts
         evaluator = self._evaluator()
         parts.step.average_replicas()
+        if _private_api.is_model(parts.task.model):
+            parts.task.model.stop_evaluating = False
         for hook in parts.hooks:
             hook.on_evaluate_begin(parts.loop, name)
         fault_points.reached(fault_points.EVALUATION)
@@ -54,12 +56,16 @@ class Evaluations:
                 hook.on_evaluate_batch(batch, logs, last)
 
         with parts.accounts.of("evaluation"):
-            results = evaluator.run(feed, steps=steps, on_batch=tell if watchers else None)
+            results = evaluator.run(feed, steps=steps, on_batch=tell if watchers else None, stopped=self._stopped)
         logs = {f"{name}_{key}": value for key, value in results.items()}
         parts.logs.evaluation.update(logs)
         for hook in parts.hooks:
             hook.on_evaluate_end(parts.loop, name, logs)
         return logs
+
+    def _stopped(self) -> bool:
+        """Whether a Keras callback has set `model.stop_evaluating`."""
+        return bool(getattr(self._parts.task.model, "stop_evaluating", False))
 
     def _evaluator(self) -> EvalLoop:
         """The evaluation program. After a retrace of the training step it is made again, because it may depend on what has changed."""

@@ -43,13 +43,25 @@ class KerasTask(Task):
 
     def __init__(self, model: keras.Model):
         super().__init__()
-        if not isinstance(model, keras.Model):
+        if not _private_api.is_model(model):
             raise TypeError(f"Expected a keras.Model, got {type(model).__name__}; for other models write a loops.Task.")
         if not model.compiled:
             raise ValueError("The model is not compiled: call model.compile(optimizer=..., loss=...) first.")
         self.model = model
         self._follow_model()
         self._reports = {"train": _Reports(), "eval": _Reports()}
+
+    def check_functions(self, *names: str) -> None:
+        """Refuses a model that overrides one of the methods `make_..._function`.
+
+        Raises:
+            ValueError: for such a model.
+        """
+        if names := tuple(name for name in names if _overridden(self.model, name)):
+            raise ValueError(
+                f"{type(self.model).__name__} overrides {names[0]}, whose function does steps in a loop of its own. loops compiles the loop "
+                f"around the step: override {names[0].removeprefix('make_').removesuffix('_function')}_step instead."
+            )
 
     def _follow_model(self) -> None:
         """Looks at the model again if a hook has replaced it."""
@@ -62,6 +74,7 @@ class KerasTask(Task):
             self._own_test_step = _overridden(self.model, "test_step")
 
     def train_step(self, batch: Any) -> Mapping[str, Any]:
+        self.check_functions("make_train_function")
         self._follow_model()
         if self._own_train_step:
             if tf.distribute.get_strategy().num_replicas_in_sync == 1 and current("train_step").transforms:
@@ -91,6 +104,7 @@ class KerasTask(Task):
             self._build(optimizer, [*_private_api.variables_to_update(optimizer), *freed])
 
     def eval_step(self, batch: Any) -> Mapping[str, Any]:
+        self.check_functions("make_test_function")
         self._follow_model()
         if self._own_test_step or tf.distribute.get_strategy().num_replicas_in_sync == 1:
             with _private_api.loss_scaling(by_keras=True):
@@ -213,7 +227,7 @@ class SupervisedTask(KerasTask):
         weighted_metrics: Any = None,
         loss_weights: Any = None,
     ):
-        if isinstance(model, keras.Model):
+        if _private_api.is_model(model):
             model.compile(
                 optimizer=optimizer,
                 loss=loss,
@@ -229,7 +243,7 @@ class PredictionTask(KerasTask):
     """Predicts with a model, which need not be compiled."""
 
     def __init__(self, model: keras.Model):
-        if not isinstance(model, keras.Model):
+        if not _private_api.is_model(model):
             raise TypeError(f"Expected a keras.Model, got {type(model).__name__}.")
         super(KerasTask, self).__init__()
         self.model = model
