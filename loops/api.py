@@ -61,7 +61,7 @@ def fit(
 
     Args:
         model: a compiled `keras.Model`. `run_eagerly` is respected as compile="eager", `jit_compile=True` as "xla"; `steps_per_execution`
-            is not needed.
+            says only how often batch methods of Keras callbacks are called.
         x, y, batch_size, epochs, verbose: as in `keras.Model.fit`.
         validation_split, validation_data, validation_steps, validation_batch_size, validation_freq: as there.
         shuffle, class_weight, sample_weight, initial_epoch, steps_per_epoch: as there.
@@ -209,7 +209,9 @@ def predict(
     watchers = PredictionWatchers(task, _joined(callbacks, hooks), verbose=verbose, steps=steps or feed.steps_per_epoch)
     loop = PredictLoop(task, strategy=strategy or _strategy(model), compile=_mode(model, compile))
     watchers.begin()
-    outputs = loop.run(feed, steps=steps, on_batch=watchers.on_batch, on_call=watchers.on_call, stopped=watchers.stopped)
+    outputs = loop.run(
+        feed, steps=steps, batches=watchers.batches, on_batch=watchers.on_batch, on_call=watchers.on_call, stopped=watchers.stopped
+    )
     watchers.end(outputs)
     return outputs
 

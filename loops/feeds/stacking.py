@@ -127,8 +127,9 @@ def _spec(column: tuple[Any, ...]) -> tf.TensorSpec:
         raise ValueError(f"arrays with one row an example were expected, with as many dimensions in each batch; got {ranks} dimensions.")
     sizes = [set(size) for size in zip(*(leaf.shape for leaf in column), strict=True)]
     shape = [None, *(size.pop() if len(size) == 1 else None for size in sizes[1:])]
-    is_text = getattr(column[0].dtype, "kind", "") in "OSU" or column[0].dtype == tf.string
-    return tf.TensorSpec(shape, tf.string if is_text else keras.backend.standardize_dtype(column[0].dtype))
+    dtype = column[0].dtype
+    is_text = dtype == tf.string if isinstance(dtype, tf.DType) else getattr(dtype, "kind", None) in ("O", "S", "U")
+    return tf.TensorSpec(shape, tf.string if is_text else keras.backend.standardize_dtype(dtype))
 
 
 def _numpy_dtype(spec: tf.TensorSpec) -> Any:

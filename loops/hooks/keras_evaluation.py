@@ -11,6 +11,7 @@ import keras
 from loops import _private_api
 from loops.engine.progress import Progress
 from loops.hooks.base import Hook
+from loops.hooks.keras_callbacks import steps_per_execution
 from loops.tasks.base import Task
 
 __all__ = ["EvaluationWatchers", "PredictionWatchers"]
@@ -53,6 +54,11 @@ class _Watchers:
             )
         self._loop = _NoTraining(task, self.hooks)
         setattr(self._model, self.stop_attribute, False)
+
+    @property
+    def batches(self) -> int:
+        """How many batches Keras runs between two calls of the batch methods."""
+        return steps_per_execution(self._model)
 
     def _check(self, item: Any) -> None:
         if not isinstance(item, (Hook, keras.callbacks.Callback)):
@@ -97,10 +103,10 @@ class EvaluationWatchers(_Watchers):
         return None if self._each_batch or not self._shows else lambda done, logs: self._call("on_test_batch_end", done - 1, logs())
 
     def _batch(self, batch: int, logs: Callable[[], dict[str, Any]], last: bool) -> None:
-        if batch > self._ended:
+        if batch > self._ended and (last or batch % self.batches == 0):
+            self._call("on_test_batch_end", self._ended + self.batches - 1, logs())
             self._ended = batch
-            self._call("on_test_batch_end", batch - 1, logs())
-        if not last and not (batch and self.stopped()):
+        if not last and batch % self.batches == 0 and not (batch and self.stopped()):
             self._call("on_test_batch_begin", batch)
         for hook in self.hooks:
             if hook.watches_evaluation:
@@ -139,7 +145,7 @@ class PredictionWatchers(_Watchers):
         if outputs is None:
             self._call("on_predict_batch_begin", batch)
         else:
-            self._call("on_predict_batch_end", batch, {"outputs": outputs})
+            self._call("on_predict_batch_end", batch + self.batches - 1, {"outputs": outputs})
 
     def end(self, outputs: Any) -> None:
         """After the last batch."""

@@ -103,9 +103,13 @@ class EvalLoop:
         collected: list[tuple[Call, int]] = []
         try:
 
-            def before(batch: int) -> bool:
+            def tell(batch: int, last: bool) -> None:
                 if on_batch is not None:
-                    on_batch(batch, lambda: self._results(trace, metrics), False)
+                    with kept.changes_stay(but=self.task.tracked.metric_variables()):
+                        on_batch(batch, lambda: self._results(trace, metrics), last)
+
+            def before(batch: int) -> bool:
+                tell(batch, False)
                 return batch > 0 and stopped is not None and stopped()
 
             most = 1 if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
@@ -122,8 +126,7 @@ class EvalLoop:
                         break
             if not done:
                 raise EmptyFeed("There was nothing to evaluate: the feed gave no batch.")
-            if on_batch is not None:
-                on_batch(done, lambda: self._results(trace, metrics), True)
+            tell(done, True)
             logs = self._results(trace, metrics)
             if not any(call.collected for call, _ in collected):
                 return logs
@@ -167,6 +170,7 @@ class PredictLoop:
         feed: Feed,
         *,
         steps: int | None = None,
+        batches: int = 1,
         on_batch: OnPrediction | None = None,
         on_call: Callable[[int], None] | None = None,
         stopped: Callable[[], bool] | None = None,
@@ -176,8 +180,9 @@ class PredictLoop:
         Args:
             feed: what to predict for.
             steps: batches to predict for; None: all of a pass.
-            on_batch: called before every batch with its index and None, and after it with the outputs. With it every batch is a call of its
-                own.
+            batches: how many batches `on_batch` watches at a time.
+            on_batch: called before these batches with the index of the first and None, and after them with the outputs. They are a call of
+                their own.
             on_call: called after every call, with the number of batches done.
             stopped: asked after every call; if it returns True, the prediction ends there.
 
@@ -192,14 +197,14 @@ class PredictLoop:
                 on_batch(batch, None)
             return False
 
-        most = 1 if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
+        most = batches if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
         calls, done = [], 0
         for call, n in _calls(self.program, feed, steps, most, before):
             calls.append((call, n))
             done += n
             self._changes = self._changes or TraceChanges(self._task)
             if on_batch is not None:
-                on_batch(done - 1, call.collected["output"])
+                on_batch(done - n, call.collected["output"])
             if on_call is not None:
                 on_call(done)
             if stopped is not None and stopped():
