@@ -64,6 +64,7 @@ from loops._private_api.of_tensorflow import (
     op_definition,
     op_module,
     registered_function,
+    undistributed,
     variant_of,
 )
 from loops._private_api.of_variables import (
@@ -132,6 +133,7 @@ __all__ = [
     "unsupported",
     "update_step_of",
     "update_step_replaced",
+    "undistributed",
     "uses_of_variables",
     "variables_to_update",
     "variant_of",

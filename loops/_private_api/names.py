@@ -89,13 +89,16 @@ ATTRIBUTES_OF_CALLBACKS: dict[type, tuple[str, ...]] = {
 
 # What the code does without: the model's jit_compile is not seen; BackupAndRestore's epoch is not taken over; the direction of a metric
 # has to be given; Keras callbacks are called at every step; functions are searched by their definitions; arrays inside a dataset are not
-# measured; `Variable.value` is read; weights are written while training waits; XLA compiles slower ops; less of a callback is remembered.
+# measured; distributed data sets are refused; `Variable.value` is read; weights are written while training waits; XLA compiles slower ops;
+# less of a callback is remembered.
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "keras.Model": ("_jit_compile", "_initial_epoch"),
     "keras.metrics.Accuracy": ("_direction",),
     "keras.callbacks.Callback.on_epoch_end": ("_is_default",),
     "tensorflow.python.eager.polymorphic_function.atomic_function.AtomicFunction": ("_cached_graph",),
     "tensorflow.python.data.ops.from_tensor_slices_op._TensorSliceDataset": ("_tensors",),
+    "tensorflow.python.distribute.input_lib.DistributedDataset": ("_original_dataset",),
+    "tensorflow.python.distribute.input_lib.DistributedDatasetsFromFunction": ("_dataset_fn", "_num_replicas_in_sync"),
     "keras.Variable": ("_value",),
     SAVING: ("get_attr_skipset",),
     GLOBAL_STATE: ("set_global_attribute", "get_global_attribute"),

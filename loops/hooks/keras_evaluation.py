@@ -1,4 +1,4 @@
-"""Keras callbacks and hooks around one evaluation or prediction outside of training, called when `model.evaluate` and `model.predict` would."""
+"""Keras callbacks and hooks around one evaluation or prediction outside of training, called when Keras's methods would call them."""
 
 from __future__ import annotations
 

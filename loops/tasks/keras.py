@@ -59,8 +59,8 @@ class KerasTask(Task):
         """
         if names := tuple(name for name in names if _overridden(self.model, name)):
             raise ValueError(
-                f"{type(self.model).__name__} overrides {names[0]}, whose function does steps in a loop of its own. loops compiles the loop "
-                f"around the step: override {names[0].removeprefix('make_').removesuffix('_function')}_step instead."
+                f"{type(self.model).__name__} overrides {names[0]}, whose function does steps in a loop of its own. loops compiles "
+                f"the loop around the step: override {names[0].removeprefix('make_').removesuffix('_function')}_step instead."
             )
 
     def _follow_model(self) -> None:
