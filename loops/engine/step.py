@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from loops import _private_api
 from loops.engine.kept_rows import KeptRows
+from loops.engine.outputs import concatenated
 from loops.engine.rows import LogSpec, merge_replicas, row_of
 from loops.engine.step_clock import StepClock
 from loops.graphs.dependence import EagerOps
@@ -186,7 +187,7 @@ class GlobalStep:
         assert self.meta is not None
         joined = {"row": merge_replicas(self.meta.spec, rows)}
         joined["observed"] = tf.nest.map_structure(lambda v: self.strategy.experimental_local_results(v)[0], out["observed"])
-        joined["collected"] = tf.nest.map_structure(lambda v: tf.concat(self.strategy.experimental_local_results(v), 0), out["collected"])
+        joined["collected"] = tf.nest.map_structure(lambda v: concatenated(self.strategy.experimental_local_results(v)), out["collected"])
         return joined
 
     def _per_replica(self, parts: Sequence[Any]) -> Any:

@@ -27,9 +27,9 @@ _TEST_BATCH = ("on_test_batch_begin", "on_test_batch_end")
 class KerasCallbacks(Hook):
     """Several Keras callbacks as one hook, in list order.
 
-    Values that they write into the epoch's logs join the logs of the loop, and a log that they remove is gone. The hook looks at every step
-    (or evaluation batch) only if a callback overrides a batch method, and then as often as Keras calls it: after `steps_per_execution` steps
-    of the compiled model. As in Keras, `on_train_end` is not called after an error.
+    Values that they write into the epoch's logs join the logs of the loop, and a log that they remove is gone. The hook looks at every
+    step (or evaluation batch) only if a callback overrides a batch method, and then as often as Keras calls it: after
+    `steps_per_execution` steps of the compiled model. As in Keras, `on_train_end` is not called after an error.
 
     A resumed run restores the state of Keras's own callbacks, and of yours if they have `state_dict()` and `load_state_dict(state)`; at the
     first snapshot a line names the callbacks whose state is not saved. A saved state is restored to the callback at the same place in the

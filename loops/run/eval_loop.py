@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from loops.engine.outputs import concatenated
 from loops.engine.program import MODES, Call, Program
 from loops.engine.rows import TraceLog
 from loops.engine.step import GlobalStep
@@ -268,18 +269,13 @@ def _joined(calls: list[tuple[Call, int]]) -> dict[str, Any]:
     parts: dict[str, list[Any]] = {}
     for call, n in calls:
         for name, outputs in call.collected.items():
-            arrays = tf.nest.map_structure(lambda t, call=call, n=n: _unpadded(np.asarray(t), call, n), outputs)
+            arrays = tf.nest.map_structure(lambda t, call=call, n=n: _unpadded(t, call, n), outputs)
             parts.setdefault(name, []).append(arrays)
-    return {name: tf.nest.map_structure(_concatenated, *arrays) for name, arrays in parts.items()}
+    joined = {name: tf.nest.map_structure(lambda *arrays: concatenated(arrays), *arrays) for name, arrays in parts.items()}
+    return tf.nest.map_structure(lambda value: np.asarray(value) if isinstance(value, tf.Tensor) else value, joined)
 
 
-def _concatenated(*arrays: np.ndarray) -> Any:
-    """One array, or a ragged tensor, as in Keras, if the outputs of two calls differ in more than their number."""
-    if len({a.shape[1:] for a in arrays}) == 1:
-        return np.concatenate(arrays)
-    return tf.concat([tf.RaggedTensor.from_tensor(a) for a in arrays], 0)
-
-
-def _unpadded(outputs: np.ndarray, call: Call, n: int) -> np.ndarray:
+def _unpadded(outputs: Any, call: Call, n: int) -> Any:
     """The outputs of the first `n` steps; an XLA program returns outputs for as many steps as its capacity."""
+    outputs = np.asarray(outputs) if isinstance(outputs, tf.Tensor) else outputs
     return outputs if call.capacity is None else outputs[: len(outputs) // call.capacity * n]
