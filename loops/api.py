@@ -102,7 +102,7 @@ def fit(
         given.append(ProgressBar(verbose=verbosity))
     if validation_data is not None:
         size, steps = validation_batch_size or batch_size, _capped_steps(validation_steps)
-        validation = feed_for(*keras.utils.unpack_x_y_sample_weight(validation_data), batch_size=size, steps=steps)
+        validation = feed_for(*keras.utils.unpack_x_y_sample_weight(validation_data), batch_size=size, steps=steps, replay=True)
         given.append(Evaluate(validation, "val", every=_validation_trigger(validation_freq), steps=steps))
     loop = TrainLoop(
         task,

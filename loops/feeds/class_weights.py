@@ -135,6 +135,9 @@ class ClassWeightFeed(Feed):
             weights = weights_of(labels.reshape(-1, *labels.shape[2:]), self._class_weight)
             yield Block((x, y, tf.convert_to_tensor(weights.reshape(labels.shape[:2]))), block.n)
 
+    def in_epochs_of(self, steps: int) -> None:
+        self._feed.in_epochs_of(steps)
+
     def end_pass(self) -> None:
         self._feed.end_pass()
 

@@ -37,6 +37,7 @@ def feed_for(
     shuffle: bool | str | None = False,
     class_weight: Mapping[int, float] | None = None,
     seed: int = 0,
+    replay: bool = False,
 ) -> Any:
     """The feed for data given as to `model.fit`.
 
@@ -50,6 +51,7 @@ def feed_for(
         shuffle: whether to permute examples in every pass; "batch", which in Keras permutes them within their batches, leaves the order.
         class_weight: class -> weight.
         seed: seed of the permutations.
+        replay: whether a generator is to give its batches again in later passes, for evaluations.
 
     Raises:
         ValueError: if the data does not fit together.
@@ -65,13 +67,14 @@ def feed_for(
     if isinstance(x, tf.data.Dataset):
         return DatasetFeed(x) if class_weight is None else weighted(DatasetFeed(x), class_weight)
     if isinstance(x, keras.utils.PyDataset) and y is None and sample_weight is None and is_dense(x[0]):
-        return PyDatasetFeed(x, shuffle=bool(shuffle), seed=seed, class_weight=class_weight)
-    if isinstance(x, types.GeneratorType) and y is None and sample_weight is None and class_weight is None:
+        return PyDatasetFeed(x, shuffle=bool(shuffle), seed=seed, class_weight=class_weight, steps_per_epoch=steps)
+    if isinstance(x, types.GeneratorType) and y is None and sample_weight is None:
         first = next(x, None)
         x = itertools.chain([] if first is None else [first], x)
         x = (batch for batch in x)  # Keras takes a generator, not a chain
         if isinstance(first, tuple) and is_dense(first):
-            return GeneratorFeed(x, steps_per_epoch=steps)
+            feed = GeneratorFeed(x, steps_per_epoch=steps, replay=replay)
+            return feed if class_weight is None else weighted(feed, class_weight)
     leaves = [leaf for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]
     if all(isinstance(leaf, np.ndarray) or (tf.is_tensor(leaf) and isinstance(leaf, tf.Tensor)) for leaf in leaves):
         n = len(leaves[0]) if leaves and leaves[0].ndim else 0

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from loops import _private_api, fault_points
 from loops.feeds import Feed
-from loops.run.eval_loop import EvalLoop
+from loops.messages import warn
+from loops.run.eval_loop import EmptyFeed, EvalLoop
 from loops.run.parts import RunParts
 
 __all__ = ["Evaluations"]
@@ -56,7 +57,14 @@ class Evaluations:
                 hook.on_evaluate_batch(batch, logs, last)
 
         with parts.accounts.of("evaluation"):
-            results = evaluator.run(feed, steps=steps, on_batch=tell if watchers else None, stopped=self._stopped)
+            try:
+                results = evaluator.run(feed, steps=steps, on_batch=tell if watchers else None, stopped=self._stopped)
+            except EmptyFeed:
+                results = {}
+                warn(
+                    f"Warning: there was no batch for the evaluation {name!r}, so it adds no logs. Data that is evaluated more than once has "
+                    "to be given in a form that can be read again: arrays, a PyDataset, a function that returns a generator."
+                )
         logs = {f"{name}_{key}": value for key, value in results.items()}
         parts.logs.evaluation.update(logs)
         for hook in parts.hooks:
