@@ -11,7 +11,7 @@ import keras
 
 from loops import _private_api
 from loops.feeds import Feed
-from loops.hooks.base import Hook
+from loops.hooks.base import Hook, Phase
 from loops.hooks.csv_logger import CSVLogger
 from loops.hooks.evaluate import Evaluate
 from loops.hooks.history import History
@@ -29,7 +29,8 @@ def assemble(
     """All hooks of a loop.
 
     Args:
-        given: hooks and Keras callbacks, as the user listed them; Keras callbacks run together, in their order, as one hook.
+        given: hooks and Keras callbacks, as the user listed them. Keras callbacks run together, in their order, as one hook; where hooks
+            that decide stand between them, as one before and one behind these, so that a hook sees what the callbacks before it logged.
         history: the hook that keeps the loop's logs.
         evaluations: name -> feed to evaluate at every epoch's end.
         workdir: folder of the run, or None. With a folder, snapshots, TensorBoard, CSVLogger and best and last weights are added, each
@@ -43,19 +44,22 @@ def assemble(
     if isinstance(given, (Hook, keras.callbacks.Callback)):
         given = [given]
     hooks: list[Hook] = []
+    adapters: list[KerasCallbacks] = []
     callbacks: list[keras.callbacks.Callback] = []
-    for item in given:
+    for item in [*given, None]:
+        if callbacks and (item is None or (isinstance(item, Hook) and item.phase == Phase.DECIDE)):
+            adapters.append(KerasCallbacks(callbacks))
+            hooks.append(adapters[-1])
+            callbacks = []
         if isinstance(item, Hook):
             hooks.append(item)
         elif isinstance(item, keras.callbacks.Callback):
             callbacks.append(item)
-        else:
+        elif item is not None:
             raise TypeError(f"A hook must be a loops.hooks.Hook or a keras.callbacks.Callback object; got {item!r}.")
     if len({id(hook) for hook in hooks}) < len(hooks):
         raise ValueError("The same hook object is listed twice; make one for each place.")
-    if callbacks:
-        adapter = KerasCallbacks(callbacks)
-        hooks = [adapter.batches, *hooks, adapter]
+    hooks = [*(adapter.batches for adapter in adapters), *hooks]
     hooks += [Evaluate(feed, name) for name, feed in evaluations.items()]
     names = Counter(hook.evaluation for hook in hooks if hook.evaluation is not None)
     if doubles := [name for name, count in names.items() if count > 1]:

@@ -16,6 +16,7 @@ from loops.hooks import _keras_callback_state as states
 from loops.hooks._swapped_averages import SwappedAverages
 from loops.hooks.base import Hook, Loop, Phase
 from loops.messages import say
+from loops.run.epoch_logs import REMOVED
 from loops.triggers import Never
 
 __all__ = ["KerasCallbacks", "steps_per_execution"]
@@ -61,9 +62,11 @@ class KerasCallbacks(Hook):
         self._last_logs: dict[str, Any] | None = None
         self._test_batches_ended = 0
         self._stopped = self._noticed = False
+        self._is_first = True
 
     def on_train_begin(self, loop: Loop) -> None:
         self.model = loop.task.model
+        self._is_first = next(hook for hook in loop.hooks if isinstance(hook, KerasCallbacks)) is self
         if not _private_api.is_model(self.model):
             raise TypeError("Keras callbacks need a Keras model: set `self.model` on the task, or use loops.hooks instead.")
         params = {"verbose": self.verbose, "epochs": loop.epochs, "steps": loop.steps_per_epoch or loop.feed.steps_per_epoch}
@@ -88,7 +91,8 @@ class KerasCallbacks(Hook):
         self.model = model
         for callback in self.callbacks:
             callback.set_model(model)
-        model.stop_training = False
+        if self._is_first:  # the callbacks after another hook must not forget what those before it have set
+            model.stop_training = False
 
     def on_epoch_begin(self, loop: Loop) -> None:
         self.follow_model(loop)
@@ -125,6 +129,8 @@ class KerasCallbacks(Hook):
         for name, value in shared.items():
             if name not in self._last_logs or self._last_logs[name] is not value:
                 loop.log(name, value)
+        for name in self._last_logs.keys() - shared.keys():
+            loop.log(name, REMOVED)
         if self.model.stop_training:
             self.stop(loop)
 

@@ -62,8 +62,8 @@ class Evaluations:
             except EmptyFeed:
                 results = {}
                 warn(
-                    f"Warning: there was no batch for the evaluation {name!r}, so it adds no logs. Data that is evaluated more than once has "
-                    "to be given in a form that can be read again: arrays, a PyDataset, a function that returns a generator."
+                    f"Warning: there was no batch for the evaluation {name!r}, so it adds no logs. Data that is evaluated more than once "
+                    "has to be given in a form that can be read again: arrays, a PyDataset, a function that returns a generator."
                 )
         logs = {f"{name}_{key}": value for key, value in results.items()}
         parts.logs.evaluation.update(logs)
