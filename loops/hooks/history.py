@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -17,7 +17,8 @@ class History(Hook, keras.callbacks.History):
     """The logs of every epoch. It is a Keras `History` too, so that what takes one (KerasTuner, plotting code) takes this one.
 
     Attributes:
-        history: log name -> values, one for each epoch that logged it (floats; arrays for metrics with several values).
+        history: log name -> values, one for each epoch that logged it (floats; arrays for metrics with several values). If a run was stopped
+            before its first epoch was complete, the names are there, without values.
         epoch: 0-based indices of the epochs.
         params: "verbose", "epochs" and "steps" (of an epoch) of the run.
 
@@ -61,6 +62,12 @@ class History(Hook, keras.callbacks.History):
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
             self._epochs.setdefault(name, []).append(loop.progress.epoch)
+
+    def add_names(self, names: Iterable[str]) -> None:
+        """Gives names an empty list of values: those of a run that was stopped before its first epoch was complete."""
+        for name in names:
+            self.history.setdefault(name, [])
+            self._epochs.setdefault(name, [])
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -64,7 +64,9 @@ class _Watchers:
         if not isinstance(item, (Hook, keras.callbacks.Callback)):
             raise TypeError(f"A callback must be a keras.callbacks.Callback or a loops.hooks.Hook object; got {item!r}.")
         if isinstance(item, Hook) and not isinstance(item, keras.callbacks.Callback):
-            acts = any(getattr(type(item), name) is not getattr(Hook, name) for name in _METHODS[self.kind])
+            # A function assigned to the hook itself counts too: `LambdaHook` does that.
+            methods = {name: getattr(item, name) for name in _METHODS[self.kind]}
+            acts = any(getattr(method, "__func__", method) is not getattr(Hook, name) for name, method in methods.items())
             if not acts or type(item).on_train_begin is not Hook.on_train_begin:
                 raise ValueError(
                     f"The hook {item.name} acts within a training run, and there is none here; a hook for this call overrides "

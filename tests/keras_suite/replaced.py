@@ -34,7 +34,7 @@ def test_files() -> list[pathlib.Path]:
 
 
 def test_cases() -> dict[str, type[unittest.TestCase]]:
-    """"<file>_<class>" -> the test case, of all files."""
+    """ "<file>_<class>" -> the test case, of all files."""
     cases: dict[str, type[unittest.TestCase]] = {}
     for file in test_files():
         name = ".".join(["keras.src", *file.relative_to(_ROOT).with_suffix("").parts])
