@@ -17,8 +17,8 @@ class History(Hook, keras.callbacks.History):
     """The logs of every epoch. It is a Keras `History` too, so that what takes one (KerasTuner, plotting code) takes this one.
 
     Attributes:
-        history: log name -> values, one for each epoch that logged it (floats; arrays for metrics with several values). If a run was stopped
-            before its first epoch was complete, the names are there, without values.
+        history: log name -> values, one for each epoch that logged it (floats; arrays for metrics with several values). If a run was
+            stopped before its first epoch was complete, the names are there, without values.
         epoch: 0-based indices of the epochs.
         params: "verbose", "epochs" and "steps" (of an epoch) of the run.
 
