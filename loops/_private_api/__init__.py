@@ -52,6 +52,7 @@ from loops._private_api.of_keras import (
     update_step_replaced,
     variables_to_update,
 )
+from loops._private_api.of_summaries import WriterOnDemand
 from loops._private_api.of_tensorflow import (
     arrays_in,
     can_be_in_checkpoint,
@@ -83,6 +84,7 @@ __all__ = [
     "STATELESS_RANDOM_OPS",
     "STATELESS_RANDOM_OPS_V2",
     "SUPPORTED",
+    "WriterOnDemand",
     "accumulation_off",
     "accumulators_of",
     "adam_slots",

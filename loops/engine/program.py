@@ -235,4 +235,7 @@ def _cannot_compile(error: Exception) -> ValueError:
     """One sentence in place of XLA's long message."""
     found = re.search(r"Detected unsupported operations[^:]*:\s*(.*)|No registered '(\w+)'|([^.\n]*not compilable[^.\n]*)", str(error))
     reason = next((g for g in found.groups() if g), "") if found else str(error).strip().splitlines()[0]
+    reason = reason.split(" (No registered")[0]
+    if "Summary" in reason:
+        reason += ", that is a call of tf.summary"
     return ValueError(f"compile='xla' cannot compile this step ({reason.strip()}); use compile='graph'.")

@@ -20,6 +20,7 @@ from loops.engine.kept_rows import KeptRows
 from loops.engine.outputs import concatenated
 from loops.engine.rows import LogSpec, merge_replicas, row_of
 from loops.engine.step_clock import StepClock
+from loops.engine.summary_step import summaries_at
 from loops.graphs.dependence import EagerOps
 from loops.messages import warn
 from loops.tasks import loss_weights, replicas
@@ -208,7 +209,8 @@ class GlobalStep:
         with context, ops or contextlib.nullcontext(), _private_api.loss_scaling(by_keras=False, sums=sums):
             keep = self._per_replica_state() if context.replicas > 1 else []
             scope = tf.xla.experimental.jit_scope() if self._xla and context.replicas > 1 else contextlib.nullcontext()
-            with scope, FastOps() if self._xla else contextlib.nullcontext():
+            summaries = summaries_at(counted, 1 if self._training_step is None else 0)
+            with scope, FastOps() if self._xla else contextlib.nullcontext(), summaries:
                 returned = self._user_step()(batch)
             for variable, before in keep:
                 # Statistics over no example are NaN: a replica without examples keeps its old ones.
