@@ -42,7 +42,8 @@ def test_cases() -> dict[str, type[unittest.TestCase]]:
             module = importlib.import_module(name)
         for class_name, case in vars(module).items():
             if isinstance(case, type) and issubclass(case, unittest.TestCase) and case.__module__ == name:
-                cases[f"{file.stem}_{class_name}"] = case
+                name_here = f"{file.stem}_{class_name}"
+                cases[name_here] = type(name_here, (case,), {"suite_name": name_here, "__module__": __name__})
     return cases
 
 
