@@ -18,7 +18,8 @@ def summaries_at(step: tf.Tensor, done: int) -> Iterator[None]:
         step: int64 scalar, training steps completed before.
         done: added to it: 1 for a training step, which TensorBoard shows at the number of steps that are complete after it.
     """
-    if tf.summary.should_record_summaries() is False or tf.summary.experimental.get_step() is not None:
+    recorded = tf.get_static_value(tf.summary.should_record_summaries())  # False without a writer; None if it is decided at each step
+    if tf.summary.experimental.get_step() is not None or (recorded is not None and not recorded):
         yield
         return
     tf.summary.experimental.set_step(step + done)

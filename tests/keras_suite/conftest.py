@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 
 import pytest
+
 from tests.keras_suite import replaced
 from tests.keras_suite.expected import EXPECTED, NEEDS, SAMPLE
 

@@ -4,6 +4,7 @@ import unittest
 
 import keras
 import numpy as np
+
 from tests.keras_suite import replaced
 from tests.keras_suite.expected import EXPECTED, SAMPLE
 
