@@ -104,6 +104,7 @@ class KerasCallbacks(Hook):
     def on_evaluate_begin(self, loop: Loop, name: str) -> None:
         self._test_batches_ended = 0
         self.call("on_test_begin", {})
+        self.watches_evaluation = _overrides(self.callbacks, _TEST_BATCH)
 
     def on_evaluate_batch(self, batch: int, logs: Callable[[], dict[str, Any]], last: bool) -> None:
         size = steps_per_execution(self.model)
@@ -223,6 +224,8 @@ class KerasBatchCalls(Hook):
 
     def begin_epoch(self, loop: Loop, *, stopping: bool) -> None:
         """Announces the first batch. If `stop_training` is set already, Keras stops after that batch; so does this hook."""
+        # Some callbacks (tqdm's) make their batch methods when an epoch begins.
+        self._watches_steps = self._trigger.always = _overrides(self._owner.callbacks, _TRAIN_BATCH)
         self._trigger.wanted = stopping
         self._trigger.begin(loop)
         if self._watches_steps:
@@ -245,12 +248,13 @@ class _NextStep(Never):
     """Due where Keras ends an execution (one step by default) if `always`, else only at the end of that after `wanted` was set.
 
     Attributes:
+        always: whether every end of an execution is due.
         wanted: whether the next end of an execution is due.
         size: steps of an execution.
     """
 
     def __init__(self, always: bool):
-        self._always, self.wanted = always, False
+        self.always, self.wanted = always, False
         self._begin, self.size = 0, 1
 
     def begin(self, loop: Loop) -> None:
@@ -258,11 +262,11 @@ class _NextStep(Never):
         self._begin, self.size = loop.progress.step - loop.progress.step_in_epoch, steps_per_execution(loop.task.model)
 
     def next_step(self, step: int) -> int | None:
-        return self._begin + ((step - self._begin) // self.size + 1) * self.size if self._always or self.wanted else None
+        return self._begin + ((step - self._begin) // self.size + 1) * self.size if self.always or self.wanted else None
 
     def due(self, progress: Progress, now: float) -> bool:
         ends = progress.epoch_ended or progress.step_in_epoch % self.size == 0
-        return ends and (self._always or self.wanted)
+        return ends and (self.always or self.wanted)
 
 
 def steps_per_execution(model: Any) -> int:

@@ -42,10 +42,7 @@ class _Watchers:
         callbacks = [item for item in given if not isinstance(item, Hook)]
         for item in given:
             self._check(item)
-        methods = (f"on_{self.kind}_batch_begin", f"on_{self.kind}_batch_end")
-        every = [one for item in callbacks for one in (item.callbacks if whole else [item])]
-        self._each_batch = any(not _private_api.does_nothing(getattr(one, method)) for one in every for method in methods)
-        self._each_batch |= any(hook.watches_evaluation for hook in self.hooks)
+        self._callbacks = [one for item in callbacks for one in (item.callbacks if whole else [item])]
         self._shows = bool(verbose) and not whole
         self._list = callbacks[0] if whole else None
         if self._list is None and (callbacks or self._shows):
@@ -54,6 +51,13 @@ class _Watchers:
             )
         self._loop = _NoTraining(task, self.hooks)
         setattr(self._model, self.stop_attribute, False)
+
+    @property
+    def _each_batch(self) -> bool:
+        """Whether somebody watches batches; asked when the callbacks have begun, as some make their batch methods then."""
+        methods = (f"on_{self.kind}_batch_begin", f"on_{self.kind}_batch_end")
+        called = any(not _private_api.does_nothing(getattr(one, method)) for one in self._callbacks for method in methods)
+        return called or any(hook.watches_evaluation for hook in self.hooks)
 
     @property
     def batches(self) -> int:
@@ -161,8 +165,10 @@ class _NoTraining:
 
     def __init__(self, task: Task, hooks: Sequence[Hook]):
         self.task, self.hooks, self.progress = task, list(hooks), Progress()
-        self.clock, self.is_chief, self.workdir, self.history, self.outcome = time.monotonic, True, None, None, None
-        self.steps_per_epoch = self.epochs = self.steps = None
+        self.clock, self.is_chief, self.workdir, self.history = time.monotonic, True, None, None
+        self.outcome: str | None = None
+        self.steps_per_epoch: int | None = None
+        self.epochs = self.steps = None
         self.stop_reason: str | None = None
         self.logged: dict[str, Any] = {}
 

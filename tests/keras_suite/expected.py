@@ -1,7 +1,7 @@
 """Which of Keras's tests end differently under `loops`, and why; which of them every run of the suite tries."""
 
 _OVERSHOOTS = (
-    "With steps_per_epoch=5 and steps_per_execution=3 model.fit trains 6 steps an epoch, as it runs whole executions only; loops.fit trains "
+    "With steps_per_epoch=5 and steps_per_execution=3 model.fit trains 6 steps an epoch, as it runs whole executions; loops.fit trains "
     "the 5 that were asked for. The test counts the executions that follow from 6."
 )
 _MULTI_EPOCH = "trainer_test_TestTrainer.test_steps_per_execution_steps_per_epoch_match_multi_epoch"

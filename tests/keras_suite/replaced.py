@@ -1,4 +1,4 @@
-"""Keras's own tests of trainers and callbacks, as they come in the installed package, with `fit`, `evaluate`, `predict` replaced by ours."""
+"""Keras's own tests of trainers and callbacks, as the installed package holds them, with `fit`, `evaluate`, `predict` replaced by ours."""
 
 from __future__ import annotations
 
