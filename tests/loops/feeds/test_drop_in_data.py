@@ -365,3 +365,20 @@ def test_what_a_distributed_data_set_was_made_from_is_read(two_replicas):
     assert feed_for(spread).dataset is data
     with pytest.raises(TypeError, match="Give the tf.data.Dataset itself"):
         feed_for(two_replicas.distribute_datasets_from_function(lambda context: data))
+
+
+@pytest.mark.parametrize("compile", ["graph", "xla"])
+def test_a_tensorflow_data_set_that_calls_python_is_not_read_ahead_either(compile):
+    level = [0]
+
+    def rows():
+        for _ in range(3):
+            yield np.ones([2, 1], "float32"), np.full([2, 1], level[0], "float32")
+
+    def losses(train):
+        callback = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: level.__setitem__(0, epoch + 1))
+        spec = tf.TensorSpec([None, 1])  # with a static size Keras counts the examples of the batch that is not there any more
+        return train(tf.data.Dataset.from_generator(rows, output_signature=(spec, spec)), epochs=3, callbacks=[callback]).history["loss"]
+
+    expected = losses(lambda data, **arguments: model().fit(data, verbose=0, **arguments))
+    np.testing.assert_allclose(losses(lambda data, **arguments: fit(data, compile=compile, **arguments)), expected, rtol=1e-6)
