@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops import _private_api
 from loops.feeds import dataset_fingerprint, dataset_position
 from loops.feeds.base import Block, Feed, Position
 from loops.feeds.dataset_inspection import PYTHON_OPERATIONS, Pipeline, Replay, parts
@@ -49,6 +50,7 @@ class DatasetFeed(Feed):
     seekable = False  # another iterator may give another order
 
     def __init__(self, dataset: tf.data.Dataset, *, class_weight: Mapping[int, float] | None = None):
+        dataset = _private_api.undistributed(dataset)
         if not isinstance(dataset, tf.data.Dataset):
             raise TypeError(f"DatasetFeed takes a tf.data.Dataset, got {type(dataset).__name__}; for arrays use loops.ArrayFeed.")
         self.dataset = dataset

@@ -71,7 +71,7 @@ class KerasCallbacks(Hook):
             raise TypeError("Keras callbacks need a Keras model: set `self.model` on the task, or use loops.hooks instead.")
         params = {"verbose": self.verbose, "epochs": loop.epochs, "steps": loop.steps_per_epoch or loop.feed.steps_per_epoch}
         self._last_logs, self._stopped = None, False
-        self._set_model(loop.task.model)
+        self._set_model(loop.task.model, loop)
         for callback in self.callbacks:
             callback.set_params(params)
         self._optimizer = _optimizer_of(self.model, loop)
@@ -84,11 +84,14 @@ class KerasCallbacks(Hook):
     def follow_model(self, loop: Loop) -> None:
         """Gives the callbacks the model that is trained, if a hook has replaced the one that they have."""
         if _private_api.is_model(model := loop.trained.model) and model is not self.model:
-            self._set_model(model)
+            self._set_model(model, loop)
             self._optimizer = _optimizer_of(model, loop)
 
-    def _set_model(self, model: Any) -> None:
+    def _set_model(self, model: Any, loop: Loop) -> None:
         self.model = model
+        own = next((callback for callback in self.callbacks if isinstance(callback, keras.callbacks.History)), None)
+        if own is not None or self._is_first:  # as in Keras, callbacks find the history of this run there
+            model.history = own or loop.history
         for callback in self.callbacks:
             callback.set_model(model)
         if self._is_first:  # the callbacks after another hook must not forget what those before it have set

@@ -405,3 +405,11 @@ def test_xla_refuses_summaries_by_name_and_silent_layers_write_no_file(tmp_path)
         loops.fit(net, X, Y, verbose=0, compile="xla", hooks=[hooks.TensorBoard(tmp_path / "a")])
     by_loops(model(), X, Y, hooks=[hooks.TensorBoard(tmp_path / "b")])
     assert not list((tmp_path / "b").rglob("*.summaries"))
+
+
+def test_callbacks_of_a_loop_find_its_history_on_the_model():
+    seen = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(callback.model.history))
+    loop = loops.TrainLoop(loops.KerasTask(model()), loops.ArrayFeed((X, Y), 4), [callback], compile="graph")
+    loop.run(epochs=1)
+    assert seen == [loop.history]

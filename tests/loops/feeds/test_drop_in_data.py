@@ -382,3 +382,26 @@ def test_a_tensorflow_data_set_that_calls_python_is_not_read_ahead_either(compil
 
     expected = losses(lambda data, **arguments: model().fit(data, verbose=0, **arguments))
     np.testing.assert_allclose(losses(lambda data, **arguments: fit(data, compile=compile, **arguments)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["function", "PyDataset", "shuffled PyDataset"])
+def test_a_run_of_epochs_shorter_than_a_pass_is_carried_on_with_the_same_bits(kind, tmp_path):
+    def five():
+        for i in range(5):
+            yield ROWS[i * 4 : i * 4 + 4] / N, ROWS[i * 4 : i * 4 + 4]
+
+    class Five(Plain):
+        def __getitem__(self, i):
+            return list(five())[i]
+
+    def run(workdir, *targets):
+        for target in targets:
+            feed = loops.GeneratorFeed(five) if kind == "function" else loops.PyDatasetFeed(Five(5), shuffle="shuffled" in kind)
+            loop = loops.TrainLoop(loops.KerasTask(model()), feed, steps_per_epoch=2, workdir=tmp_path / workdir, compile="graph")
+            loop.run(**target)
+        return loop.history.history, loop.task.model.get_weights(), loop.progress.step
+
+    whole = run("whole", {"epochs": 5})
+    parts = run("parts", {"steps": 3}, {"epochs": 3}, {"steps": 6}, {"epochs": 5})
+    assert parts[0] == whole[0] and parts[2] == whole[2] == 9  # 2 + 2 + 1, and again 2 + 2
+    np.testing.assert_array_equal(np.concatenate([w.ravel() for w in parts[1]]), np.concatenate([w.ravel() for w in whole[1]]))
