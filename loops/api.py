@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,10 +17,11 @@ from loops.engine.timing import Timing
 from loops.feeds import Feed
 from loops.feeds.from_keras import feed_for, split
 from loops.hooks.evaluate import Evaluate
-from loops.hooks.history import History
 from loops.hooks.keras_callbacks import KerasCallbacks
+from loops.hooks.keras_evaluation import EvaluationWatchers, PredictionWatchers
 from loops.hooks.profile import Profile
 from loops.hooks.progress_bar import ProgressBar
+from loops.messages import warn
 from loops.run.eval_loop import EvalLoop, Predictions, PredictLoop
 from loops.tasks.keras import KerasTask, PredictionTask
 from loops.train_loop import TrainLoop
@@ -34,7 +36,6 @@ def fit(
     model: keras.Model,
     x: Any = None,
     y: Any = None,
-    *,
     batch_size: int | None = None,
     epochs: int = 1,
     verbose: int | Literal["auto"] = "auto",
@@ -49,6 +50,7 @@ def fit(
     validation_steps: int | None = None,
     validation_batch_size: int | None = None,
     validation_freq: int | Sequence[int] = 1,
+    *,
     hooks: Sequence[Any] = (),
     workdir: str | os.PathLike[str] | None = None,
     resume: Resume = "auto",
@@ -57,12 +59,12 @@ def fit(
     strategy: tf.distribute.Strategy | None = None,
     clip: Any = None,
     on_nonfinite: NonFiniteAction | OnNonFinite = "ignore",
-) -> History:
+) -> keras.callbacks.History:
     """Trains a compiled model as `model.fit` does, but faster; with `shuffle=False, compile="graph"` the results are the same bits.
 
     Args:
         model: a compiled `keras.Model`. `run_eagerly` is respected as compile="eager", `jit_compile=True` as "xla"; `steps_per_execution`
-            is not needed.
+            says only how often batch methods of Keras callbacks are called.
         x, y, batch_size, epochs, verbose: as in `keras.Model.fit`.
         validation_split, validation_data, validation_steps, validation_batch_size, validation_freq: as there.
         shuffle, class_weight, sample_weight, initial_epoch, steps_per_epoch: as there.
@@ -72,7 +74,8 @@ def fit(
         on_nonfinite: "ignore", as Keras does, or what `TrainLoop` takes.
 
     Returns:
-        An object with `history` (name -> values by epoch), `epoch` and `params`.
+        A `keras.callbacks.History` with `history` (name -> values by epoch), `epoch` and `params`. It is `model.history` from the beginning
+        of training; if `callbacks` holds a `keras.callbacks.History`, it is that one.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, when all hooks and files have been closed.
@@ -87,8 +90,10 @@ def fit(
         [0, 1, 2]
     """
     task = KerasTask(model)
+    task.check_functions("make_train_function", *(["make_test_function"] if validation_data is not None or validation_split else []))
     if x is None:
         raise ValueError("loops.fit was given no data: `x` is None.")
+    epochs, steps_per_epoch = _capped(epochs, keras.config.max_epochs(), "epochs"), _capped_steps(steps_per_epoch)
     if validation_split and validation_data is None:
         (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
     feed = feed_for(
@@ -96,12 +101,12 @@ def fit(
     )
     verbosity = 1 if verbose == "auto" else int(verbose)
     given = [*_listed(callbacks), *_listed(hooks)]
-    if verbosity and not any(isinstance(hook, ProgressBar) for hook in given):
+    if verbosity and not any(isinstance(item, (ProgressBar, keras.callbacks.ProgbarLogger)) for item in given):
         given.append(ProgressBar(verbose=verbosity))
     if validation_data is not None:
-        size = validation_batch_size or batch_size
-        validation = feed_for(*keras.utils.unpack_x_y_sample_weight(validation_data), batch_size=size, steps=validation_steps)
-        given.append(Evaluate(validation, "val", every=_validation_trigger(validation_freq), steps=validation_steps))
+        size, steps = validation_batch_size or batch_size, _capped_steps(validation_steps)
+        validation = feed_for(*keras.utils.unpack_x_y_sample_weight(validation_data), batch_size=size, steps=steps, replay=True)
+        given.append(Evaluate(validation, "val", every=_validation_trigger(validation_freq), steps=steps))
     loop = TrainLoop(
         task,
         feed,
@@ -119,11 +124,12 @@ def fit(
     for hook in loop.hooks:
         if isinstance(hook, KerasCallbacks):
             hook.verbose = verbosity
-    history = loop.run(epochs=epochs)
-    model.history = history
+    own = next((item for item in given if isinstance(item, keras.callbacks.History)), None)
+    model.history = loop.history if own is None else own
+    loop.run(epochs=epochs)
     if loop.outcome == "interrupted":
         raise KeyboardInterrupt
-    return history
+    return model.history
 
 
 @shortened
@@ -131,35 +137,57 @@ def evaluate(
     model: keras.Model,
     x: Any = None,
     y: Any = None,
-    *,
     batch_size: int | None = None,
+    verbose: int | str = 0,
     sample_weight: Any = None,
     steps: int | None = None,
+    callbacks: Sequence[Any] | Any = None,
+    return_dict: bool = True,
+    *,
+    hooks: Sequence[Any] = (),
     compile: Compile = "auto",
     strategy: tf.distribute.Strategy | None = None,
-) -> dict[str, Any]:
+) -> Any:
     """Loss and metrics of a compiled model, as `model.evaluate(..., return_dict=True)` returns them.
 
     Args:
         model: a compiled `keras.Model`.
         x, y, batch_size, sample_weight, steps: as in `keras.Model.evaluate`.
+        verbose: as there, but nothing is shown by default.
+        callbacks: Keras callbacks, and hooks that override `on_evaluate_begin`, `on_evaluate_batch` or `on_evaluate_end`; what these log
+            joins the result. `model.stop_evaluating`, or `loop.stop` in a hook, ends the evaluation. Without callbacks that look at each
+            batch, the batches run in few calls.
+        return_dict: False returns what `model.evaluate` does without it: a list of values, or the only value.
+        hooks: further hooks.
         compile, strategy: see `TrainLoop`.
 
     Returns:
         name -> float.
+
+    Raises:
+        ValueError: if there is no data, or the model is not compiled or overrides `make_test_function`.
     """
+    task, steps = KerasTask(model), _capped_steps(steps)
+    task.check_functions("make_test_function")
     feed = feed_for(x, y, sample_weight, batch_size=batch_size, steps=steps)
-    loop = EvalLoop(KerasTask(model), strategy=strategy or _strategy(model), compile=_mode(model, compile))
-    return loop.run(feed, steps=steps)
+    watchers = EvaluationWatchers(task, _joined(callbacks, hooks), verbose=verbose, steps=steps or feed.steps_per_epoch)
+    loop = EvalLoop(task, strategy=strategy or _strategy(model), compile=_mode(model, compile))
+    watchers.begin()
+    logs = loop.run(feed, steps=steps, on_batch=watchers.on_batch, on_call=watchers.on_call, stopped=watchers.stopped)
+    logs = watchers.end(logs)
+    return logs if return_dict else _private_api.logs_in_order(model, logs)
 
 
 @shortened
 def predict(
     model: keras.Model,
     x: Any,
-    *,
     batch_size: int | None = None,
+    verbose: int | str = 0,
     steps: int | None = None,
+    callbacks: Sequence[Any] | Any = None,
+    *,
+    hooks: Sequence[Any] = (),
     compile: Compile = "auto",
     strategy: tf.distribute.Strategy | None = None,
 ) -> Predictions:
@@ -168,14 +196,29 @@ def predict(
     Args:
         model: a `keras.Model`.
         x, batch_size, steps: as in `keras.Model.predict`.
+        verbose: as there, but nothing is shown by default.
+        callbacks: Keras callbacks, and hooks that override `on_predict_begin` or `on_predict_end`; `model.stop_predicting`, or `loop.stop`
+            in a hook, ends the prediction.
+        hooks: further hooks.
         compile, strategy: see `TrainLoop`.
 
     Returns:
-        Arrays `[N, ...]` in the model's output structure.
+        Arrays `[N, ...]` in the model's output structure; ragged and sparse outputs stay ragged and sparse tensors.
+
+    Raises:
+        ValueError: if there is no data, or the model overrides `make_predict_function`.
     """
+    task, steps = PredictionTask(model), _capped_steps(steps)
+    task.check_functions("make_predict_function")
     feed: Feed = feed_for(x, None, None, batch_size=batch_size, steps=steps)
-    loop = PredictLoop(PredictionTask(model), strategy=strategy or _strategy(model), compile=_mode(model, compile))
-    return loop.run(feed, steps=steps)
+    watchers = PredictionWatchers(task, _joined(callbacks, hooks), verbose=verbose, steps=steps or feed.steps_per_epoch)
+    loop = PredictLoop(task, strategy=strategy or _strategy(model), compile=_mode(model, compile))
+    watchers.begin()
+    outputs = loop.run(
+        feed, steps=steps, batches=watchers.batches, on_batch=watchers.on_batch, on_call=watchers.on_call, stopped=watchers.stopped
+    )
+    watchers.end(outputs)
+    return outputs
 
 
 @shortened
@@ -247,7 +290,26 @@ def _validation_trigger(frequency: int | Sequence[int]) -> EveryEpochs | At:
     raise ValueError(f"`validation_freq` must be a whole number or a list of epochs (from 1); got {frequency!r}.")
 
 
+def _capped(wanted: int, most: int | None, what: str) -> int:
+    """`wanted`, or the limit that `keras.config` sets for quick tries, which is said."""
+    if not most or most >= wanted:
+        return wanted
+    warn(f"Warning: keras.config limits {what} to {most}.")
+    return most
+
+
+def _capped_steps(steps: int | None) -> int | None:
+    capped = _capped(steps or sys.maxsize, keras.config.max_steps_per_epoch(), "the steps of a pass")
+    return steps if capped == sys.maxsize else capped
+
+
+def _joined(callbacks: Any, hooks: Any) -> Any:
+    return callbacks if isinstance(callbacks, keras.callbacks.CallbackList) and not hooks else [*_listed(callbacks), *_listed(hooks)]
+
+
 def _listed(items: Any) -> list[Any]:
     if items is None:
         return []
+    if isinstance(items, keras.callbacks.CallbackList):
+        return list(items.callbacks)
     return list(items) if isinstance(items, (list, tuple)) else [items]

@@ -39,7 +39,7 @@ class MismatchError(ValueError):
     """A snapshot does not fit the run that should be restored from it."""
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(RuntimeError):
     """A step made the loss or the state non-finite. The state is now that from before the step."""
 
 

@@ -316,7 +316,7 @@ class TrainLoop:
 
     def log(self, name: str, value: Any) -> None:
         """Adds to the logs of the epoch in progress."""
-        self._parts.logs.extra[name] = value
+        self._parts.logs.log(name, value)
 
     def retrace(self, reason: str) -> None:
         """Has the step traced again before the next call, and says why."""

@@ -56,7 +56,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     ADAPTERS: ("get_data_adapter",),
     ADAPTER_TOOLS: ("class_weight_to_sample_weights", "is_scipy_sparse"),
     "keras.layers.Layer": ("_flatten_layers", "_call_has_training_arg"),
-    "keras.Model": ("_compute_loss", "_loss_tracker", "_symbolic_build"),
+    "keras.Model": ("_compute_loss", "_flatten_metrics_in_order", "_loss_tracker", "_symbolic_build"),
     "keras.optimizers.Optimizer": (
         "_accumulated_gradients",
         "_apply_weight_decay",
@@ -89,14 +89,17 @@ ATTRIBUTES_OF_CALLBACKS: dict[type, tuple[str, ...]] = {
 
 # What the code does without: the model's jit_compile is not seen; BackupAndRestore's epoch is not taken over; the direction of a metric
 # has to be given; Keras callbacks are called at every step; functions are searched by their definitions; arrays inside a dataset are not
-# measured; `Variable.value` is read; weights are written while training waits; XLA compiles slower ops; less of a callback is remembered;
-# a wrong name of a loss or a metric shows at the first batch, a callback whose direction cannot be told after the first epoch.
+# measured; distributed data sets are refused; `Variable.value` is read; weights are written while training waits; XLA compiles slower ops;
+# less of a callback is remembered; a wrong name of a loss or a metric shows at the first batch, a callback whose direction cannot be told
+# after the first epoch.
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "keras.Model": ("_jit_compile", "_initial_epoch", "_compile_loss", "_compile_metrics"),
     "keras.metrics.Accuracy": ("_direction",),
     "keras.callbacks.Callback.on_epoch_end": ("_is_default",),
     "tensorflow.python.eager.polymorphic_function.atomic_function.AtomicFunction": ("_cached_graph",),
     "tensorflow.python.data.ops.from_tensor_slices_op._TensorSliceDataset": ("_tensors",),
+    "tensorflow.python.distribute.input_lib.DistributedDataset": ("_original_dataset",),
+    "tensorflow.python.distribute.input_lib.DistributedDatasetsFromFunction": ("_dataset_fn", "_num_replicas_in_sync"),
     "keras.Variable": ("_value",),
     SAVING: ("get_attr_skipset",),
     GLOBAL_STATE: ("set_global_attribute", "get_global_attribute"),

@@ -102,6 +102,25 @@ def arrays_in(dataset: tf.data.Dataset) -> list[tf.Tensor]:
     return [tensor for tensor in getattr(dataset, "_tensors", ()) if isinstance(tensor, tf.Tensor)]
 
 
+def undistributed(data: Any) -> Any:
+    """The dataset that a distributed one was made from; anything else as it is.
+
+    Raises:
+        TypeError: if that cannot be had.
+    """
+    if not isinstance(data, tf.distribute.DistributedDataset):
+        return data
+    original, function = getattr(data, "_original_dataset", None), getattr(data, "_dataset_fn", None)
+    if original is None and function is not None and getattr(data, "_num_replicas_in_sync", None) == 1:
+        original = function(tf.distribute.InputContext())
+    if original is None:
+        raise TypeError(
+            f"A {type(data).__name__} holds the batches of each of several replicas. Give the tf.data.Dataset itself, with the batch size "
+            "of all replicas together: loops spreads its batches over the replicas."
+        )
+    return original
+
+
 def can_be_in_checkpoint(iterator: Any) -> bool:
     """Whether `tf.train.Checkpoint` takes the object."""
     return isinstance(iterator, resolved(TRACKING).Trackable)

@@ -100,7 +100,7 @@ def _reason_not_to_measure(program: Program, feed: Feed, steps: int | None) -> s
         return "there are several replicas"
     if steps is None:
         return "the length of the run is not known"
-    if not (feed.seekable and feed.prefetch):
+    if not (feed.seekable and feed.prefetch) or feed.passes_apart:
         return "the data cannot be read twice"
     graph = program.step.concrete(feed.element_spec).graph
     batch = next((d for d in (s.shape[:1].as_list() for s in tf.nest.flatten(feed.element_spec)) if d), [None])[0] or 32

@@ -24,6 +24,7 @@ import tensorflow as tf
 from loops.engine.backup import Backup, FiniteCheck
 from loops.engine.batch_readers import eager_batch, inputs_of, reader_for, signature_of
 from loops.engine.kept_rows import writes_rows
+from loops.engine.outputs import Outputs, concatenated, unpacked
 from loops.engine.rows import CHECK, LogSpec, aligned
 from loops.engine.step import GlobalStep, StepMeta
 from loops.feeds import Block
@@ -42,7 +43,8 @@ class Call:
         done: int64 scalar, steps done.
         rows: float64 `[>= done, width]`.
         observed: name -> tensor that hooks observe, of the last step.
-        collected: name -> outputs, nested, of all steps: `[>= examples, ...]`.
+        collected: name -> outputs, nested, of all steps: tensors `[>= examples, ...]`, ragged and sparse ones, or lists of the tensors of
+            each step where these may differ in shape.
         meta: names and reductions of the rows, and the metrics that the steps returned.
         finite: bool scalar, whether all losses up to here were finite (in eager mode, the state too); None if that was not asked for.
         recorded: tensor lists of what a guarded call pulled from an iterator; empty for other sources, and in eager mode.
@@ -155,8 +157,10 @@ class Program:
         capacity = source.capacity if self.mode == "xla" else None
         key = (type(source).__name__, capacity, finite is not None, step_key)
         if key not in self._compiled:
-            self._compiled[key] = self._compile(source, spec, capacity, guarded=finite is not None), self.step.traced(spec)[1]
-        function, meta = self._compiled[key]
+            function = self._compile(source, spec, capacity, guarded=finite is not None)
+            concrete, meta = self.step.traced(spec)
+            self._compiled[key] = function, meta, concrete.structured_outputs["collected"]
+        function, meta, structure = self._compiled[key]
         scalars = (tf.constant(v, tf.int64) for v in (start, n, first_step))
         try:
             out = function(inputs_of(source), *scalars, tf.constant(True) if finite is None else finite)
@@ -168,7 +172,8 @@ class Program:
                 raise
             raise in_short(error) from None
         after = out["finite"] if finite is not None else None
-        return Call(out["done"], out["rows"], out["observed"], out["collected"], meta, after, tuple(out["recorded"]), capacity=capacity)
+        collected = unpacked(structure, out["collected"], out["done"])
+        return Call(out["done"], out["rows"], out["observed"], collected, meta, after, tuple(out["recorded"]), capacity=capacity)
 
     def _compile(self, source: Any, spec: Any, capacity: int | None, *, guarded: bool) -> Any:
         step = self.step.concrete(spec)
@@ -177,7 +182,7 @@ class Program:
             if guarded:
                 n = tf.where(finite, n, tf.zeros_like(n))
             reader = reader_for(source, given, spec, start, record=guarded, xla=self.mode == "xla")
-            outputs = _Outputs(step.structured_outputs, capacity, n)
+            outputs = Outputs(step.structured_outputs, capacity, n)
             held = reader.first(n)
 
             def proceed(i: Any, ok: Any, held: Any, out: Any) -> Any:
@@ -223,64 +228,18 @@ class Program:
             if undo is not None:
                 finite = tf.math.is_finite(results[-1]["row"][CHECK]) & self._check(undo)
         spec, rows = aligned(parts) if parts else (LogSpec({}), tf.zeros([0, 2], tf.float64))
-        collected = tf.nest.map_structure(lambda *v: tf.concat(v, 0), *[r["collected"] for r in results]) if results else {}
+        collected = tf.nest.map_structure(lambda *v: concatenated(v), *[r["collected"] for r in results]) if results else {}
         observed = results[-1]["observed"] if results else {}
         return Call(
             tf.constant(len(results), tf.int64), rows, observed, collected, StepMeta(spec, metrics), finite, undo=undo, last_batch=batch
         )
 
 
-class _Outputs:
-    """The loop variables in which a program gathers rows, observed tensors and collected outputs."""
-
-    def __init__(self, structure: Any, capacity: int | None, n: tf.Tensor):
-        self._structure, self._capacity, self._n = structure, capacity, n
-        self._observed = tf.nest.flatten(structure["observed"])
-        self._collected = tf.nest.flatten(structure["collected"])
-        self.shapes_vary = not all(t.shape.is_fully_defined() for t in self._observed)
-
-    def begin(self) -> tuple[Any, list[Any], list[Any]]:
-        size = self._n if self._capacity is None else self._capacity
-        rows = tf.zeros([size, self._structure["row"].shape[0]], tf.float64)
-        observed = [tf.zeros([d or 0 for d in t.shape], t.dtype) for t in self._observed]
-        # Under XLA all batches of a block have one shape, and arrays cannot grow. Elsewhere shapes may differ, and n may be larger than
-        # the number of batches.
-        grows = self._capacity is None
-        arrays = [
-            tf.TensorArray(t.dtype, size=0 if grows else self._capacity, dynamic_size=grows, element_shape=t.shape, infer_shape=False)
-            for t in self._collected
-        ]
-        return rows, observed, arrays
-
-    def shapes(self, unbound: Any) -> Any:
-        rows, _, arrays = unbound
-        return rows, [t.shape for t in self._observed], arrays
-
-    def put(self, state: Any, i: tf.Tensor, result: Any) -> Any:
-        rows, _, arrays = state
-        rows = tf.tensor_scatter_nd_update(rows, [[i]], [result["row"]])
-        index = tf.cast(i, tf.int32)
-        arrays = [a.write(index, v) for a, v in zip(arrays, tf.nest.flatten(result["collected"]), strict=True)]
-        return rows, tf.nest.flatten(result["observed"]), arrays
-
-    def end(self, state: Any) -> dict[str, Any]:
-        rows, observed, arrays = state
-        return {
-            "rows": rows,
-            "observed": tf.nest.pack_sequence_as(self._structure["observed"], observed),
-            "collected": tf.nest.pack_sequence_as(self._structure["collected"], [self._joined(a) for a in arrays]),
-        }
-
-    def _joined(self, array: tf.TensorArray) -> tf.Tensor:
-        if self._capacity is None:
-            return array.concat()
-        stacked = array.stack()
-        return tf.reshape(stacked, tf.concat([[-1], tf.shape(stacked)[2:]], 0))
-
-
 def _cannot_compile(error: Exception) -> ValueError:
     """One sentence in place of XLA's long message."""
     found = re.search(r"Detected unsupported operations[^:]*:\s*(.*)|No registered '(\w+)'|([^.\n]*not compilable[^.\n]*)", str(error))
     reason = next((g for g in found.groups() if g), "") if found else str(error).strip().splitlines()[0]
-    reason = reason.partition("{{function_node ")[0]
-    return ValueError(f"compile='xla' cannot compile this step ({without_nodes(reason)}); use compile='graph'.")
+    reason = without_nodes(reason.partition("{{function_node ")[0].split(" (No registered")[0])
+    if "Summary" in reason:
+        reason += ", that is a call of tf.summary"
+    return ValueError(f"compile='xla' cannot compile this step ({reason.strip()}); use compile='graph'.")

@@ -17,10 +17,12 @@ import tensorflow as tf
 
 from loops import _private_api
 from loops.engine.kept_rows import KeptRows
+from loops.engine.outputs import concatenated
 from loops.engine.returned import checked_logs
 from loops.engine.rows import LogSpec, merge_replicas, row_of
 from loops.engine.step_clock import StepClock
 from loops.engine.step_errors import StepErrors
+from loops.engine.summary_step import summaries_at
 from loops.graphs.dependence import EagerOps
 from loops.messages import warn
 from loops.tasks import loss_weights, replicas
@@ -88,7 +90,7 @@ class GlobalStep:
         self.meta: StepMeta | None = None
         self.traces = 0
         self.used = UsedVariables(lambda: replicas.local_variables(task.tracked.all_variables()))
-        self._eager = False
+        self._eager, self._even = False, True
         self._traced: dict[Any, tuple[Any, StepMeta]] = {}
         self._kinds: dict[str, type] = {}
         self._carriers: dict[Any, tf.Variable] = {}
@@ -176,6 +178,7 @@ class GlobalStep:
         if count == 1:
             return self._on_replica(batch, step)
         parts = [tf.nest.flatten(part) for part in replicas.split(batch, count)]
+        self._even = all(len({str(getattr(leaf, "shape", None)) for leaf in group}) == 1 for group in zip(*parts, strict=True))
         spread = tf.nest.pack_sequence_as(batch, [self._per_replica(group) for group in zip(*parts, strict=True)])
         with DirectUpdatesRefused(self.task.optimizers.values()):
             out = self.strategy.run(self._on_replica, args=(spread, step))
@@ -183,7 +186,7 @@ class GlobalStep:
         assert self.meta is not None
         joined = {"row": merge_replicas(self.meta.spec, rows)}
         joined["observed"] = tf.nest.map_structure(lambda v: self.strategy.experimental_local_results(v)[0], out["observed"])
-        joined["collected"] = tf.nest.map_structure(lambda v: tf.concat(self.strategy.experimental_local_results(v), 0), out["collected"])
+        joined["collected"] = tf.nest.map_structure(lambda v: concatenated(self.strategy.experimental_local_results(v)), out["collected"])
         return joined
 
     def _per_replica(self, parts: Sequence[Any]) -> Any:
@@ -205,13 +208,15 @@ class GlobalStep:
             carriers=self._carriers,
             xla=self._xla,
         )
+        context.even = self._even
         ops = EagerOps() if self._eager and not isinstance(self.task, KerasTask) and self.task.tracked.metrics else None
         sums = functools.partial(loss_weights.warn_of_sum, self.task) if context.replicas > 1 else None
         of_batches = functools.partial(loss_weights.note_on_scalar, self.task) if context.replicas > 1 else None
         with context, ops or contextlib.nullcontext(), _private_api.loss_scaling(by_keras=False, sums=sums, scalars=of_batches):
             keep = self._per_replica_state() if context.replicas > 1 else []
             scope = tf.xla.experimental.jit_scope() if self._xla and context.replicas > 1 else contextlib.nullcontext()
-            with scope, FastOps() if self._xla else contextlib.nullcontext(), original_errors():
+            summaries = summaries_at(counted, 1 if self._training_step is None else 0)
+            with scope, FastOps() if self._xla else contextlib.nullcontext(), summaries, original_errors():
                 returned = self._user_step()(batch)
             for variable, before in keep:
                 # Statistics over no example are NaN: a replica without examples keeps its old ones.

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from loops.feeds.base import Block, Feed, Position, block_steps
+from loops.feeds.class_weights import checked_sample_weight, weights_of
 from loops.feeds.fingerprints import as_fed, class_weight_text, fingerprints, named_leaves
 from loops.feeds.shuffling import Permutations
 
@@ -187,21 +188,4 @@ def _with_weights(data: Any, sample_weight: Any, class_weight: Mapping[int, floa
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ValueError("`sample_weight` and `class_weight` need data of the form (x, y).")
     x, y = data
-    if class_weight is not None:
-        sample_weight = _class_weights(y, class_weight)
-    elif isinstance(y, (tuple, list, dict)) and not isinstance(sample_weight, (tuple, list, dict)):
-        sample_weight = keras.tree.map_structure(lambda _: sample_weight, y)
-    return x, y, sample_weight
-
-
-def _class_weights(y: Any, class_weight: Mapping[int, float]) -> np.ndarray:
-    if isinstance(y, (tuple, list, dict)):
-        raise ValueError("`class_weight` needs a single `y` array of classes; this data has several outputs.")
-    labels = np.asarray(y)
-    if labels.ndim > 1:
-        labels = labels.argmax(-1) if labels.shape[-1] != 1 else labels[..., 0]
-    labels = np.round(labels).astype(np.int64)
-    weights = np.ones(len(labels), keras.config.floatx())
-    for label, weight in class_weight.items():
-        weights[labels == int(label)] = weight
-    return weights
+    return x, y, checked_sample_weight(y, sample_weight) if class_weight is None else weights_of(y, class_weight)

@@ -68,7 +68,8 @@ class Feed(abc.ABC):
         prefetch: number of blocks in memory at a time: the block in training, and the next one, which a background thread makes meanwhile.
             With 0 each block is made when it is needed, for data that depends on what the model has learnt.
         told_apart: True if `describe` tells other data apart: it has a fingerprint of all that the feed gives, or the feed gives nothing.
-        passes_apart: True if a pass may be read only after the pass before was trained on; `end_pass` is called in between.
+        passes_apart: True if nothing of a pass may be read before the pass before was trained on and the hooks of the new epoch were
+            called; `end_pass` is called in between. So it is where Python decides what the batches are: a callback may change that.
     """
 
     element_spec: Any
@@ -91,6 +92,9 @@ class Feed(abc.ABC):
     @abc.abstractmethod
     def blocks(self, position: Position) -> Iterator[Block]:
         """Yields the blocks of pass `position.pass_index`, beginning with batch `position.batch`."""
+
+    def in_epochs_of(self, steps: int) -> None:
+        """Called before a run whose epochs are `steps` long. A feed with `passes_apart` makes each of its passes such an epoch."""
 
     def end_pass(self) -> None:
         """Called in the training thread when all batches of a pass were trained on, if the feed has `passes_apart`."""

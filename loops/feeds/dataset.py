@@ -11,9 +11,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops import _private_api
 from loops.feeds import dataset_fingerprint, dataset_position
 from loops.feeds.base import Block, Feed, Position
-from loops.feeds.dataset_inspection import Pipeline, Replay, parts
+from loops.feeds.dataset_inspection import PYTHON_OPERATIONS, Pipeline, Replay, parts
 from loops.feeds.fingerprints import class_weight_text
 from loops.feeds.stacking import groups
 from loops.messages import say
@@ -49,6 +50,7 @@ class DatasetFeed(Feed):
     seekable = False  # another iterator may give another order
 
     def __init__(self, dataset: tf.data.Dataset, *, class_weight: Mapping[int, float] | None = None):
+        dataset = _private_api.undistributed(dataset)
         if not isinstance(dataset, tf.data.Dataset):
             raise TypeError(f"DatasetFeed takes a tf.data.Dataset, got {type(dataset).__name__}; for arrays use loops.ArrayFeed.")
         self.dataset = dataset
@@ -71,6 +73,11 @@ class DatasetFeed(Feed):
     def pipeline(self) -> Pipeline:
         """The properties of the dataset that matter for resuming."""
         return Pipeline.of(self.dataset)
+
+    @functools.cached_property
+    def passes_apart(self) -> bool:  # type: ignore[override]
+        """Whether Python decides what the batches are. It matters under XLA, where blocks are read ahead."""
+        return not self.pipeline.operations.isdisjoint(PYTHON_OPERATIONS)
 
     def findings(self) -> list[str]:
         return list(self.pipeline.findings)
@@ -232,7 +239,8 @@ class DatasetFeed(Feed):
                 raise ValueError(f"Only dense batches can be stacked into blocks, got {spec}; use compile='graph' for this dataset.")
         for group in groups(self.iterator(position, continuing=False), _BLOCK_STEPS, _shapes):
             yield _stacked(group)
-        self.end_pass()
+        if not self.passes_apart:
+            self.end_pass()
 
 
 def _drop(iterator: Any, count: int | None) -> int:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from loops import _private_api
 from loops.graphs.hidden_random_state import stateful_random_ops_of_def
 
-__all__ = ["Pipeline", "Replay", "findings", "parts"]
+__all__ = ["PYTHON_OPERATIONS", "Pipeline", "Replay", "findings", "parts"]
 
 _IGNORE, _FAIL = (tf.data.experimental.ExternalStatePolicy[name].value for name in ("IGNORE", "FAIL"))
 # Datasets that make exactly one iterator of their input, when their own iterator is made. The input dataset is their first input.
@@ -46,7 +46,7 @@ _EAGER = frozenset(
 )
 # The graph of a dataset contains the arrays that it was made from, and is copied several times before this module can read it.
 _INSPECTED_AT_MOST_MB = 128
-_PYTHON = {"PyFunc": "numpy_function", "PyFuncStateless": "numpy_function", "EagerPyFunc": "py_function"}
+PYTHON_OPERATIONS = {"PyFunc": "numpy_function", "PyFuncStateless": "numpy_function", "EagerPyFunc": "py_function"}
 
 
 class Replay(enum.Enum):
@@ -209,7 +209,7 @@ def _unsaveable(dataset: tf.data.Dataset, graph: Any) -> str | None:
     ops = {node.op for node, _ in _all_nodes(graph)}
     if "GeneratorDataset" in ops:
         return "it reads from a Python generator (from_generator), taken to give the same again in every pass"
-    python = sorted({name for op, name in _PYTHON.items() if op in ops})
+    python = sorted({name for op, name in PYTHON_OPERATIONS.items() if op in ops})
     if python:
         return f"it calls Python ({', '.join(python)})"
     if "DummySeedGenerator" in ops:

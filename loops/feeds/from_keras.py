@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import types
@@ -14,53 +13,18 @@ import numpy as np
 import tensorflow as tf
 
 from loops import _private_api
+from loops.feeds.adapter import AdapterFeed
 from loops.feeds.arrays import ArrayFeed
 from loops.feeds.base import Feed
+from loops.feeds.class_weights import checked_sample_weight, weighted
 from loops.feeds.dataset import DatasetFeed
-from loops.feeds.fingerprints import fingerprints, named_leaves
 from loops.feeds.generator import GeneratorFeed
 from loops.feeds.py_dataset import PyDatasetFeed
+from loops.feeds.rows import RowsFeed
 from loops.feeds.schedule import FeedSchedule
 from loops.feeds.stacking import is_dense
 
 __all__ = ["feed_for", "split"]
-
-
-class AdapterFeed(DatasetFeed):
-    """Data that one of Keras's adapters turns into a `tf.data.Dataset`. The adapter is told when epochs begin and end.
-
-    Args:
-        adapter: the adapter.
-        data: what it was made from, (inputs, labels, weights), if these are arrays or tensors.
-        class_weight: class -> weight.
-    """
-
-    def __init__(self, adapter: Any, data: Any = None, class_weight: Mapping[int, float] | None = None):
-        super().__init__(adapter.get_tf_dataset(), class_weight=class_weight)
-        self._data, self.told_apart = data, data is not None
-        self._adapter = adapter
-        self.steps_per_epoch = adapter.num_batches
-        adapter.on_epoch_end()  # Keras calls it once before the first epoch
-
-    @functools.cached_property
-    def fingerprint(self) -> dict[str, str]:
-        return fingerprints(named_leaves(self._data)) if self._data is not None else {}
-
-    def end_pass(self) -> None:
-        self._adapter.on_epoch_end()
-
-    def _begin_pass(self, *, continuing: bool) -> Any:
-        self._passes_begun += 1
-        self._adapter.on_epoch_begin()
-        return iter(self.dataset)
-
-    def _iterator_of_next_pass(self) -> Any:
-        return None  # an iterator may be made only after the adapter's epoch has begun
-
-    def _skip_pass(self) -> None:
-        self._passes_begun += 1
-        self._adapter.on_epoch_begin()
-        self._adapter.on_epoch_end()
 
 
 def feed_for(
@@ -70,9 +34,10 @@ def feed_for(
     *,
     batch_size: int | None = None,
     steps: int | None = None,
-    shuffle: bool = False,
+    shuffle: bool | str | None = False,
     class_weight: Mapping[int, float] | None = None,
     seed: int = 0,
+    replay: bool = False,
 ) -> Any:
     """The feed for data given as to `model.fit`.
 
@@ -83,46 +48,57 @@ def feed_for(
         sample_weight: weights, for arrays.
         batch_size: examples per batch, for arrays; 32 by default.
         steps: batches of an epoch; decides the batch size of arrays if that is not given.
-        shuffle: whether to permute arrays in every pass.
+        shuffle: whether to permute examples in every pass; "batch", which in Keras permutes them within their batches, leaves the order.
         class_weight: class -> weight.
         seed: seed of the permutations.
+        replay: whether a generator is to give its batches again in later passes, for evaluations.
 
     Raises:
         ValueError: if the data does not fit together.
     """
+    if shuffle not in (True, False, None, "batch"):
+        raise ValueError(f"`shuffle` must be True, False or 'batch'; got {shuffle!r}.")
+    shuffle = shuffle is not None and shuffle != "batch" and bool(shuffle)
+    x = _private_api.undistributed(x)
     if isinstance(x, (Feed, FeedSchedule, tf.data.Dataset)) and (y is not None or sample_weight is not None):
         raise ValueError(f"`y` and `sample_weight` belong into the {type(x).__name__}'s batches; give only `x`.")
     if isinstance(x, (Feed, FeedSchedule)):
-        return x
-    if isinstance(x, tf.data.Dataset) and class_weight is None:
-        return DatasetFeed(x)
+        return x if class_weight is None else weighted(x, class_weight)
+    if isinstance(x, tf.data.Dataset):
+        return DatasetFeed(x) if class_weight is None else weighted(DatasetFeed(x), class_weight)
     if isinstance(x, keras.utils.PyDataset) and y is None and sample_weight is None and is_dense(x[0]):
-        return PyDatasetFeed(x, shuffle=bool(shuffle), seed=seed, class_weight=class_weight)
-    if isinstance(x, types.GeneratorType) and y is None and sample_weight is None and class_weight is None:
+        return PyDatasetFeed(x, shuffle=bool(shuffle), seed=seed, class_weight=class_weight, steps_per_epoch=steps)
+    if isinstance(x, types.GeneratorType) and y is None and sample_weight is None:
         first = next(x, None)
         x = itertools.chain([] if first is None else [first], x)
         x = (batch for batch in x)  # Keras takes a generator, not a chain
         if isinstance(first, tuple) and is_dense(first):
-            return GeneratorFeed(x, steps_per_epoch=steps)
+            feed = GeneratorFeed(x, steps_per_epoch=steps, replay=replay)
+            return feed if class_weight is None else weighted(feed, class_weight)
     leaves = [leaf for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]
     if all(isinstance(leaf, np.ndarray) or (tf.is_tensor(leaf) and isinstance(leaf, tf.Tensor)) for leaf in leaves):
         n = len(leaves[0]) if leaves and leaves[0].ndim else 0
         size = batch_size or (max(1, math.ceil(n / steps)) if steps else 32)
         data = (x,) if y is None and sample_weight is None else (x, y)
         return ArrayFeed(data, size, shuffle=bool(shuffle), seed=seed, sample_weight=sample_weight, class_weight=class_weight)
-    adapter = _private_api.data_adapter(
-        x=x,
-        y=y,
-        sample_weight=sample_weight,
-        batch_size=batch_size,
-        steps_per_epoch=steps,
-        shuffle=shuffle if isinstance(x, keras.utils.PyDataset) or hasattr(x, "shape") else False,
-        class_weight=class_weight,
-    )
-    if isinstance(x, tf.data.Dataset):
-        return DatasetFeed(adapter.get_tf_dataset(), class_weight=class_weight)
-    are_arrays = all(hasattr(leaf, "shape") for leaf in leaves)
-    return AdapterFeed(adapter, (x, y, sample_weight) if are_arrays else None, class_weight)
+    has_rows = bool(leaves) and all(hasattr(leaf, "shape") for leaf in leaves)
+    if has_rows and y is not None and sample_weight is not None:
+        sample_weight = checked_sample_weight(y, sample_weight)
+
+    def adapter_for(data: tuple[Any, Any, Any]) -> Any:
+        return _private_api.data_adapter(
+            x=data[0],
+            y=data[1],
+            sample_weight=data[2],
+            batch_size=batch_size,
+            steps_per_epoch=steps,
+            shuffle=shuffle and isinstance(x, keras.utils.PyDataset),
+            class_weight=class_weight,
+        )
+
+    if has_rows and shuffle:
+        return RowsFeed((x, y, sample_weight), adapter_for, seed, class_weight)
+    return AdapterFeed(adapter_for((x, y, sample_weight)), (x, y, sample_weight) if has_rows else None, class_weight)
 
 
 def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[tuple[Any, Any, Any], tuple[Any, ...]]:

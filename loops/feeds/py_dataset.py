@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ from loops.feeds.base import Block, Feed, Position
 from loops.feeds.fingerprints import class_weight_text, fingerprints_of_batches
 from loops.feeds.shuffling import Permutations
 from loops.feeds.stacking import Stacker
+from loops.messages import say
 
 __all__ = ["PyDatasetFeed"]
 
@@ -25,15 +26,20 @@ class PyDatasetFeed(Feed):
     """Batches of a `keras.utils.PyDataset`, made ahead by its `workers` (threads, or processes with `use_multiprocessing`).
 
     The batch with index i is `dataset[i]`, so a resumed run need not read earlier batches again. It is exact if `__getitem__` depends only
-    on the index and on the calls of `on_epoch_end`, which a resumed run repeats. If the dataset overrides `on_epoch_begin` or
-    `on_epoch_end`, a pass is read only after the pass before was trained on. `on_epoch_end` is called in the training thread: once before
-    the first epoch, as in Keras, and after each epoch.
+    on the index and on the calls of `on_epoch_end`, which a resumed run repeats. Nothing of an epoch is read before callbacks and hooks
+    have begun it, so they may change what the dataset gives. `on_epoch_end` is called in the training thread: once before the first epoch,
+    as in Keras, and after each epoch. If the dataset gets shorter, epochs do too; if it gets longer, an epoch still has as many batches as
+    at first, as in Keras. Both are said.
 
     Args:
         dataset: the dataset. A batch is `x`, `(x,)`, `(x, y)`, `(x, y, sample_weight)` or a dict.
         shuffle: whether to take the batches in another order in each pass; the order depends on `seed` and the pass alone.
         seed: seed of these orders.
         class_weight: dict from integer class to weight, for batches `(x, y)`.
+        steps_per_epoch: batches of an epoch, after which the next one goes on in the dataset; None for all of them.
+        read_ahead: whether batches of the next epoch may be made while this one is trained on and evaluated, because nothing changes the
+            dataset. Then short epochs need not wait for their first batches. It has no effect if the dataset overrides `on_epoch_begin` or
+            `on_epoch_end`.
 
     Raises:
         TypeError: if it is not a PyDataset.
@@ -52,7 +58,14 @@ class PyDatasetFeed(Feed):
     """
 
     def __init__(
-        self, dataset: keras.utils.PyDataset, *, shuffle: bool = False, seed: int = 0, class_weight: Mapping[int, float] | None = None
+        self,
+        dataset: keras.utils.PyDataset,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        class_weight: Mapping[int, float] | None = None,
+        steps_per_epoch: int | None = None,
+        read_ahead: bool = False,
     ):
         if not isinstance(dataset, keras.utils.PyDataset):
             raise TypeError(f"PyDatasetFeed takes a keras.utils.PyDataset, got {type(dataset).__name__}.")
@@ -60,7 +73,9 @@ class PyDatasetFeed(Feed):
         n = dataset.num_batches
         if n == 0:
             raise ValueError("The PyDataset is empty: it has 0 batches.")
+        self._length, self._said_length = n, n
         self.steps_per_epoch, self.endless = n, n is None
+        self._epoch: int | None = None
         self.shuffle, self.seed = bool(shuffle) and n is not None, int(seed)
         self._orders = Permutations(n, self.seed) if self.shuffle else None
         peeked = [self._standardized(dataset[i]) for i in range(min(_PEEKED, n or _PEEKED))]
@@ -70,9 +85,11 @@ class PyDatasetFeed(Feed):
         overridden = [
             getattr(type(dataset), name) is not getattr(keras.utils.PyDataset, name) for name in ("on_epoch_begin", "on_epoch_end")
         ]
-        self.passes_apart = any(overridden)
-        self.seekable = not self.passes_apart
+        self.passes_apart = any(overridden) or not read_ahead
+        self.seekable = not any(overridden)
         self._passes_begun = 0
+        if steps_per_epoch is not None:
+            self.in_epochs_of(steps_per_epoch)
         dataset.on_epoch_end()  # Keras calls it once before the first epoch
 
     def describe(self) -> dict[str, Any]:
@@ -83,6 +100,12 @@ class PyDatasetFeed(Feed):
         }
         return {**order, **super().describe(), "first_batches": self._first_batches}
 
+    def in_epochs_of(self, steps: int) -> None:
+        if not self.passes_apart:
+            return  # an epoch goes on with the pass, which is read ahead
+        self._epoch, self.endless = steps, False
+        self.steps_per_epoch = steps if self._length is None or self._length % steps == 0 else min(steps, self._length)
+
     def blocks(self, position: Position) -> Iterator[Block]:
         if self.passes_apart:
             self._begin_pass(position.pass_index)
@@ -90,11 +113,6 @@ class PyDatasetFeed(Feed):
 
     def end_pass(self) -> None:
         self.dataset.on_epoch_end()
-        n = self.dataset.num_batches
-        if n != self.steps_per_epoch:
-            raise ValueError(
-                f"The PyDataset had {self.steps_per_epoch} batches and has {n} after on_epoch_end; a feed has the same number in each pass."
-            )
 
     def _begin_pass(self, index: int) -> None:
         while self._passes_begun < index:  # done in another process
@@ -105,17 +123,37 @@ class PyDatasetFeed(Feed):
         self.dataset.on_epoch_begin()
 
     def _batches(self, position: Position) -> Iterator[Any]:
-        indices: Iterator[int]
-        if self._orders is not None:
-            indices = iter(self._orders.of(position.pass_index)[position.batch :].tolist())
-        elif self.steps_per_epoch is not None:
-            indices = iter(range(position.batch, self.steps_per_epoch))
-        else:
-            indices = itertools.count(position.batch)
+        indices: Iterator[int] = iter(self._indices(position))
         workers, apart = int(self.dataset.workers), bool(self.dataset.use_multiprocessing)
         if workers > 1 or (workers > 0 and apart):
             return _made_by_workers(self.dataset, indices, workers, processes=apart)
         return (self.dataset[i] for i in indices)
+
+    def _indices(self, position: Position) -> Iterable[int]:
+        """The indices of the batches from a position on: those of a pass over the dataset, or of an epoch within such a pass."""
+        n, epoch = self._length_now(), self._epoch
+        if self._length is None or n is None:
+            first = position.batch + (position.pass_index * epoch if epoch else 0)
+            return itertools.count(first) if epoch is None else range(first, (position.pass_index + 1) * epoch)
+        # Of epochs that are shorter than a pass, the last one of the pass is shorter still, unless the numbers fit.
+        epochs = 1 if epoch is None else -(-self._length // epoch)
+        of_pass, of_epoch = divmod(position.pass_index, epochs)
+        begin, end = (0, n) if epoch is None else (of_epoch * epoch, min(n, (of_epoch + 1) * epoch))
+        if self._orders is None:
+            return range(begin + position.batch, end)
+        order = [i for i in self._orders.of(of_pass).tolist() if i < n]
+        return order[begin + position.batch : end]
+
+    def _length_now(self) -> int | None:
+        """How many batches of the dataset are read in a pass that begins now."""
+        now, at_first = self.dataset.num_batches, self._length
+        if now != self._said_length:
+            self._said_length = now
+            if now is not None and at_first is not None and now > at_first:
+                say(f"Note: the PyDataset has {now} batches now and had {at_first} at first; an epoch still takes {at_first}, as in Keras.")
+            elif now != at_first:
+                say(f"Note: the PyDataset has {now} batches now and had {at_first} at first; epochs have as many as there are.")
+        return now if now is None or at_first is None else min(now, at_first)
 
     def _standardized(self, batch: Any) -> Any:
         if isinstance(batch, dict):

@@ -17,6 +17,7 @@ __all__ = ["Stacker", "groups", "is_dense"]
 
 _MOST_STEPS = 256
 _SECONDS = 0.25
+_FIRST_SECONDS = 0.02  # training waits for the first list of a pass
 
 
 def groups(
@@ -24,8 +25,8 @@ def groups(
 ) -> Iterator[Any]:
     """Groups consecutive batches of one signature, as lists of at most `size`.
 
-    A list that took a quarter of a second is yielded as it is, so that training does not wait for a full one. Where lists end changes no
-    number.
+    A list that took a quarter of a second is yielded as it is, so that training does not wait for a full one; the first ones, for which
+    training waits, sooner. Where lists end changes no number.
 
     Args:
         batches: one by one.
@@ -34,7 +35,7 @@ def groups(
         clock: monotonic seconds.
     """
     group: list[Any] = []
-    begun, of_group = clock(), None
+    begun, of_group, seconds = clock(), None, _FIRST_SECONDS
     for batch in batches:
         of_batch = signature(batch)
         if group and (len(group) == size or of_batch != of_group):
@@ -42,9 +43,9 @@ def groups(
             group, begun = [], clock()
         group.append(batch)
         of_group = of_batch
-        if clock() - begun >= _SECONDS:
+        if clock() - begun >= seconds and (len(group) > 1 or clock() - begun >= _SECONDS):
             yield group
-            group, begun = [], clock()
+            group, begun, seconds = [], clock(), min(2 * seconds, _SECONDS)
     if group:
         yield group
 
@@ -127,8 +128,9 @@ def _spec(column: tuple[Any, ...]) -> tf.TensorSpec:
         raise ValueError(f"arrays with one row an example were expected, with as many dimensions in each batch; got {ranks} dimensions.")
     sizes = [set(size) for size in zip(*(leaf.shape for leaf in column), strict=True)]
     shape = [None, *(size.pop() if len(size) == 1 else None for size in sizes[1:])]
-    is_text = getattr(column[0].dtype, "kind", "") in "OSU" or column[0].dtype == tf.string
-    return tf.TensorSpec(shape, tf.string if is_text else keras.backend.standardize_dtype(column[0].dtype))
+    dtype = column[0].dtype
+    is_text = dtype == tf.string if isinstance(dtype, tf.DType) else getattr(dtype, "kind", None) in ("O", "S", "U")
+    return tf.TensorSpec(shape, tf.string if is_text else keras.backend.standardize_dtype(dtype))
 
 
 def _numpy_dtype(spec: tf.TensorSpec) -> Any:

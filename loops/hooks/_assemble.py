@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from loops import _private_api
 from loops.feeds import Feed
 from loops.hooks._methods import check_hook
 from loops.hooks.base import Hook, Phase
@@ -30,7 +31,8 @@ def assemble(
     """All hooks of a loop.
 
     Args:
-        given: hooks and Keras callbacks, as the user listed them; Keras callbacks run together, in their order, as one hook.
+        given: hooks and Keras callbacks, as the user listed them. Keras callbacks run together, in their order, as one hook; where hooks
+            that decide stand between them, as one before and one behind these, so that a hook sees what the callbacks before it logged.
         is_chief: whether this process writes records and files; hooks that do are left out in others.
         history: the hook that keeps the loop's logs.
         evaluations: name -> feed to evaluate at every epoch's end.
@@ -48,18 +50,22 @@ def assemble(
         by_name = "; feeds to evaluate on are given by name, as in evaluate={'val': feed}" if isinstance(given, Mapping) else ""
         raise TypeError(f"`hooks` must be a list of hooks and Keras callbacks; got {type(given).__name__}{by_name}.")
     hooks: list[Hook] = []
+    adapters: list[KerasCallbacks] = []
     callbacks: list[keras.callbacks.Callback] = []
-    for item in given:
-        check_hook(item)
+    for item in [*given, None]:
+        if item is not None:
+            check_hook(item)
+        if callbacks and (item is None or (isinstance(item, Hook) and item.phase == Phase.DECIDE)):
+            adapters.append(KerasCallbacks(callbacks))
+            hooks.append(adapters[-1])
+            callbacks = []
         if isinstance(item, Hook):
             hooks.append(item)
-        else:
+        elif item is not None:
             callbacks.append(item)
     if len({id(hook) for hook in hooks}) < len(hooks):
         raise ValueError("The same hook object is listed twice; make one for each place.")
-    if callbacks:
-        adapter = KerasCallbacks(callbacks)
-        hooks = [adapter.batches, *hooks, adapter]
+    hooks = [*(adapter.batches for adapter in adapters), *hooks]
     hooks += [Evaluate(feed, name) for name, feed in evaluations.items()]
     names = Counter(hook.evaluation for hook in hooks if hook.evaluation is not None)
     if doubles := [name for name, count in names.items() if count > 1]:
@@ -87,7 +93,7 @@ def _defaults_of_workdir(given: list[Hook], workdir: pathlib.Path, evaluations: 
         hooks.append(CSVLogger(workdir / "history.csv"))
     if not any(isinstance(hook, Snapshot) for hook in given):
         hooks.append(Snapshot())
-    if isinstance(model, keras.Model) and not any(isinstance(hook, ModelCheckpoint) for hook in given):
+    if _private_api.is_model(model) and not any(isinstance(hook, ModelCheckpoint) for hook in given):
         monitor = f"{next(iter(evaluations))}_loss" if evaluations else "loss"
         folder = workdir / "checkpoints"
         hooks.append(ModelCheckpoint(folder / "best.weights.h5", monitor=monitor, mode="min", save_best_only=True, save_weights_only=True))

@@ -44,6 +44,8 @@ def check_hook(item: Any) -> None:
 
 
 def _check_methods(hook: Hook) -> None:
+    if _is_ours(type(hook)):
+        return
     ours = {name for kind in type(hook).__mro__ if _is_ours(kind) for name in vars(kind)}
     kind = type(hook).__name__
     if isinstance(hook, keras.callbacks.Callback):

@@ -222,6 +222,12 @@ class Hook:
     def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:
         """After an evaluation; `logs` has the prefixed names ("val_loss")."""
 
+    def on_predict_begin(self, loop: Loop) -> None:
+        """Before the first batch of `loops.predict`."""
+
+    def on_predict_end(self, loop: Loop, outputs: Any) -> None:
+        """After `loops.predict`, with what it returns."""
+
     def on_epoch_end(self, loop: Loop, logs: Mapping[str, Any]) -> None:
         """After the last step of an epoch. `logs` is read-only; `loop.log(name, value)` adds to it for the hooks that follow."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 from loops import json_values
@@ -13,11 +14,12 @@ from loops.hooks.base import Hook, Loop, Phase
 __all__ = ["History"]
 
 
-class History(Hook):
-    """The logs of every epoch, as Keras's `History` holds them.
+class History(Hook, keras.callbacks.History):
+    """The logs of every epoch. It is a Keras `History` too, so that what takes one (KerasTuner, plotting code) takes this one.
 
     Attributes:
-        history: log name -> values, one for each epoch that logged it (floats; arrays for metrics with several values).
+        history: log name -> values, one for each epoch that logged it (floats; arrays for metrics with several values). If a run was
+            stopped before its first epoch was complete, the names are there, without values.
         epoch: 0-based indices of the epochs.
         params: "verbose", "epochs" and "steps" (of an epoch) of the run.
 
@@ -31,6 +33,7 @@ class History(Hook):
     every = None
 
     def __init__(self) -> None:
+        keras.callbacks.History.__init__(self)
         self.history: dict[str, list[Any]] = {}
         self.epoch: list[int] = []
         self.params: dict[str, Any] = {}
@@ -68,6 +71,12 @@ class History(Hook):
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
             self._epochs.setdefault(name, []).append(loop.progress.epoch)
+
+    def add_names(self, names: Iterable[str]) -> None:
+        """Gives names an empty list of values: those of a run that was stopped before its first epoch was complete."""
+        for name in names:
+            self.history.setdefault(name, [])
+            self._epochs.setdefault(name, [])
 
     def state_dict(self) -> dict[str, Any]:
         return {

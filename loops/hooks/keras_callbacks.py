@@ -17,9 +17,10 @@ from loops.hooks._swapped_averages import SwappedAverages
 from loops.hooks._weights_writer import attributes_lock
 from loops.hooks.base import Hook, Loop, Phase
 from loops.messages import say
+from loops.run.epoch_logs import REMOVED
 from loops.triggers import Never
 
-__all__ = ["KerasCallbacks"]
+__all__ = ["KerasCallbacks", "steps_per_execution"]
 
 _TRAIN_BATCH = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 _TEST_BATCH = ("on_test_batch_begin", "on_test_batch_end")
@@ -28,8 +29,9 @@ _TEST_BATCH = ("on_test_batch_begin", "on_test_batch_end")
 class KerasCallbacks(Hook):
     """Several Keras callbacks as one hook, in list order.
 
-    Values that they write into the epoch's logs join the logs of the loop. The hook looks at every step (or evaluation batch) only if a
-    callback overrides a batch method. As in Keras, `on_train_end` is not called after an error.
+    Values that they write into the epoch's logs join the logs of the loop, and a log that they remove is gone. The hook looks at every
+    step (or evaluation batch) only if a callback overrides a batch method, and then as often as Keras calls it: after
+    `steps_per_execution` steps of the compiled model. As in Keras, `on_train_end` is not called after an error.
 
     A resumed run restores the state of Keras's own callbacks, and of yours if they have `state_dict()` and `load_state_dict(state)`; at the
     first snapshot a line names the callbacks whose state is not saved. A saved state is restored to the callback at the same place in the
@@ -61,14 +63,16 @@ class KerasCallbacks(Hook):
         self._last_logs: dict[str, Any] | None = None
         self._test_batches_ended = 0
         self._stopped = self._noticed = False
+        self._is_first = True
 
     def on_train_begin(self, loop: Loop) -> None:
         self.model = loop.task.model
-        if not isinstance(self.model, keras.Model):
+        self._is_first = next(hook for hook in loop.hooks if isinstance(hook, KerasCallbacks)) is self
+        if not _private_api.is_model(self.model):
             raise TypeError("Keras callbacks need a Keras model: set `self.model` on the task, or use loops.hooks instead.")
         params = {"verbose": self.verbose, "epochs": loop.epochs, "steps": loop.steps_per_epoch or loop.feed.steps_per_epoch}
         self._last_logs, self._stopped = None, False
-        self._set_model(loop.task.model)
+        self._set_model(loop.task.model, loop)
         for callback in self.callbacks:
             callback.set_params(params)
         self._optimizer = _optimizer_of(self.model, loop)
@@ -86,32 +90,38 @@ class KerasCallbacks(Hook):
 
     def follow_model(self, loop: Loop) -> None:
         """Gives the callbacks the model that is trained, if a hook has replaced the one that they have."""
-        if isinstance(model := loop.trained.model, keras.Model) and model is not self.model:
-            self._set_model(model)
+        if _private_api.is_model(model := loop.trained.model) and model is not self.model:
+            self._set_model(model, loop)
             self._optimizer = _optimizer_of(model, loop)
 
-    def _set_model(self, model: Any) -> None:
+    def _set_model(self, model: Any, loop: Loop) -> None:
         self.model = model
+        own = next((callback for callback in self.callbacks if isinstance(callback, keras.callbacks.History)), None)
+        if own is not None or self._is_first:  # as in Keras, callbacks find the history of this run there
+            model.history = own or loop.history
         for callback in self.callbacks:
             callback.set_model(model)
-        model.stop_training = False
+        if self._is_first:  # the callbacks after another hook must not forget what those before it have set
+            model.stop_training = False
 
     def on_epoch_begin(self, loop: Loop) -> None:
         self.follow_model(loop)
         with self._model_with_optimizer():
             self._averages.put_back(self.model)
         self.call("on_epoch_begin", loop.progress.epoch, {})
-        self.batches.begin_epoch(stopping=self.model.stop_training)
+        self.batches.begin_epoch(loop, stopping=self.model.stop_training)
 
     def on_evaluate_begin(self, loop: Loop, name: str) -> None:
         self._test_batches_ended = 0
         self.call("on_test_begin", {})
+        self.watches_evaluation = _overrides(self.callbacks, _TEST_BATCH)
 
     def on_evaluate_batch(self, batch: int, logs: Callable[[], dict[str, Any]], last: bool) -> None:
-        if batch > self._test_batches_ended:
+        size = steps_per_execution(self.model)
+        if batch > self._test_batches_ended and (last or batch % size == 0):
+            self.call("on_test_batch_end", self._test_batches_ended + size - 1, logs=logs())
             self._test_batches_ended = batch
-            self.call("on_test_batch_end", batch - 1, logs=logs())
-        if not last:
+        if not last and batch % size == 0 and not (batch and self.model.stop_evaluating):
             self.call("on_test_batch_begin", batch, logs={})
 
     def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:
@@ -130,6 +140,8 @@ class KerasCallbacks(Hook):
         for name, value in shared.items():
             if name not in self._last_logs or self._last_logs[name] is not value:
                 loop.log(name, value)
+        for name in self._last_logs.keys() - shared.keys():
+            loop.log(name, REMOVED)
         if self.model.stop_training:
             self.stop(loop)
 
@@ -218,18 +230,25 @@ class KerasBatchCalls(Hook):
         self._owner, self._watches_steps = owner, watches_steps
         self.every = self._trigger = _NextStep(watches_steps)
 
-    def begin_epoch(self, *, stopping: bool) -> None:
+    def on_train_begin(self, loop: Loop) -> None:
+        self._trigger.begin(loop)  # in the middle of an epoch, if the run was resumed there
+
+    def begin_epoch(self, loop: Loop, *, stopping: bool) -> None:
         """Announces the first batch. If `stop_training` is set already, Keras stops after that batch; so does this hook."""
+        # Some callbacks (tqdm's) make their batch methods when an epoch begins.
+        self._watches_steps = self._trigger.always = _overrides(self._owner.callbacks, _TRAIN_BATCH)
         self._trigger.wanted = stopping
+        self._trigger.begin(loop)
         if self._watches_steps:
             self._owner.call("on_train_batch_begin", 0, logs={})
 
     def on_window_end(self, loop: Loop, window: Window) -> None:
-        step = loop.progress.step_in_epoch
+        step, size = loop.progress.step_in_epoch, self._trigger.size
         self._trigger.wanted = False
         if self._watches_steps:
             self._owner.follow_model(loop)
-            self._owner.call("on_train_batch_end", step - 1, logs=window.logs)
+            # The last execution of an epoch may be shorter than Keras says.
+            self._owner.call("on_train_batch_end", -(-step // size) * size - 1, logs=window.logs)
         if self._owner.model.stop_training:
             self._owner.stop(loop, end_epoch=True)
         elif self._watches_steps and not loop.progress.epoch_ended:
@@ -237,16 +256,34 @@ class KerasBatchCalls(Hook):
 
 
 class _NextStep(Never):
-    """Due at every step if `always`, else only at the step after `wanted` was set."""
+    """Due where Keras ends an execution (one step by default) if `always`, else only at the end of that after `wanted` was set.
+
+    Attributes:
+        always: whether every end of an execution is due.
+        wanted: whether the next end of an execution is due.
+        size: steps of an execution.
+    """
 
     def __init__(self, always: bool):
-        self._always, self.wanted = always, False
+        self.always, self.wanted = always, False
+        self._begin, self.size = 0, 1
+
+    def begin(self, loop: Loop) -> None:
+        """Counts executions from the beginning of the epoch in progress."""
+        self._begin, self.size = loop.progress.step - loop.progress.step_in_epoch, steps_per_execution(loop.task.model)
 
     def next_step(self, step: int) -> int | None:
-        return step + 1 if self._always or self.wanted else None
+        return self._begin + ((step - self._begin) // self.size + 1) * self.size if self.always or self.wanted else None
 
     def due(self, progress: Progress, now: float) -> bool:
-        return self._always or self.wanted
+        ends = progress.epoch_ended or progress.step_in_epoch % self.size == 0
+        return ends and (self.always or self.wanted)
+
+
+def steps_per_execution(model: Any) -> int:
+    """How many steps Keras runs between two calls of batch methods, as the model was compiled."""
+    steps = getattr(model, "steps_per_execution", 1)
+    return steps if isinstance(steps, int) and steps > 0 else 1
 
 
 def _optimizer_of(model: keras.Model, loop: Loop) -> Any:

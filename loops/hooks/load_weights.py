@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from loops import _private_api
 from loops.choices import At, Direction
 from loops.hooks.base import Loop, Phase
 from loops.hooks.condition import ConditionHook
@@ -75,7 +76,7 @@ class LoadWeights(ConditionHook):
 
     def on_train_begin(self, loop: Loop) -> None:
         super().on_train_begin(loop)
-        if not isinstance(model := self._model(loop), keras.Model):
+        if not _private_api.is_model(model := self._model(loop)):
             raise ValueError(
                 f"LoadWeights found no Keras model: {type(loop.task).__name__} has no attribute `model` that is one; pass "
                 "LoadWeights(..., model=...)."

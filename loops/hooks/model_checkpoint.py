@@ -12,7 +12,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from loops import triggers
+from loops import _private_api, triggers
 from loops.choices import At, Direction
 from loops.engine.rows import Window
 from loops.hooks._weights_writer import WeightsWriter, atomically
@@ -111,7 +111,7 @@ class ModelCheckpoint(MonitorHook):
             self.every = triggers.EverySteps(save_freq)
 
     def on_train_begin(self, loop: Loop) -> None:
-        if not isinstance(self.model or loop.task.model, keras.Model):
+        if not _private_api.is_model(self.model or loop.task.model):
             raise TypeError(
                 f"ModelCheckpoint found no Keras model to save: {type(loop.task).__name__} has no attribute `model` that is one; pass "
                 "ModelCheckpoint(..., model=...)."

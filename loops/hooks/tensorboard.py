@@ -8,11 +8,10 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
-from loops import triggers
+from loops import _private_api, triggers
 from loops.engine.progress import Progress
 from loops.engine.rows import Window
 from loops.engine.timing import Pace
@@ -20,6 +19,7 @@ from loops.hooks.base import Hook, Loop, Phase
 from loops.summaries import hparams, model_views, projector
 from loops.summaries.profiler_range import ProfiledRange
 from loops.summaries.run_writers import RunWriters
+from loops.summaries.user_summaries import UserSummaries
 
 __all__ = ["TensorBoard"]
 
@@ -48,6 +48,10 @@ class TensorBoard(Hook):
     them for many steps at a time, so writing every step costs no synchronization with it. The metrics that a Keras model keeps have values
     for single steps only if a hook observes "metrics". Otherwise they are written at each look, that is every two seconds and at the end of
     an epoch, with the value of the epoch to date; so is the learning rate. A step whose value is absent or NaN gets no `batch_` point.
+
+    What layers and steps write by `tf.summary` goes to the same runs: to `train`, by training step, or to the run of the evaluation that is
+    made, by the training step at which it is made. The files of these have names of their own, and are not cut when a run is resumed. XLA
+    cannot write summaries: compile="auto" takes graph mode for a step that does, and compile="xla" refuses it.
 
     When a run is resumed, the hook cuts off what was written after the snapshot, because the run writes these points again. It changes only
     its own files of this run.
@@ -109,7 +113,7 @@ class TensorBoard(Hook):
         if self.update_freq is not None:
             looks += [triggers.EveryEpochs(1), triggers.EverySeconds(_SECONDS_BETWEEN_LOOKS)]
         self.every = triggers.AnyOf(*looks) if looks else None
-        self._runs = RunWriters()
+        self._runs, self._summaries = RunWriters(), UserSummaries()
         self._evaluated: dict[str, tuple[str, str]] = {}
         self._pace = Pace()
         self._running = self._graph_written = self._config_written = False
@@ -136,6 +140,7 @@ class TensorBoard(Hook):
         identity = None if loop.workdir is None else f"{os.path.abspath(loop.workdir)}|{self.name}"
         self._runs.begin(directory, identity, from_step_0=loop.progress.step == 0)
         self._running, self._graph_written, self._config_written = True, False, False
+        self._summaries.begin(self._runs.path("train"))
         self._evaluated = {}
         if self.embeddings_freq:
             self._metadata = projector.read_metadata(self.embeddings_metadata, directory)
@@ -158,9 +163,12 @@ class TensorBoard(Hook):
 
     def on_evaluate_begin(self, loop: Loop, name: str) -> None:
         self._pace.pause(loop.clock())
+        if self._running:
+            self._summaries.begin(self._runs.path("validation" if name == "val" else name))
 
     def on_evaluate_end(self, loop: Loop, name: str, logs: Mapping[str, Any]) -> None:
         self._pace.go_on(loop.clock())
+        self._summaries.end()
         run = "validation" if name == "val" else name
         short = {key: key.removeprefix(f"{name}_") for key in logs}
         self._evaluated.update((key, (run, short[key])) for key in logs)
@@ -189,11 +197,13 @@ class TensorBoard(Hook):
         if self._is_due(self.embeddings_freq, loop.progress):
             self._write_embeddings(loop)
         self._evaluated.clear()
+        self._summaries.flush()
 
     def on_train_end(self, loop: Loop) -> None:
         if not self._running:  # another hook failed before `on_train_begin` of this one
             return
         self._running = False
+        self._summaries.end_all()
         self._profiled.stop()
         if self.write_graph and not self._graph_written and loop.progress.step > 0:
             self._write_graphs(loop)
@@ -257,7 +267,7 @@ class TensorBoard(Hook):
 
     def _write_graphs(self, loop: Loop) -> None:
         self._graph_written = True
-        models = [model for model in loop.task.models if isinstance(model, keras.Model)]
+        models = [model for model in loop.task.models if _private_api.is_model(model)]
         for model in models:
             if (layers := model_views.layers_as_json(model)) is not None:
                 self._runs["train"].keras_graph("keras" if len(models) == 1 else f"keras_{model.name}", layers)

@@ -7,6 +7,7 @@ import sys
 from loops.messages import say
 from loops.run.parts import RunParts
 from loops.run.saved_states import SavedStates
+from loops.tasks.reductions import to_floats
 
 __all__ = ["end"]
 
@@ -21,6 +22,8 @@ def end(parts: RunParts, saved: SavedStates) -> None:
     if parts.step.is_open:
         _settle(parts)
         parts.execution.rewind()
+        if not parts.loop.history.epoch and parts.loop.outcome == "stopped":
+            parts.loop.history.add_names(to_floats(parts.step.logs_to_date()))
     errors: list[Exception] = []
     for hook in parts.hooks:
         try:

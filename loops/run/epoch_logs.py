@@ -8,7 +8,10 @@ from typing import Any
 from loops import json_values
 from loops.tasks.reductions import to_floats
 
-__all__ = ["EpochLogs"]
+__all__ = ["REMOVED", "EpochLogs"]
+
+REMOVED = object()
+"""As a value given to `loop.log`: the logs of the epoch have no such name any more."""
 
 
 class EpochLogs(Mapping[str, Any]):
@@ -18,6 +21,7 @@ class EpochLogs(Mapping[str, Any]):
         train: logs of the training steps.
         evaluation: logs of evaluations made in this epoch, with their prefixes.
         extra: what hooks logged.
+        removed: names that are not there any more, because a Keras callback took them out.
 
     Example:
         >>> logs = EpochLogs()
@@ -30,21 +34,34 @@ class EpochLogs(Mapping[str, Any]):
         self.train: dict[str, Any] = {}
         self.evaluation: dict[str, Any] = {}
         self.extra: dict[str, Any] = {}
+        self.removed: set[str] = set()
+
+    def log(self, name: str, value: Any) -> None:
+        """Adds what a hook logs; with `REMOVED` takes the name away."""
+        if value is REMOVED:
+            self.removed.add(name)
+            self.extra.pop(name, None)
+        else:
+            self.removed.discard(name)
+            self.extra[name] = value
 
     def _merged(self) -> dict[str, Any]:
-        return {**to_floats({**self.train, **self.evaluation}), **self.extra}
+        merged = {**to_floats({**self.train, **self.evaluation}), **self.extra}
+        return {name: value for name, value in merged.items() if name not in self.removed} if self.removed else merged
 
     def state_dict(self) -> dict[str, Any]:
         """The logs of evaluations and hooks, JSON-able."""
         return {
             "evaluation": {name: json_values.encode(value) for name, value in to_floats(self.evaluation).items()},
             "extra": {name: json_values.encode(value) for name, value in self.extra.items()},
+            "removed": sorted(self.removed),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.evaluation = {name: json_values.decode(value) for name, value in state["evaluation"].items()}
         self.extra = {name: json_values.decode(value) for name, value in state["extra"].items()}
+        self.removed = set(state["removed"])
 
     def __getitem__(self, name: str) -> Any:
         return self._merged()[name]

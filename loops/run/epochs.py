@@ -17,7 +17,7 @@ from __future__ import annotations
 from loops import fault_points
 from loops.engine.rows import Window
 from loops.hooks.base import Hook
-from loops.messages import say
+from loops.messages import say, warn
 from loops.run.bad_steps import BadSteps
 from loops.run.epoch_logs import EpochLogs
 from loops.run.evaluations import Evaluations
@@ -79,8 +79,11 @@ class Epochs:
             or interrupts.requested
             or parts.target_reached()
         ):
-            target = self._next_look()
+            target, before = self._next_look(), (progress.step, progress.batch)
             pass_ended = parts.execution.advance(max(1, target - progress.step))
+            if pass_ended and before == (progress.step, 0):
+                self._stop_without_data()
+                break
             parts.step.remember_constants()
             progress.seconds = parts.now() - begun
             self._end_epoch_if_complete(pass_ended)
@@ -132,6 +135,16 @@ class Epochs:
             else:
                 progress.steps_per_epoch = progress.step_in_epoch
             progress.end_epoch()
+
+    def _stop_without_data(self) -> None:
+        """Ends the run, because a whole pass over the feed gave no batch; another one would not either."""
+        epoch, epochs = self._parts.progress.epoch + 1, self._parts.loop.epochs
+        warn(
+            f"Warning: the data has ended: there is no batch for epoch {epoch}{f' of {epochs}' if epochs else ''}, so training ends here. "
+            "Data for several epochs can be read again (a function that returns a generator, a tf.data.Dataset made from one, a "
+            "PyDataset), or lasts for all of them."
+        )
+        self._parts.stop("the data has ended")
 
     def _boundary(self) -> None:
         parts, requests = self._parts, self._parts.requests

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from loops.choices import Compile, check_choice
+from loops.engine.outputs import concatenated
 from loops.engine.program import Call, Program
 from loops.engine.rows import TraceLog
 from loops.engine.step import GlobalStep
@@ -26,14 +27,21 @@ from loops.tasks.replicas import local_variables, strategy_of
 from loops.tasks.run_variables import flat
 from loops.user_errors.tracebacks import shortened
 
-__all__ = ["EvalLoop", "PredictLoop", "Predictions"]
+__all__ = ["EmptyFeed", "EvalLoop", "PredictLoop", "Predictions"]
 
 #: Arrays `[N, ...]` in the model's output structure; mostly one array, which is what type checkers and editors take it for.
 Predictions = np.ndarray[Any, np.dtype[Any]] | Any
 
 _MAX_CALL_STEPS = 256
 
-OnBatch = Callable[[int, Callable[[], dict[str, Any]], bool], None]
+Logs = Callable[[], dict[str, Any]]
+OnBatch = Callable[[int, Logs, bool], None]
+OnCall = Callable[[int, Logs], None]
+OnPrediction = Callable[[int, Any], None]
+
+
+class EmptyFeed(ValueError):
+    """A feed gave no batch to evaluate or predict for."""
 
 
 class EvalLoop:
@@ -96,7 +104,15 @@ class EvalLoop:
             self.program, self._changes, self._traced_ahead = self._new_program(), None, None
 
     @shortened
-    def run(self, feed: Feed, *, steps: int | None = None, on_batch: OnBatch | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        feed: Feed,
+        *,
+        steps: int | None = None,
+        on_batch: OnBatch | None = None,
+        on_call: OnCall | None = None,
+        stopped: Callable[[], bool] | None = None,
+    ) -> dict[str, Any]:
         """One pass over `feed`.
 
         Args:
@@ -104,6 +120,8 @@ class EvalLoop:
             steps: batches to evaluate; None: all of a pass.
             on_batch: called before every batch, and once after the last, with the number of batches done, a function that reads the logs to
                 date, and whether this is the call after the last. With it every batch is a call of its own.
+            on_call: called after every call, with the number of batches done and a function that reads the logs to date.
+            stopped: asked after every call; if it returns True, the evaluation ends there.
 
         Returns:
             name -> float (array for a metric with several values), sorted by name.
@@ -118,8 +136,17 @@ class EvalLoop:
         trace, metrics, done = TraceLog(), dict[str, Any](), 0
         collected: list[tuple[Call, int]] = []
         try:
-            before = None if on_batch is None else lambda i: on_batch(i, lambda: self._results(trace, metrics), False)
-            most = 1 if on_batch else _MAX_CALL_STEPS
+
+            def tell(batch: int, last: bool) -> None:
+                if on_batch is not None:
+                    with kept.changes_stay(but=self.task.tracked.metric_variables()):
+                        on_batch(batch, lambda: self._results(trace, metrics), last)
+
+            def before(batch: int) -> bool:
+                tell(batch, False)
+                return batch > 0 and stopped is not None and stopped()
+
+            most = 1 if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
             with kept.of_all_used() if eager else contextlib.nullcontext():
                 for call, n in _calls(self.program, feed, steps, most, before, self._keep_what_is_written):
                     trace.append(call.rows, n, call.meta.spec)
@@ -127,10 +154,13 @@ class EvalLoop:
                     collected.append((call, n))
                     done += n
                     self._changes = self._changes or TraceChanges(self.task)
+                    if on_call is not None:
+                        on_call(done, lambda: self._results(trace, metrics))
+                    if stopped is not None and stopped():
+                        break
             if not done:
-                raise ValueError("There was nothing to evaluate: the feed gave no batch.")
-            if on_batch is not None:
-                on_batch(done, lambda: self._results(trace, metrics), True)
+                raise EmptyFeed("There was nothing to evaluate: the feed gave no batch.")
+            tell(done, True)
             logs = self._results(trace, metrics)
             if not any(call.collected for call, _ in collected):
                 return logs
@@ -174,15 +204,52 @@ class PredictLoop:
         return Program(GlobalStep(self._task, "predict_step", self._strategy), self._mode)
 
     @shortened
-    def run(self, feed: Feed, *, steps: int | None = None) -> Predictions:
-        """Returns the outputs, arrays `[N, ...]`, in the structure that `predict_step` returns."""
-        checked_feed(feed, "feed")
+    def run(
+        self,
+        feed: Feed,
+        *,
+        steps: int | None = None,
+        batches: int = 1,
+        on_batch: OnPrediction | None = None,
+        on_call: Callable[[int], None] | None = None,
+        stopped: Callable[[], bool] | None = None,
+    ) -> Predictions:
+        """One pass over `feed`.
+
+        Args:
+            feed: what to predict for.
+            steps: batches to predict for; None: all of a pass.
+            batches: how many batches `on_batch` watches at a time.
+            on_batch: called before these batches with the index of the first and None, and after them with the outputs. They are a call of
+                their own.
+            on_call: called after every call, with the number of batches done.
+            stopped: asked after every call; if it returns True, the prediction ends there.
+
+        Returns:
+            The outputs in the structure that `predict_step` returns: arrays `[N, ...]`, ragged or sparse tensors where it returns those.
+        """
         if self._changes is not None and self._changes.is_outdated():
             self.program, self._changes = self._new_program(), None
-        calls = list(_calls(self.program, feed, steps, _MAX_CALL_STEPS, None))
-        self._changes = self._changes or TraceChanges(self._task)
+
+        def before(batch: int) -> bool:
+            if on_batch is not None:
+                on_batch(batch, None)
+            return False
+
+        most = batches if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
+        calls, done = [], 0
+        for call, n in _calls(self.program, feed, steps, most, before):
+            calls.append((call, n))
+            done += n
+            self._changes = self._changes or TraceChanges(self._task)
+            if on_batch is not None:
+                on_batch(done - n, call.collected["output"])
+            if on_call is not None:
+                on_call(done)
+            if stopped is not None and stopped():
+                break
         if not calls:
-            raise ValueError("There was nothing to predict: the feed gave no batch.")
+            raise EmptyFeed("There was nothing to predict: the feed gave no batch.")
         return _joined(calls)["output"]
 
 
@@ -215,10 +282,13 @@ def _calls(
     feed: Feed,
     steps: int | None,
     most: int,
-    before: Callable[[int], None] | None,
+    before: Callable[[int], bool],
     traced: Callable[[Any], None] | None = None,
 ) -> Any:
-    """Yields (call, steps done) over one pass, or over `steps` steps. `traced` gets the graph of the step before each call."""
+    """Yields (call, steps done) over one pass, or over `steps` steps; ends if `before`, called with the steps done, returns True.
+
+    `traced` gets the graph of the step before each call.
+    """
     if feed.endless and steps is None:
         raise ValueError("The feed never ends; say how many batches to evaluate (steps=...).")
     reader = open_reader(feed, Position(), program.mode, continuing=False, passes=1)
@@ -227,8 +297,8 @@ def _calls(
         while (steps is None or done < steps) and reader.ready():
             known = reader.available
             n = min(most, most if known is None else known, most if steps is None else steps - done)
-            if before is not None:
-                before(done)
+            if before(done):
+                return
             if traced is not None and (graph := program.graph_for(reader.source, feed.element_spec)) is not None:
                 traced(graph)
             call: Call = program(reader.source, feed.element_spec, start=reader.start, n=n, first_step=done)
@@ -250,18 +320,13 @@ def _joined(calls: list[tuple[Call, int]]) -> dict[str, Any]:
     parts: dict[str, list[Any]] = {}
     for call, n in calls:
         for name, outputs in call.collected.items():
-            arrays = tf.nest.map_structure(lambda t, call=call, n=n: _unpadded(np.asarray(t), call, n), outputs)
+            arrays = tf.nest.map_structure(lambda t, call=call, n=n: _unpadded(t, call, n), outputs)
             parts.setdefault(name, []).append(arrays)
-    return {name: tf.nest.map_structure(_concatenated, *arrays) for name, arrays in parts.items()}
+    joined = {name: tf.nest.map_structure(lambda *arrays: concatenated(arrays), *arrays) for name, arrays in parts.items()}
+    return tf.nest.map_structure(lambda value: np.asarray(value) if isinstance(value, tf.Tensor) else value, joined)
 
 
-def _concatenated(*arrays: np.ndarray) -> Any:
-    """One array, or a ragged tensor, as in Keras, if the outputs of two calls differ in more than their number."""
-    if len({a.shape[1:] for a in arrays}) == 1:
-        return np.concatenate(arrays)
-    return tf.concat([tf.RaggedTensor.from_tensor(a) for a in arrays], 0)
-
-
-def _unpadded(outputs: np.ndarray, call: Call, n: int) -> np.ndarray:
+def _unpadded(outputs: Any, call: Call, n: int) -> Any:
     """The outputs of the first `n` steps; an XLA program returns outputs for as many steps as its capacity."""
+    outputs = np.asarray(outputs) if isinstance(outputs, tf.Tensor) else outputs
     return outputs if call.capacity is None else outputs[: len(outputs) // call.capacity * n]

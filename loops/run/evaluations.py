@@ -8,11 +8,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops import fault_points
+from loops import _private_api, fault_points
 from loops.choices import Compile
 from loops.feeds import Feed
 from loops.hooks.base import Hook
-from loops.run.eval_loop import EvalLoop
+from loops.messages import warn
+from loops.run.eval_loop import EmptyFeed, EvalLoop
 from loops.run.parts import RunParts
 from loops.triggers import parse
 
@@ -48,6 +49,8 @@ class Evaluations:
         parts = self._parts
         evaluator = self._evaluator()
         parts.step.average_replicas()
+        if _private_api.is_model(parts.task.model):
+            parts.task.model.stop_evaluating = False
         for hook in parts.hooks:
             hook.on_evaluate_begin(parts.loop, name)
         fault_points.reached(fault_points.EVALUATION)
@@ -58,7 +61,14 @@ class Evaluations:
                 hook.on_evaluate_batch(batch, logs, last)
 
         with parts.accounts.of("evaluation"):
-            results = evaluator.run(feed, steps=steps, on_batch=tell if watchers else None)
+            try:
+                results = evaluator.run(feed, steps=steps, on_batch=tell if watchers else None, stopped=self._stopped)
+            except EmptyFeed:
+                results = {}
+                warn(
+                    f"Warning: there was no batch for the evaluation {name!r}, so it adds no logs. Data that is evaluated more than once "
+                    "has to be given in a form that can be read again: arrays, a PyDataset, a function that returns a generator."
+                )
         logs = {f"{name}_{key}": value for key, value in results.items()}
         parts.logs.evaluation.update(logs)
         for hook in parts.hooks:
@@ -92,6 +102,10 @@ class Evaluations:
             last = by_steps if last is None else min(last, by_steps)
         ends = (dataclasses.replace(progress, epoch=epoch, epoch_ended=True) for epoch in range(progress.epoch, last or 0))
         return any(trigger.due(end, 0.0) for end in ends)
+
+    def _stopped(self) -> bool:
+        """Whether a Keras callback has set `model.stop_evaluating`."""
+        return bool(getattr(self._parts.task.model, "stop_evaluating", False))
 
     def _evaluator(self) -> EvalLoop:
         """The evaluation program. After a retrace of the training step it is made again, because it may depend on what has changed."""

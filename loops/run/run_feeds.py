@@ -47,6 +47,8 @@ class RunFeeds:
 
     def __init__(self, parts: RunParts, schedule: FeedSchedule | None):
         self._parts, self._schedule = parts, schedule
+        for feed in [parts.feed] if schedule is None else schedule.feeds.values():
+            self._cut(feed)
         self._first_epoch = 0  # of the schedule's feed that is read
         # Who assigned the feed: hook, method, the counters and logs that it saw; JSON-able. None for a feed that was given.
         self._assigned: dict[str, Any] | None = None
@@ -107,6 +109,7 @@ class RunFeeds:
     def _use(self, feed: Feed, position: Position | None = None, files: tuple[pathlib.Path | None] | None = None) -> None:
         parts = self._parts
         parts.feed = feed
+        self._cut(feed)
         self.check_that_epochs_end(parts.loop.steps)
         parts.progress.steps_per_epoch = parts.steps_per_epoch or feed.steps_per_epoch
         if parts.step.is_open:
@@ -117,6 +120,10 @@ class RunFeeds:
         if (why := _difference(state, feed)) is not None:
             raise MismatchError(f"{why}; a run in the workdir went on with another feed here. Give what it was, or a new workdir.")
         self._use(feed, feed.load_state_dict(state["position"]), (files,))
+
+    def _cut(self, feed: Feed) -> None:
+        if self._parts.steps_per_epoch is not None:
+            feed.in_epochs_of(self._parts.steps_per_epoch)
 
     def check_that_epochs_end(self, steps: int | None) -> None:
         """Checks that a run of at most `steps` steps comes to an end.

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from loops import _private_api
 from loops.tasks.base import Task
 from loops.tasks.plain_values import changed_while_traced, plain_values
 from loops.tasks.tracking import Tracked, layers_of
@@ -92,7 +93,7 @@ def _objects(tracked: Tracked) -> list[Any]:
 def _new_metrics(tracked: Tracked, known: list[Any]) -> list[Any]:
     new = _without(tracked.metrics, known)
     if new:  # a model makes the metrics of `compile` when they are first used, which may be in an evaluation
-        models = [layer for layer in layers_of(tracked.layers) if isinstance(layer, keras.Model)]
+        models = [layer for layer in layers_of(tracked.layers) if _private_api.is_model(layer)]
         new = _without(new, [metric for model in models for metric in model.metrics])
     return new
 

@@ -90,8 +90,15 @@ def _reduce(gradients: list[Any], context: StepContext) -> list[Any]:
     share = context.example_share()
     empty = tf.equal(context.examples, 0)
     # Gradients of a replica without examples may be NaN (a mean over no example), so they are set to zero.
-    weighted = [scaled(g, share, zero_if=empty) for g in gradients]
+    weighted = [scaled(_of_one_shape(g, context), share, zero_if=empty) for g in gradients]
     return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, weighted))
+
+
+def _of_one_shape(gradient: Any, context: StepContext) -> Any:
+    """A gradient that has the same shape on all replicas, as their sum needs: a sparse one has as many rows as the replica's batch uses."""
+    if isinstance(gradient, tf.IndexedSlices) and not (context.even and gradient.values.shape.is_fully_defined()):
+        return tf.convert_to_tensor(gradient)
+    return gradient
 
 
 def _transformed(gradients: list[Any], variables: list[Any], optimizer: Any, context: StepContext) -> list[Any]:

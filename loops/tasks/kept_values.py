@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from loops import _private_api
@@ -47,6 +48,28 @@ class KeptValues:
         self.keep([variable for ref in self._used.values() if (variable := ref()) is not None])
         with _private_api.uses_of_variables(self._used_now):
             yield
+
+    @contextlib.contextmanager
+    def changes_stay(self, but: Iterable[Any] = ()) -> Iterator[None]:
+        """Within this context a user's code may assign: `put_back` gives these variables what they were assigned.
+
+        Args:
+            but: variables for which that does not hold.
+        """
+        apart = {id(variable) for variable in local_variables(but)}
+        before: dict[int, tuple[tf.Variable, Any]] = {}
+
+        def used(variable: tf.Variable) -> None:
+            if id(variable) in self._values and id(variable) not in apart and id(variable) not in before:
+                before[id(variable)] = variable, None  # reading it is a use, too
+                before[id(variable)] = variable, variable.read_value()
+
+        with _private_api.uses_of_variables(used):
+            yield
+        for key, (variable, value) in before.items():
+            now = variable.read_value()
+            if np.asarray(now).tobytes() != np.asarray(value).tobytes():
+                self._values[key] = variable, now
 
     def put_back(self) -> None:
         """Gives all variables the values that were kept, and forgets these."""

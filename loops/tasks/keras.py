@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from loops.tasks.compile_names import check_compile_names, optimizer_named
 from loops.tasks.compiled_metrics import MetricCalls
 from loops.tasks.reductions import Last, to_floats
 from loops.tasks.step_context import current
+from loops.tasks.step_logs import StepLogs, flat_logs
 from loops.user_errors.tracebacks import shortened
 
 __all__ = ["KerasTask", "PredictionTask", "SupervisedTask"]
@@ -51,7 +51,19 @@ class KerasTask(Task):
             raise ValueError("The model is not compiled: call model.compile(optimizer=..., loss=...) first.")
         self.model = model
         self._follow_model()
-        self._reports = {"train": _Reports(), "eval": _Reports()}
+        self._reports = {"train": StepLogs(), "eval": StepLogs()}
+
+    def check_functions(self, *names: str) -> None:
+        """Refuses a model that overrides one of the methods `make_..._function`.
+
+        Raises:
+            ValueError: for such a model.
+        """
+        if names := tuple(name for name in names if _overridden(self.model, name)):
+            raise ValueError(
+                f"{type(self.model).__name__} overrides {names[0]}, whose function does steps in a loop of its own. loops compiles "
+                f"the loop around the step: override {names[0].removeprefix('make_').removesuffix('_function')}_step instead."
+            )
 
     def _follow_model(self) -> None:
         """Looks at the model again if a hook has replaced it."""
@@ -65,6 +77,7 @@ class KerasTask(Task):
             self._own_test_step = _overridden(self.model, "test_step")
 
     def train_step(self, batch: Any) -> Mapping[str, Any]:
+        self.check_functions("make_train_function")
         self._follow_model()
         if self._own_train_step:
             if tf.distribute.get_strategy().num_replicas_in_sync == 1 and current("train_step").transforms:
@@ -94,6 +107,7 @@ class KerasTask(Task):
             self._build(optimizer, [*_private_api.variables_to_update(optimizer), *freed])
 
     def eval_step(self, batch: Any) -> Mapping[str, Any]:
+        self.check_functions("make_test_function")
         self._follow_model()
         as_in_keras = tf.distribute.get_strategy().num_replicas_in_sync == 1 and not current("eval_step").xla
         if self._own_test_step or as_in_keras:
@@ -131,16 +145,16 @@ class KerasTask(Task):
         if not isinstance(logs, Mapping):
             raise TypeError(f"The model's own {kind} step returned {type(logs).__name__}; it has to return a dict of logs.")
         reports = self._reports[kind]
-        reports.metrics = set(logs) == set(self.model.get_metrics_result())
-        flat = _flatten(logs)
-        reports.groups = {name: group for group, value in logs.items() if isinstance(value, Mapping) for name in _flatten(value)}
-        if not reports.metrics:
-            return {name: Last(value, weight=1.0) for name, value in flat.items()}  # Keras's mean over replicas has no weights
+        reports.are_results = set(logs) == set(self.model.get_metrics_result())
+        if not reports.are_results:
+            return {name: Last(value, weight=1.0) for name, value in reports.packed(logs).items()}  # Keras's mean over replicas has none
         rows: dict[str, Any] = {}
         if kind == "train" and loss is not None:
+            loss = loss if not self._own_train_step or tf.convert_to_tensor(loss).shape.rank == 0 else tf.reduce_mean(loss)
             rows["loss"] = Last(loss, weight=1.0) if self._own_train_step else loss
         if "metrics" in current("train_step").observes:
-            rows.update({name: Last(value) for name, value in flat.items() if name != "loss" and value.shape.rank == 0})
+            values = flat_logs(logs)
+            rows.update({name: Last(value) for name, value in values.items() if name != "loss" and value.shape.rank == 0})
         return rows
 
     def owns(self, method: str) -> bool:
@@ -160,15 +174,8 @@ class KerasTask(Task):
         self._metric_calls.reset()
 
     def results(self, kind: str, reduced: dict[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._reports[kind].metrics:
-            nested: dict[str, Any] = {}
-            for name, value in reduced.items():  # Keras sorts nested logs by the names of the outer dict
-                group = self._reports[kind].groups.get(name)
-                if group is None:
-                    nested[name] = value
-                else:
-                    nested.setdefault(group, {})[name] = value
-            return nested
+        if not self._reports[kind].are_results:
+            return self._reports[kind].unpacked(reduced)
         logs = to_floats(self._metric_calls.results())
         tracker = _private_api.loss_tracker(self.model)
         if kind == "train" and self._own_train_step and "loss" in reduced and tracker is not None and not float(tracker.count.numpy()):
@@ -178,19 +185,6 @@ class KerasTask(Task):
     def finalize(self) -> None:
         if isinstance(self.model.optimizer, keras.optimizers.Optimizer):
             self.model.optimizer.finalize_variable_values(self.model.trainable_weights)
-
-
-@dataclasses.dataclass
-class _Reports:
-    """What a step of the model returns.
-
-    Attributes:
-        metrics: whether it returns the results of the model's metrics; else its logs are those of the last batch, as in Keras.
-        groups: name of a value in a nested log -> name of that log.
-    """
-
-    metrics: bool = True
-    groups: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class SupervisedTask(KerasTask):
@@ -221,7 +215,7 @@ class SupervisedTask(KerasTask):
         weighted_metrics: Any = None,
         loss_weights: Any = None,
     ):
-        if isinstance(model, keras.Model):
+        if _private_api.is_model(model):
             model.compile(
                 optimizer=optimizer_named(optimizer),
                 loss=loss,
@@ -251,7 +245,7 @@ class PredictionTask(KerasTask):
 def _check_model(model: Any, advice: str = "") -> None:
     if isinstance(model, type):
         raise TypeError(f"Expected a keras.Model, got the class {model.__name__}: write {model.__name__}(...), with its arguments.")
-    if not isinstance(model, keras.Model):
+    if not _private_api.is_model(model):
         raise TypeError(f"Expected a keras.Model, got {type(model).__name__}{advice}.")
 
 
@@ -277,10 +271,3 @@ def _by_share(loss: tf.Tensor) -> tf.Tensor:
 
 def _overridden(model: keras.Model, method: str) -> bool:
     return getattr(getattr(model, method), "__func__", None) is not getattr(keras.Model, method)
-
-
-def _flatten(logs: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    out: dict[str, tf.Tensor] = {}
-    for name, value in logs.items():
-        out.update(_flatten(value) if isinstance(value, Mapping) else {name: tf.convert_to_tensor(value)})
-    return out

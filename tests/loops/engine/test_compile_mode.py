@@ -107,7 +107,8 @@ def test_a_choice_is_remembered_however_fast_the_data_came(measured, monkeypatch
     seen = measured(3.0)
     for seconds in (1e9, 0.0):  # all six batches fill a block; each is a block of its own
         monkeypatch.setattr("loops.feeds.stacking._SECONDS", seconds)
-        trained(feed=PyDatasetFeed(Batches()))
+        monkeypatch.setattr("loops.feeds.stacking._FIRST_SECONDS", seconds)
+        trained(feed=PyDatasetFeed(Batches(), read_ahead=True))
     assert "as was measured earlier" in capsys.readouterr().out and len(seen) == 2 * compile_mode._ROUNDS
 
 

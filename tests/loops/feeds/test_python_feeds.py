@@ -263,7 +263,8 @@ def test_nobody_waits_for_a_full_block_of_slow_batches():
             clock.advance(0.1 if i < 6 else 0.0)
             yield i
 
-    assert list(groups(slow(), 4, lambda batch: 0, clock)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
+    # Training waits for the first ones, so these are shorter.
+    assert list(groups(slow(), 4, lambda batch: 0, clock)) == [[0, 1], [2, 3], [4, 5], [6, 7, 8, 9]]
     assert list(groups(range(7), 3, lambda batch: batch == 4, FakeClock())) == [[0, 1, 2], [3], [4], [5, 6]]
 
 
@@ -305,7 +306,6 @@ class Longer(Numbered):
         (lambda: loops.GeneratorFeed(iter([])), "The generator gave no batch"),
         (lambda: loops.GeneratorFeed([(np.ones([2, 1]),), (np.ones([2, 1]), np.ones(2))]), "different structure"),
         (lambda: numbers(loops.GeneratorFeed([(np.ones([2, 1]),)] * 2 + [(np.ones([2, 5]),)])), r"shape \[2, 5\], but its first"),
-        (lambda: numbers(loops.GeneratorFeed(iter([(np.ones([2, 1]),)] * 3)), loops.Position(1)), "cannot begin anew"),
         (lambda: numbers(loops.GeneratorFeed(lambda: [(np.ones([2, 1]),)] * 3), loops.Position(0, 4)), "ended before batch 4"),
     ],
 )
@@ -324,7 +324,7 @@ def test_threads_and_workers_end_with_the_cursor():
         assert reader.ready() and of_feeds()
         reader.close()
         assert not of_feeds()
-        forgotten = open_reader(loops.PyDatasetFeed(Endless()), loops.Position(), "graph")
+        forgotten = open_reader(loops.PyDatasetFeed(Endless(), read_ahead=True), loops.Position(), "graph")
         (thread,) = of_feeds()
         del forgotten
         thread.join(timeout=30)
