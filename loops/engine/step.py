@@ -90,7 +90,7 @@ class GlobalStep:
         self.meta: StepMeta | None = None
         self.traces = 0
         self.used = UsedVariables(lambda: replicas.local_variables(task.tracked.all_variables()))
-        self._eager, self._even = False, True
+        self._eager = False
         self._traced: dict[Any, tuple[Any, StepMeta]] = {}
         self._kinds: dict[str, type] = {}
         self._carriers: dict[Any, tf.Variable] = {}
@@ -178,7 +178,6 @@ class GlobalStep:
         if count == 1:
             return self._on_replica(batch, step)
         parts = [tf.nest.flatten(part) for part in replicas.split(batch, count)]
-        self._even = all(len({str(getattr(leaf, "shape", None)) for leaf in group}) == 1 for group in zip(*parts, strict=True))
         spread = tf.nest.pack_sequence_as(batch, [self._per_replica(group) for group in zip(*parts, strict=True)])
         with DirectUpdatesRefused(self.task.optimizers.values()):
             out = self.strategy.run(self._on_replica, args=(spread, step))
@@ -208,7 +207,6 @@ class GlobalStep:
             carriers=self._carriers,
             xla=self._xla,
         )
-        context.even = self._even
         ops = EagerOps() if self._eager and not isinstance(self.task, KerasTask) and self.task.tracked.metrics else None
         sums = functools.partial(loss_weights.warn_of_sum, self.task) if context.replicas > 1 else None
         of_batches = functools.partial(loss_weights.note_on_scalar, self.task) if context.replicas > 1 else None

@@ -16,7 +16,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops import _private_api
 from loops.tasks.clipping import own_clipping, transformed
+from loops.tasks.sparse_gradients import of_one_length
 from loops.tasks.step_context import StepContext, current
 from loops.tasks.updates import accumulates, innermost, scaled, scales_loss, update
 
@@ -90,27 +92,27 @@ def _reduce(gradients: list[Any], context: StepContext) -> list[Any]:
     share = context.example_share()
     empty = tf.equal(context.examples, 0)
     # Gradients of a replica without examples may be NaN (a mean over no example), so they are set to zero.
-    weighted = [scaled(_of_one_shape(g, context), share, zero_if=empty) for g in gradients]
+    weighted = [scaled(g, share, zero_if=empty) for g in of_one_length(gradients, context.replicas)]
     return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, weighted))
-
-
-def _of_one_shape(gradient: Any, context: StepContext) -> Any:
-    """A gradient that has the same shape on all replicas, as their sum needs: a sparse one has as many rows as the replica's batch uses."""
-    if isinstance(gradient, tf.IndexedSlices) and not (context.even and gradient.values.shape.is_fully_defined()):
-        return tf.convert_to_tensor(gradient)
-    return gradient
 
 
 def _transformed(gradients: list[Any], variables: list[Any], optimizer: Any, context: StepContext) -> list[Any]:
     """The gradients after clipping and transforms, which see them unscaled."""
-    transforms = [*context.transforms, *(own_clipping(innermost(optimizer)) if context.replicas > 1 else ())]
-    if not transforms:
+    inner = innermost(optimizer)
+    # Keras clips the rows of sparse gradients one by one, and so do replicas.
+    own = _private_api.own_clipping_of(inner) if context.replicas > 1 and own_clipping(inner) else None
+
+    def change(gradients: list[Any]) -> list[Any]:
+        gradients = transformed(context.transforms, gradients, variables)
+        return gradients if own is None else list(own(gradients))
+
+    if not context.transforms and own is None:
         return gradients
     if not scales_loss(optimizer):
-        return transformed(transforms, gradients, variables)
+        return change(gradients)
     scale = optimizer.scale_loss(tf.ones([]))
     finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(_values(g))) for g in gradients])
-    gradients = transformed(transforms, [scaled(g, 1.0 / scale) for g in gradients], variables)
+    gradients = change([scaled(g, 1.0 / scale) for g in gradients])
     # A transform may make finite what was not. The optimizer has to see it: it then skips the update and lowers the scale.
     return [scaled(g, tf.where(finite, scale, float("nan"))) for g in gradients]
 

@@ -41,7 +41,6 @@ class StepContext:
         observed: name -> tensor that hooks observe.
         results: (metric, result) of each call of `metric.result()`.
         updating: whether `minimize` or `apply_gradients` of the task calls an optimizer now.
-        even: whether the parts of all replicas have the same shapes, as far as these are known before the step runs.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class StepContext:
         self.losses: list[tf.Tensor] = []
         self.observed: dict[str, Any] = {}
         self.results: list[tuple[Any, Any]] = []
-        self.updating, self.even = False, True
+        self.updating = False
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         self._carried = Carried(self._graph, carriers if carriers is not None else {})
         replica = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group) or 0

@@ -1,6 +1,7 @@
 """Lets an optimizer apply gradients: at once, only where a condition holds, or when enough of them have been accumulated.
 
-The gradients are already summed over replicas. A Keras optimizer sums over replicas again, so each replica gives it a share.
+The gradients are already summed over replicas. A Keras optimizer sums over replicas again, so each replica gives it a share; of sparse
+gradients some of the rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tensorflow as tf
 from loops import _private_api
 from loops.tasks import fused_updates, replicas
 from loops.tasks.clipping import own_clipping, transformed
+from loops.tasks.sparse_gradients import rows_for
 from loops.tasks.step_context import StepContext, current, inside_step
 
 __all__ = ["DirectUpdatesRefused", "accumulates", "innermost", "scaled", "scales_loss", "update"]
@@ -112,7 +114,7 @@ def _clip_what_is_accumulated(optimizer: Any, pairs: Pairs, context: StepContext
 
 def _apply_share(optimizer: Any, pairs: Pairs, when: Any, context: StepContext) -> None:
     # The optimizer's own clipping was applied before. It has no effect on the shares, which are smaller than its bounds.
-    shares = [(None if g is None else scaled(g, 1.0 / context.replicas), v) for g, v in pairs]
+    shares = [(_share(g, context.replicas), v) for g, v in pairs]
     if when is None:
         optimizer.apply_gradients(shares)
         return
@@ -123,6 +125,12 @@ def _apply_share(optimizer: Any, pairs: Pairs, when: Any, context: StepContext) 
         optimizer.apply_gradients([(None if g is None else tf.identity(g), v) for g, v in shares])
     values = [tf.where(when, v.read_value(), old) for v, old in zip(touched, before, strict=True)]
     _assign(touched, values)
+
+
+def _share(gradient: Any, count: int) -> Any:
+    if isinstance(gradient, tf.IndexedSlices):
+        return rows_for(gradient, count)
+    return None if gradient is None else scaled(gradient, 1.0 / count)
 
 
 def _accumulate(optimizer: Any, pairs: Pairs, when: Any, context: StepContext) -> None:

@@ -41,3 +41,50 @@ def test_they_train_as_on_one_device(kind, batch_size, one_device, two_replicas)
     (loss, predicted), (of_two, predicted_by_two) = results
     np.testing.assert_allclose(of_two, loss, rtol=1e-5)
     np.testing.assert_allclose(predicted_by_two, predicted, rtol=1e-4, atol=1e-5)
+
+
+OPTIMIZERS = {
+    "adam": lambda: keras.optimizers.Adam(0.05),
+    "adagrad": lambda: keras.optimizers.Adagrad(0.1),
+    "ftrl": lambda: keras.optimizers.Ftrl(0.1),
+    "clipped": lambda: keras.optimizers.RMSprop(0.05, global_clipnorm=0.01),
+    "clipped values": lambda: keras.optimizers.Adam(0.05, clipvalue=1e-3),
+    "accumulated": lambda: keras.optimizers.Adam(0.05, gradient_accumulation_steps=2),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.05, clipnorm=0.01)),
+    "averaged": lambda: keras.optimizers.Adam(0.05, use_ema=True),
+}
+
+
+class When(loops.Task):
+    """Skips every third update."""
+
+    def __init__(self, model, optimizer):
+        super().__init__()
+        self.model, self.optimizer = model, optimizer
+
+    def train_step(self, batch):
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss("mse", batch[1], self.model(batch[0]))
+        self.minimize(loss, tape, self.optimizer, self.model.trainable_variables, when=self.step % 3 != 1)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize(
+    ("name", "compile", "batch_size"),
+    [*((name, "graph", 7) for name in OPTIMIZERS), ("adam", "graph", 8), ("adam", "eager", 7), ("adam", "xla", 8), ("when", "graph", 7)],
+)
+def test_tokens_that_occur_often_count_as_on_one_device(name, compile, batch_size, one_device, two_replicas):
+    rng = np.random.default_rng(0)
+    x, y, found = rng.integers(0, 4, size=[11, 3]), rng.normal(size=[11, 1]).astype("float32"), []
+    for strategy in (one_device, two_replicas):
+        with strategy.scope():
+            keras.utils.set_random_seed(0)
+            layers = [keras.layers.Embedding(6, 2), keras.layers.Flatten(), keras.layers.Dense(1)]
+            model = keras.Sequential([keras.Input([3], dtype="int32"), *layers])
+            optimizer = OPTIMIZERS.get(name, OPTIMIZERS["adam"])()
+            task = When(model, optimizer) if name == "when" else loops.SupervisedTask(model, loss="mse", optimizer=optimizer)
+        loop = loops.TrainLoop(task, loops.ArrayFeed((x, y), batch_size, shuffle=False), strategy=strategy, compile=compile)
+        history = loop.run(epochs=2).history
+        found.append([history["loss"], *model.get_weights()])
+    for value, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
