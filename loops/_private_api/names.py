@@ -61,6 +61,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "_accumulated_gradients",
         "_apply_weight_decay",
         "_backend_apply_gradients",
+        "_all_reduce_sum_gradients",
         "_backend_update_step",
         "_clip_gradients",
         "_get_variable_index",

@@ -116,6 +116,16 @@ def counter_of(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
 
 
 @contextlib.contextmanager
+def reduction_off(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Within this context the optimizer takes its gradients for sums over all replicas; the replicas' threads take turns in it."""
+    vars(optimizer)["_all_reduce_sum_gradients"] = list  # not by setattr: Keras would track it
+    try:
+        yield
+    finally:
+        vars(optimizer).pop("_all_reduce_sum_gradients", None)
+
+
+@contextlib.contextmanager
 def accumulation_off(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     """Within this context the optimizer, which keeps no average of the weights, updates variables at every call.
 

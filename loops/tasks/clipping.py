@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from loops.tasks.step_context import Transform
 
-__all__ = ["ClipByGlobalNorm", "ClipByNorm", "ClipByValue", "as_transforms", "own_clipping", "transformed"]
+__all__ = ["ClipByGlobalNorm", "ClipByNorm", "ClipByValue", "as_transforms", "transformed"]
 
 
 class ClipByGlobalNorm:
@@ -92,15 +92,6 @@ def as_transforms(clip: Any) -> tuple[Transform, ...]:
     raise TypeError(
         f"`clip` must be a number (global norm), a gradient transform such as loops.ClipByNorm(1.0), or a list of them; got {clip!r}."
     )
-
-
-def own_clipping(optimizer: Any) -> list[Transform]:
-    """The clipping that a Keras optimizer was given, as transforms."""
-    if optimizer.clipnorm:
-        return [ClipByNorm(optimizer.clipnorm)]
-    if optimizer.global_clipnorm:
-        return [ClipByGlobalNorm(optimizer.global_clipnorm)]
-    return [ClipByValue(optimizer.clipvalue)] if optimizer.clipvalue else []
 
 
 def transformed(transforms: Sequence[Transform], gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:

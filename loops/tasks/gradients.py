@@ -16,11 +16,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops import _private_api
-from loops.tasks.clipping import own_clipping, transformed
-from loops.tasks.sparse_gradients import of_one_length
+from loops.tasks.clipping import transformed
+from loops.tasks.sparse_gradients import gathered
 from loops.tasks.step_context import StepContext, current
-from loops.tasks.updates import accumulates, innermost, scaled, scales_loss, update
+from loops.tasks.updates import accumulates, scaled, scales_loss, update
 
 __all__ = ["apply_gradients", "minimize"]
 
@@ -92,27 +91,21 @@ def _reduce(gradients: list[Any], context: StepContext) -> list[Any]:
     share = context.example_share()
     empty = tf.equal(context.examples, 0)
     # Gradients of a replica without examples may be NaN (a mean over no example), so they are set to zero.
-    weighted = [scaled(g, share, zero_if=empty) for g in of_one_length(gradients, context.replicas)]
-    return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, weighted))
+    weighted = [scaled(g, share, zero_if=empty) for g in gradients]
+    dense = [g for g in weighted if not isinstance(g, tf.IndexedSlices)]
+    summed = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, dense) if dense else ())
+    return [gathered(g) if isinstance(g, tf.IndexedSlices) else next(summed) for g in weighted]
 
 
 def _transformed(gradients: list[Any], variables: list[Any], optimizer: Any, context: StepContext) -> list[Any]:
     """The gradients after clipping and transforms, which see them unscaled."""
-    inner = innermost(optimizer)
-    # Keras clips the rows of sparse gradients one by one, and so do replicas.
-    own = _private_api.own_clipping_of(inner) if context.replicas > 1 and own_clipping(inner) else None
-
-    def change(gradients: list[Any]) -> list[Any]:
-        gradients = transformed(context.transforms, gradients, variables)
-        return gradients if own is None else list(own(gradients))
-
-    if not context.transforms and own is None:
+    if not context.transforms:
         return gradients
     if not scales_loss(optimizer):
-        return change(gradients)
+        return transformed(context.transforms, gradients, variables)
     scale = optimizer.scale_loss(tf.ones([]))
     finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(_values(g))) for g in gradients])
-    gradients = change([scaled(g, 1.0 / scale) for g in gradients])
+    gradients = transformed(context.transforms, [scaled(g, 1.0 / scale) for g in gradients], variables)
     # A transform may make finite what was not. The optimizer has to see it: it then skips the update and lowers the scale.
     return [scaled(g, tf.where(finite, scale, float("nan"))) for g in gradients]
 

@@ -1,7 +1,6 @@
 """Lets an optimizer apply gradients: at once, only where a condition holds, or when enough of them have been accumulated.
 
-The gradients are already summed over replicas. A Keras optimizer sums over replicas again, so each replica gives it a share; of sparse
-gradients some of the rows.
+The gradients are already summed over replicas. A Keras optimizer would sum them once more, which is switched off.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ import tensorflow as tf
 
 from loops import _private_api
 from loops.tasks import fused_updates, replicas
-from loops.tasks.clipping import own_clipping, transformed
-from loops.tasks.sparse_gradients import rows_for
+from loops.tasks.clipping import transformed
 from loops.tasks.step_context import StepContext, current, inside_step
 
 __all__ = ["DirectUpdatesRefused", "accumulates", "innermost", "scaled", "scales_loss", "update"]
@@ -89,7 +87,7 @@ def update(optimizer: Any, pairs: Pairs, when: Any, context: StepContext) -> Non
         when = agreeing >= context.replicas
     context.updating = True
     try:
-        (_accumulate if accumulates(optimizer) else _apply_share)(optimizer, pairs, when, context)
+        (_accumulate if accumulates(optimizer) else _apply_on_replicas)(optimizer, pairs, when, context)
     finally:
         context.updating = False
 
@@ -112,25 +110,22 @@ def _clip_what_is_accumulated(optimizer: Any, pairs: Pairs, context: StepContext
     return _private_api.clipping_replaced(inner, lambda gradients: own(transformed(context.transforms, gradients, variables)))
 
 
-def _apply_share(optimizer: Any, pairs: Pairs, when: Any, context: StepContext) -> None:
-    # The optimizer's own clipping was applied before. It has no effect on the shares, which are smaller than its bounds.
-    shares = [(_share(g, context.replicas), v) for g, v in pairs]
+def _apply_on_replicas(optimizer: Any, pairs: Pairs, when: Any, context: StepContext) -> None:
     if when is None:
-        optimizer.apply_gradients(shares)
+        _apply_reduced(optimizer, pairs)
         return
     # Collectives are not allowed inside tf.cond: update always, then restore the old values where `when` is False.
-    touched = [replicas.backing(v) for v in [*(v for _, v in shares), *optimizer.variables]]
+    touched = [replicas.backing(v) for v in [*(v for _, v in pairs), *optimizer.variables]]
     before = [tf.identity(v.read_value()) for v in touched]
     with tf.control_dependencies(before):
-        optimizer.apply_gradients([(None if g is None else tf.identity(g), v) for g, v in shares])
+        _apply_reduced(optimizer, [(None if g is None else tf.identity(g), v) for g, v in pairs])
     values = [tf.where(when, v.read_value(), old) for v, old in zip(touched, before, strict=True)]
     _assign(touched, values)
 
 
-def _share(gradient: Any, count: int) -> Any:
-    if isinstance(gradient, tf.IndexedSlices):
-        return rows_for(gradient, count)
-    return None if gradient is None else scaled(gradient, 1.0 / count)
+def _apply_reduced(optimizer: Any, pairs: Pairs) -> None:
+    with _private_api.reduction_off(innermost(optimizer)):
+        optimizer.apply_gradients(pairs)
 
 
 def _accumulate(optimizer: Any, pairs: Pairs, when: Any, context: StepContext) -> None:
@@ -148,9 +143,9 @@ def _accumulate(optimizer: Any, pairs: Pairs, when: Any, context: StepContext) -
     counter = _private_api.counter_of(optimizer)
     is_last = tf.equal((tf.convert_to_tensor(counter) + 1) % steps, 0)
     wanted = tf.constant(True) if when is None else when
-    mean = transformed([*context.transforms, *own_clipping(optimizer)], [s / steps for s in sums], variables)
+    mean = transformed(context.transforms, [s / steps for s in sums], variables)
     with _private_api.accumulation_off(optimizer):
-        _apply_share(optimizer, list(zip(mean, variables, strict=True)), is_last & wanted, context)
+        _apply_on_replicas(optimizer, list(zip(mean, variables, strict=True)), is_last & wanted, context)
     kept = [tf.where(wanted, tf.where(is_last, tf.zeros_like(s), s), a) for s, a in zip(sums, old, strict=True)]
     _assign(accumulators, kept)
     counter.assign_add(tf.cast(wanted & ~is_last, counter.dtype))

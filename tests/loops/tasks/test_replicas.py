@@ -6,8 +6,7 @@ import pytest
 import tensorflow as tf
 
 import loops
-from loops.tasks import replicas, updates
-from loops.tasks.clipping import own_clipping
+from loops.tasks import replicas
 from tests.loops import tiny
 from tests.loops.sampling import sample
 
@@ -74,19 +73,6 @@ def test_two_replicas_train_as_one_device(one_device, two_replicas, clip):
 def test_the_optimizers_own_clipping_bounds_what_one_device_would_clip(one_device, two_replicas, clipping):
     make = regularized(lambda: keras.optimizers.SGD(0.2, **clipping))
     assert_close(train(one_device, make), train(two_replicas, make))
-
-
-def test_each_of_an_optimizers_own_ways_of_clipping_is_known():
-    known = {
-        "clipnorm": (loops.ClipByNorm, {"norm": 0.25}),
-        "global_clipnorm": (loops.ClipByGlobalNorm, {"norm": 0.25}),
-        "clipvalue": (loops.ClipByValue, {"value": 0.25}),
-    }
-    for name, expected in known.items():
-        for wrap in (lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer):
-            (transform,) = own_clipping(updates.innermost(wrap(keras.optimizers.SGD(**{name: 0.25}))))
-            assert (type(transform), vars(transform)) == expected
-    assert own_clipping(keras.optimizers.SGD()) == []
 
 
 def test_xla_compiles_what_a_replica_does_by_itself(one_device, two_replicas):
