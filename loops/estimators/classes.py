@@ -97,13 +97,13 @@ def with_logits(loss: Any) -> bool:
     return bool(config.get("from_logits", False))
 
 
-def target_for(codes: np.ndarray, classes: int, units: int | None, loss: Any) -> np.ndarray:
+def target_for(codes: np.ndarray, classes: int, units: int, loss: Any) -> np.ndarray:
     """Labels as a model with that loss is trained on them.
 
     Args:
         codes: class indices `[N]`.
         classes: number of classes.
-        units: size of the model's last dimension, None if it is not known yet.
+        units: outputs of the model for each row.
         loss: what the model was compiled with.
 
     Returns:
@@ -118,13 +118,13 @@ def target_for(codes: np.ndarray, classes: int, units: int | None, loss: Any) ->
     return codes if wants_codes(loss) else one_hot(codes, classes)
 
 
-def check_units(units: int | None, classes: int) -> None:
+def check_units(units: int, classes: int) -> None:
     """Refuses a model that cannot tell so many classes apart, or more.
 
     Raises:
         ValueError: if it does not fit.
     """
-    if units is not None and units != classes and not (units == 1 and classes == 2):
+    if units != classes and not (units == 1 and classes == 2):
         also = ", or 1" if classes == 2 else ""
         raise ValueError(f"The model has {units} output units, but there are {classes} classes: give its last layer {classes} units{also}.")
 

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from loops.estimators import classes as labels
 from loops.estimators.base import Rows
-from loops.estimators.model_estimator import ModelEstimator, units_of
+from loops.estimators.model_estimator import ModelEstimator
 
 __all__ = ["LoopsClassifier"]
 
@@ -105,7 +105,7 @@ class LoopsClassifier(ClassifierMixin, ModelEstimator):
         return labels.one_hot(y, len(self.classes_))
 
     def _target(self, y: Any, model: keras.Model) -> np.ndarray:
-        return labels.target_for(y, len(self.classes_), units_of(model), model.loss)
+        return labels.target_for(y, len(self.classes_), self._units, model.loss)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

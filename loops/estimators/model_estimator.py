@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from loops import api, hooks
 from loops.estimators.arguments import OF_MODELS, OWN, Arguments
@@ -86,13 +87,16 @@ class ModelEstimator(LoopsEstimator):
             if kwargs:
                 raise ValueError(f"`model_kwargs` {sorted(kwargs)} are for a function that makes a model, but `model` is a keras.Model.")
             _check_compiled(self.model)
-            return _like(self.model, weights=bool(self.warm_start))
+            made = _like(self.model, weights=bool(self.warm_start))
+            self._units = _units_of(made, rows.x)
+            return made
         if not callable(self.model):
             raise TypeError(f"`model` is a compiled keras.Model, or a function (X, y, **model_kwargs) that makes one; got {self.model!r}.")
         made = self.model(X=rows.x, y=self._shown_target(rows.y), **kwargs)
         if not isinstance(made, keras.Model):
             raise TypeError(f"The function `model` has to return a compiled keras.Model; it returned a {type(made).__name__}.")
         _check_compiled(made)
+        self._units = _units_of(made, rows.x)
         return made
 
     def _shown_target(self, y: Any) -> Any:
@@ -100,7 +104,7 @@ class ModelEstimator(LoopsEstimator):
         raise NotImplementedError
 
     def _target(self, y: Any, model: keras.Model) -> Any:
-        """Targets as the model is trained on them."""
+        """Targets as the model, which gives `self._units` outputs for each row, is trained on them."""
         raise NotImplementedError
 
     def _train(self, made: Any, rows: Rows, validation: Any, arguments: dict[str, Any], seed: int) -> hooks.History:
@@ -131,19 +135,30 @@ class ModelEstimator(LoopsEstimator):
         return PredictionTask(self.model_)
 
 
-def units_of(model: keras.Model) -> int | None:
-    """The size of the last dimension of a model's only output, None if it is not known before it is called.
+def _units_of(model: keras.Model, x: Any) -> int:
+    """How many outputs a model gives for each row; only then can targets be given their shape, before they are broadcast.
+
+    Args:
+        model: the model; it is built if it was not.
+        x: rows, dense or sparse.
 
     Raises:
-        ValueError: for a model with several outputs.
+        ValueError: if it gives something else than one tensor, `[B]` or `[B, units]`.
     """
-    try:
-        shape = model.output_shape
-    except (AttributeError, ValueError):
-        return None
-    if isinstance(shape, dict) or (isinstance(shape, (tuple, list)) and any(isinstance(part, (tuple, list)) for part in shape)):
-        raise ValueError(f"scikit-learn's estimators predict one array; the model {model.name!r} has several outputs: use loops.fit.")
-    return shape[-1] if shape is not None and len(shape) > 1 else None
+    shape: Any = getattr(model, "output_shape", None)
+    if not _is_shape(shape):  # a subclass of Model, or not built
+        outputs = model(x[:1].toarray() if hasattr(x, "tocsr") else x[:1])
+        shape = tuple(outputs.shape) if tf.is_tensor(outputs) else None
+    if not _is_shape(shape) or len(shape) > 2:
+        raise ValueError(
+            f"scikit-learn's estimators predict one number, or some, for each row; the model {model.name!r} has several outputs, or gives "
+            "more than a vector: use loops.fit, or loops.estimators.TaskEstimator without a `kind`."
+        )
+    return shape[1] if len(shape) == 2 else 1
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, tuple) and bool(shape) and all(size is None or isinstance(size, int) for size in shape)
 
 
 def _check_compiled(model: keras.Model) -> None:

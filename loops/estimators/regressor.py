@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import RegressorMixin
 
 from loops.estimators import numbers
-from loops.estimators.model_estimator import ModelEstimator, units_of
+from loops.estimators.model_estimator import ModelEstimator
 
 __all__ = ["LoopsRegressor"]
 
@@ -77,6 +77,5 @@ class LoopsRegressor(RegressorMixin, ModelEstimator):
         return np.asarray(y.reshape(len(y), -1))
 
     def _target(self, y: Any, model: keras.Model) -> np.ndarray:
-        if (units := units_of(model)) is not None:
-            numbers.check_width(units, self._width)
+        numbers.check_width(self._units, self._width)
         return self._shown_target(y)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning
 
 from loops import hooks
@@ -135,6 +136,22 @@ def test_labels_and_outputs_follow_from_the_model(how, share):
     np.testing.assert_array_equal(estimator.classes_[probabilities.argmax(1)], estimator.predict(x))
 
 
+def deferred(X, y):
+    model = keras.Sequential([keras.layers.Dense(1, activation="sigmoid")])
+    model.compile(keras.optimizers.Adam(0.1), "binary_crossentropy", jit_compile=False)
+    return model
+
+
+def test_a_model_that_is_not_built_gets_targets_of_its_shape():
+    x, y = models.flowers()
+    x, y = x[y != "setosa"], y[y != "setosa"]
+    estimator = LoopsClassifier(deferred, epochs=2, shuffle=False, **GRAPH).fit(x, y)
+    keras.utils.set_random_seed(3)
+    model = deferred(x, y)
+    history = model.fit(x, (y == "virginica").astype("float32")[:, None], batch_size=25, epochs=2, shuffle=False, verbose=0)
+    assert estimator.history_ == history.history
+
+
 @pytest.mark.parametrize("last", ["sigmoid", None])
 def test_one_unit_is_enough_for_two_classes(last):
     x, y = models.flowers()
@@ -214,7 +231,8 @@ def test_a_given_model_stays_as_it_is():
         np.testing.assert_array_equal(kept, now)
     assert np.abs(weights_of(own)[0] - before[0]).max() < 0.02  # one step of Adam from its own weights
     assert np.abs(weights_of(fresh)[0] - before[0]).max() > 0.1
-    assert_same(fresh, LoopsClassifier(model, **GRAPH).fit(x, y))
+    assert_same(fresh, clone(LoopsClassifier(model, **GRAPH)).fit(x, y))
+    assert_same(own, clone(own).fit(x, y))
 
 
 def test_hooks_are_copied_for_each_fit():

@@ -100,9 +100,7 @@ def test_a_diverged_model_does_not_predict():
 
 
 def test_names_in_a_search_are_those_of_the_function_and_of_loops_fit():
-    with pytest.raises(
-        ValueError, match="no parameter model_kwargs__unit; entries of model_kwargs: last, loss, .*, units"
-    ):
+    with pytest.raises(ValueError, match="no parameter model_kwargs__unit; entries of model_kwargs: last, loss, .*, units"):
         classifier().set_params(model_kwargs__unit=3)
     with pytest.raises(ValueError, match="no parameter fit_kwargs__epoch"):
         classifier().set_params(fit_kwargs__epoch=3)
