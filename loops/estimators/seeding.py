@@ -35,6 +35,10 @@ def seed_of_call(seed: int, call: int) -> int:
     """The seed for the order of the data in the call of that number that trains the same model; the first has the seed itself.
 
     So that many calls of `partial_fit` do not all read in one order.
+
+    Example:
+        >>> seed_of_call(3, 0), seed_of_call(3, 1) == seed_of_call(3, 2)
+        (3, False)
     """
     return seed if call == 0 else int(np.random.SeedSequence([seed, call]).generate_state(1)[0])
 

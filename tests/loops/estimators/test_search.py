@@ -8,7 +8,7 @@ import sklearn
 from sklearn.ensemble import VotingClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.metrics import accuracy_score
-from sklearn.model_selection import HalvingRandomSearchCV, KFold, ParameterSampler, RandomizedSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, HalvingRandomSearchCV, KFold, ParameterSampler, RandomizedSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -94,3 +94,10 @@ def test_metadata_routing_knows_sample_weight():
         voting = VotingClassifier([("a", inner)], voting="soft").fit(x, y, sample_weight=np.where(np.arange(150) < 75, 1.0, 0.0))
     part = estimator(batch_size=50).fit(x[:75], y[:75], sample_weight=np.ones(75))
     np.testing.assert_array_equal(voting.transform(x), part.predict_proba(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_point_that_diverges_has_no_score():
+    space = {"model_kwargs__rate": [float("inf"), 0.01]}
+    search = GridSearchCV(estimator(batch_size=75), space, cv=FOLDS).fit(*models.flowers())
+    assert np.isnan(search.cv_results_["mean_test_score"][0]) and search.best_params_ == {"model_kwargs__rate": 0.01}
