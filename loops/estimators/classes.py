@@ -87,14 +87,22 @@ def one_hot(codes: np.ndarray, classes: int) -> np.ndarray:
 
 def wants_codes(loss: Any) -> bool:
     """Whether a loss takes class indices instead of one-hot rows: one of Keras's sparse losses, or one of that kind of name."""
+    loss = _only(loss)
     name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", None) or type(loss).__name__
     return "sparse" in str(name).lower()
 
 
 def with_logits(loss: Any) -> bool:
     """Whether a loss takes logits, so that the outputs of its model are logits."""
+    loss = _only(loss)
     config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
     return bool(config.get("from_logits", False))
+
+
+def _only(loss: Any) -> Any:
+    """The loss of a model with one output, which Keras also takes in a list or dict."""
+    values = list(loss.values()) if isinstance(loss, dict) else loss
+    return values[0] if isinstance(values, (list, tuple)) and len(values) == 1 else values
 
 
 def target_for(codes: np.ndarray, classes: int, units: int, loss: Any) -> np.ndarray:

@@ -117,7 +117,7 @@ def test_class_weights_are_by_label():
 @pytest.mark.parametrize(
     ("how", "share"),
     [
-        ({"loss": "sparse_categorical_crossentropy", "outputs": 3}, True),
+        ({"loss": ["sparse_categorical_crossentropy"], "outputs": 3}, True),
         ({"loss": keras.losses.CategoricalCrossentropy(from_logits=True), "last": None}, True),
         ({"loss": "binary_crossentropy", "last": "sigmoid"}, True),
         ({"loss": "categorical_hinge", "last": None}, False),

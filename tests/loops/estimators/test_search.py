@@ -8,7 +8,15 @@ import sklearn
 from sklearn.ensemble import VotingClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.metrics import accuracy_score
-from sklearn.model_selection import GridSearchCV, HalvingRandomSearchCV, KFold, ParameterSampler, RandomizedSearchCV, cross_val_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingRandomSearchCV,
+    KFold,
+    ParameterSampler,
+    RandomizedSearchCV,
+    cross_val_score,
+    cross_validate,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -53,6 +61,10 @@ def test_two_processes_find_the_same(searched):
     both = RandomizedSearchCV(estimator(), **SEARCH, n_jobs=2, refit=False).fit(*models.flowers())
     for i in range(2):
         np.testing.assert_array_equal(both.cv_results_[f"split{i}_test_score"], searched.cv_results_[f"split{i}_test_score"])
+    x, y = models.flowers()
+    results = cross_validate(estimator(batch_size=50), x, y, cv=FOLDS, n_jobs=2, return_estimator=True)
+    for fitted, score, (_, test) in zip(results["estimator"], results["test_score"], FOLDS.split(x), strict=True):
+        assert fitted.score(x[test], y[test]) == score
 
 
 def test_two_threads_find_the_same(searched):
