@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 import sklearn
+from joblib.externals import loky
 from sklearn.ensemble import VotingClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.metrics import accuracy_score
@@ -65,6 +66,7 @@ def test_two_processes_find_the_same(searched):
     results = cross_validate(estimator(batch_size=50), x, y, cv=FOLDS, n_jobs=2, return_estimator=True)
     for fitted, score, (_, test) in zip(results["estimator"], results["test_score"], FOLDS.split(x), strict=True):
         assert fitted.score(x[test], y[test]) == score
+    loky.get_reusable_executor().shutdown()  # idle, they would keep TensorFlow in memory for minutes
 
 
 def test_two_threads_find_the_same(searched):
