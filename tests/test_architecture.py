@@ -20,6 +20,7 @@ ROOMS = (
     ("scripts",),
     ("research",),
     ("layers", "loops"),  # neither imports the other, see FORBIDDEN
+    ("loops.estimators",),
     ("loops.api", "loops.testing"),
     ("loops.train_loop",),
     ("loops.hooks",),

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from loops import _private_api
 from loops.feeds.base import Block, Feed, Position, block_steps
 from loops.feeds.class_weights import checked_sample_weight, weights_of
 from loops.feeds.fingerprints import as_fed, class_weight_text, fingerprints, named_leaves
@@ -28,8 +29,8 @@ class ArrayFeed(Feed):
 
     Args:
         data: array, or nested tuple, list or dict of arrays (NumPy, `np.memmap`, tensors, anything `np.asarray` takes), each `[N, ...]`.
-            For supervised learning `(x, y)` or `(x, y, sample_weight)`. float64 and other floats become `keras.config.floatx()`. None
-            stays None.
+            Sparse matrices of SciPy are made dense block by block. For supervised learning `(x, y)` or `(x, y, sample_weight)`. float64
+            and other floats become `keras.config.floatx()`. None stays None.
         batch_size: examples per batch.
         shuffle: whether to permute the examples, in another order in every pass.
         seed: seed of the permutations.
@@ -128,8 +129,10 @@ class ArrayFeed(Feed):
         return keras.tree.map_structure(lambda leaf: None if leaf is None else next(values), self._structure)
 
 
-def _rows(array: np.ndarray, part: slice, index: np.ndarray | None) -> np.ndarray:
+def _rows(array: Any, part: slice, index: np.ndarray | None) -> np.ndarray:
     # For short rows `np.take` is several times faster than indexing with an array.
+    if not isinstance(array, np.ndarray):
+        return np.asarray(array[part if index is None else index].toarray())
     return array[part] if index is None else np.take(array, index, axis=0)
 
 
@@ -147,7 +150,9 @@ def _tf_dtype(array: np.ndarray) -> tf.DType:
     return tf.string if array.dtype.kind in "OSU" else tf.as_dtype(as_fed(array.dtype))
 
 
-def _as_array(leaf: Any, path: tuple[Any, ...]) -> np.ndarray:
+def _as_array(leaf: Any, path: tuple[Any, ...]) -> Any:
+    if _private_api.is_scipy_sparse(leaf):
+        return leaf.tocsr()  # of the formats this one gives rows fastest
     array = leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf)
     where = _where(path)
     if array.dtype.kind == "O" and not all(isinstance(v, (str, bytes)) for v in array.flat):
@@ -165,7 +170,7 @@ def _as_array(leaf: Any, path: tuple[Any, ...]) -> np.ndarray:
 def _common_length(arrays: list[np.ndarray], paths: list[tuple[Any, ...]]) -> int:
     if not arrays:
         raise ValueError("The feed was given no array.")
-    lengths = [len(a) for a in arrays]
+    lengths = [a.shape[0] for a in arrays]
     if len(set(lengths)) > 1:
         listed = ", ".join(f"{_where(p).removeprefix(' at ') or 'data'}: {n}" for p, n in zip(paths, lengths, strict=True))
         raise ValueError(f"All arrays must have the same number of examples (first dimension); got {listed}.")

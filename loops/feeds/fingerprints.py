@@ -75,7 +75,7 @@ def named_leaves(data: Any, *, weights: str = "sample_weight") -> list[tuple[str
     for path, leaf in keras.tree.flatten_with_path(structure):
         if not isinstance(structure, tuple):
             path = (0, *path)
-        head = heads.get(path[0], f"part {path[0]} of the batch") if len(structure) <= 3 or path[0] == 0 else f"part {path[0]} of the batch"
+        head = heads.get(path[0], f"part {path[0]} of the batch") if path[0] == 0 or len(structure) <= 3 else f"part {path[0]} of the batch"
         named.append(("/".join([head, *map(str, path[1:])]), leaf))
     return named
 

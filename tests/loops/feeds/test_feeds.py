@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 import loops
 from loops.feeds import shuffling
@@ -83,6 +84,19 @@ def test_a_memmap_is_read_block_by_block(tmp_path):
     mapped[:] = values
     feed = loops.ArrayFeed(np.memmap(tmp_path / "x", np.float64, "r", shape=values.shape), 30)
     np.testing.assert_array_equal(np.concatenate(batches(feed)), values.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.coo_array, sparse.csc_array])
+def test_a_sparse_matrix_is_read_as_the_dense_one(kind):
+    dense = np.where(np.random.default_rng(0).random([23, 4]) < 0.3, np.arange(92.0).reshape(23, 4), 0)
+    for shuffle in (False, True):
+        feeds = [loops.ArrayFeed((x, np.arange(23)), 5, shuffle=shuffle, seed=3) for x in (dense, kind(dense))]
+        assert feeds[0].element_spec == feeds[1].element_spec
+        for ours, theirs in zip(*(batches(feed) for feed in feeds), strict=True):
+            np.testing.assert_array_equal(ours[0], theirs[0])
+            np.testing.assert_array_equal(ours[1], theirs[1])
+    other = kind(dense[::-1])
+    assert loops.ArrayFeed(kind(dense)).describe() == loops.ArrayFeed(kind(dense)).describe() != loops.ArrayFeed(other).describe()
 
 
 def test_weights_are_appended_and_class_weights_follow_the_labels():
