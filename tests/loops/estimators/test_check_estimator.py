@@ -5,6 +5,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from loops.estimators import LoopsClassifier, LoopsRegressor, TaskEstimator
 from tests.loops.estimators import models
+from tests.loops.sampling import sample
 
 # Most of these checks fit anew, several times. A step without a trace is what costs least; other tests fit graphs, and well.
 CHEAP = {"compile": "eager", "batch_size": 300, "random_state": 0}
@@ -19,7 +20,7 @@ MAY_BE_SKIPPED = {"check_array_api_input", "check_dataframe_column_names_consist
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ESTIMATORS)
+@pytest.mark.parametrize("kind", sample(ESTIMATORS, "classifier"))
 def test_every_check_of_scikit_learn_passes(kind):
     failed, passed = {}, 0
     for estimator, check in estimator_checks_generator(ESTIMATORS[kind], legacy=True):

@@ -58,6 +58,7 @@ def test_a_search_finds_what_the_same_search_over_model_fit_finds(searched):
     assert len(set(np.mean(scores, axis=1))) == 3 and searched.best_estimator_.n_iter_ == searched.best_params_["epochs"]
 
 
+@pytest.mark.matrix  # two processes start TensorFlow
 def test_two_processes_find_the_same(searched):
     both = RandomizedSearchCV(estimator(), **SEARCH, n_jobs=2, refit=False).fit(*models.flowers())
     for i in range(2):
