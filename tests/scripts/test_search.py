@@ -12,7 +12,9 @@ from tests.scripts.programs import called
 
 pytest.importorskip("optuna")
 run = functools.partial(called, search.program, "search.py")
-SMALL = ("--config=classification", "--config.epochs=2", "--config.hidden=(8,)", "--config.batch_size=128", "--compile=graph")
+#: On a table that is one batch: no trace would be worth its time, and there are few pictures.
+SMALL = ("--config=classification", "--config.dataset=wine", "--config.epochs=2", "--config.hidden=(8,)", "--config.batch_size=128")
+SMALL += ("--compile=eager",)
 RATES = "--space.optimizer.learning_rate=1e-2:1:log"
 
 
@@ -24,8 +26,8 @@ def test_a_search_ends_with_the_best_point_and_goes_on_when_asked_for_more(tmp_p
     assert "2 trials: 2 completed, 0 pruned, 0 failed." in out and (tmp_path / "plots" / "history.png").exists()
     command = next(line for line in lines if line.startswith("Train it:"))
     assert (
-        "--config=classification --config.batch_size=128 --config.epochs=2 --config.hidden=(8,) --config.optimizer.learning_rate="
-        in command
+        "--config=classification --config.batch_size=128 --config.dataset=wine --config.epochs=2 --config.hidden=(8,) "
+        "--config.optimizer.learning_rate=" in command
     )
     best = min((float(line.split()[3]), line.split()[1]) for line in lines[1:3])
     with open(tmp_path / "trials" / f"{int(best[1]):04d}" / "config.json", encoding="utf-8") as file:

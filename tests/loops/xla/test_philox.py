@@ -33,7 +33,7 @@ def assert_same_bits(draw, *arguments):
 
 
 def test_uniform_numbers_of_all_types_and_shapes_are_the_kernels():
-    shapes = [[], [0], [1], [2, 0, 3], [7], [1001], [3, 7, 5]]
+    shapes = [[], [0], [1], [2, 0, 3], [7], [1001]]
 
     def draw(seed):
         every_type = [tf.random.stateless_uniform([3, 7, 5], seed, dtype=dtype) for dtype in FLOATS]

@@ -15,10 +15,13 @@ from research.data import datasets
 from research.studies import imbalanced
 from research.study import InputError
 
+#: Few steps: of each part of the comparison the traces take most of the time anyway.
+SMALL = {"epochs": 6, "hidden": (64,), "batch_size": 128, "optimizer.learning_rate": 0.2}
+
 
 def config(**changes) -> config_dict.ConfigDict:
     made = config_file.get_config()
-    made.update_from_flattened_dict({"epochs": 8, "hidden": (64,), **{name.replace("__", "."): value for name, value in changes.items()}})
+    made.update_from_flattened_dict({**SMALL, **{name.replace("__", "."): value for name, value in changes.items()}})
     return made
 
 
@@ -53,7 +56,8 @@ def test_keras_fit_with_validation_split_and_class_weight_gives_the_same_bits(tr
     model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
     model.optimizer.learning_rate = made.optimizer.learning_rate
     weights = imbalanced.balanced_weights(y[: int(len(x) * 0.9)])
-    history = model.fit(x, y, batch_size=32, epochs=made.epochs, validation_split=0.1, class_weight=weights, shuffle=False, verbose=0)
+    sizes = {"batch_size": made.batch_size, "epochs": made.epochs}
+    history = model.fit(x, y, **sizes, validation_split=0.1, class_weight=weights, shuffle=False, verbose=0)
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), first.get_weights(), strict=True))
     for name in ("loss", "val_loss"):
         assert history.history[name] == trained["class_weight"].history.history[name]
