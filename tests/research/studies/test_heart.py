@@ -100,7 +100,7 @@ def test_every_patient_is_tested_once_and_no_row_is_in_two_parts(patients):
 
 
 def test_folds_are_trained_and_scored_as_scikit_learn_has_it(patients, tmp_path, capsys):
-    settings = config(epochs=4, batch_size=64, columns=("indicator", "embedding"), optimizer={"name": "adam", "learning_rate": 0.2})
+    settings = config(epochs=8, batch_size=64, columns=("indicator", "embedding"), optimizer={"name": "adam", "learning_rate": 0.1})
     runs = runner.train(study.build(settings), settings, workdir=tmp_path / "run", compile="eager")
     printed = capsys.readouterr().out
     every = np.empty(90)

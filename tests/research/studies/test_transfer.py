@@ -81,7 +81,7 @@ def _batches(feed):
 
 
 def test_frozen_weights_keep_their_bits_and_fine_tuning_changes_them_when_they_are_set_free(capsys, tmp_path):
-    settings = config(methods=("last_layer", "new_head", "fine_tune"), learning_rate_factor=0.5, batch_size=400, steps=1)
+    settings = config(methods=("last_layer", "new_head", "fine_tune"), learning_rate_factor=0.5, batch_size=100, steps=1)
     settings.optimizer.learning_rate = 1e-30  # nothing is learnt: the loss stagnates at once
     runs = runner.train(study.build(settings), settings, workdir=tmp_path, compile="eager")
     source = runs["source-0"].study.model
