@@ -21,7 +21,8 @@ from loops.estimators.parameters import keywords_of
 from loops.feeds import ArrayFeed
 from loops.hooks.progress_bar import ProgressBar
 from loops.run.eval_loop import EvalLoop
-from loops.tasks.base import Task, check_task
+from loops.tasks.base import Task
+from loops.tasks.checks import check_task
 from loops.train_loop import TrainLoop
 
 __all__ = ["TaskEstimator"]
@@ -210,7 +211,7 @@ class TaskEstimator(LoopsEstimator):
         if not callable(self.task):
             raise TypeError(f"`task` is a function (X, y, **task_kwargs) that returns a loops.Task; got {self.task!r}.")
         made = self.task(X=rows.x, y=rows.y, **(self.task_kwargs or {}))
-        check_task(made)
+        check_task(made, "train_step")
         return made
 
     def _train(self, made: Any, rows: Rows, validation: Any, arguments: dict[str, Any], seed: int) -> hooks.History:
