@@ -39,7 +39,7 @@ SNAPSHOTS = "snapshots"
 
 # Of two runs with the same numbers, this may differ.
 _INCIDENTAL = re.compile(
-    r"array 'trace/|state\['(trace|looks)'\]|state\['progress'\]\['seconds'\]|state\S*\['in_flight'\]"
+    r"array 'trace/|state\['(trace|looks)'\]|state\['progress'\]\['seconds'\]|state\S*\['(in_flight|kept)'\]"
     r"|state\['hooks'\]\['(TensorBoard|ProgressBar)"
 )
 COMMANDS = {

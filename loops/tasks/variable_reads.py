@@ -6,6 +6,7 @@ behind the threads that write files. For a small model that takes as long as a h
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,8 +36,14 @@ class VariableReads:
     def __init__(self, variables: Sequence[Any]):
         self._given = list(variables)
         self._variables = [local_variables([v])[0] for v in variables]
-        self._values = tf.function(lambda: [v.read_value() for v in self._variables], autograph=False)
-        self._finite = tf.function(self._are_finite, autograph=False)
+
+    @functools.cached_property
+    def _values(self) -> Any:
+        return tf.function(lambda: [v.read_value() for v in self._variables], autograph=False).get_concrete_function()
+
+    @functools.cached_property
+    def _finite(self) -> Any:
+        return tf.function(self._are_finite, autograph=False).get_concrete_function()
 
     def of(self, variables: Sequence[Any]) -> bool:
         """Whether this object reads exactly these variables."""

@@ -111,6 +111,18 @@ def test_equal_snapshots_are_equal_whatever_their_info(tmp_path):
     assert out.splitlines()[-1] == "Equal, bit for bit (arrays: 3, values of state: 5, files: 0)."
 
 
+def test_what_depends_on_when_a_thread_has_written_a_file_is_left_out_unless_asked_for(tmp_path):
+    def state(best):
+        return {**STATE, "hooks": {"ModelCheckpoint_2": {"best": 0.5, "kept": {"best": best, "files": []}, "in_flight": None}}}
+
+    save(tmp_path / "a", state=state(0.5))
+    save(tmp_path / "b", state=state(0.75))
+    code, out, _ = run("diff", tmp_path / "a", tmp_path / "b")
+    assert code == 0 and "Equal, bit for bit" in out
+    code, out, _ = run("diff", tmp_path / "a", tmp_path / "b", "--incidental")
+    assert code == 1 and "'kept'" in out
+
+
 CHANGES = [
     ({"count": np.int64(-9)}, "array 'count' differs in 1 of 1 values, by at most 16; the first: 7 in A, -9 in B"),
     (
