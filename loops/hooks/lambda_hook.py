@@ -22,6 +22,8 @@ class LambdaHook(Hook):
         on_evaluate_begin: `(loop, name)`.
         on_evaluate_batch: `(batch, logs, last)`; giving it makes every evaluation call it at each batch.
         on_evaluate_end: `(loop, name, logs)`.
+        on_predict_begin: `(loop)`.
+        on_predict_end: `(loop, outputs)`.
         on_epoch_end: `(loop, logs)`.
         on_train_end: `(loop)`.
         every: when `on_window_end` is due; as in `Hook`.
@@ -50,6 +52,8 @@ class LambdaHook(Hook):
         on_evaluate_begin: Callable[[Loop, str], Any] | None = None,
         on_evaluate_batch: Callable[[int, Callable[[], dict[str, Any]], bool], Any] | None = None,
         on_evaluate_end: Callable[[Loop, str, Mapping[str, Any]], Any] | None = None,
+        on_predict_begin: Callable[[Loop], Any] | None = None,
+        on_predict_end: Callable[[Loop, Any], Any] | None = None,
         on_epoch_end: Callable[[Loop, Mapping[str, Any]], Any] | None = None,
         on_train_end: Callable[[Loop], Any] | None = None,
         every: triggers.Trigger | str | None = "1 epoch",

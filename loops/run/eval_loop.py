@@ -17,6 +17,7 @@ from loops.engine.step import GlobalStep
 from loops.feeds import Feed, Position
 from loops.feeds.base import checked_feed
 from loops.feeds.reader import FeedIteratorReader, open_reader
+from loops.graphs.walk import nodes
 from loops.graphs.written_resources import written_captures
 from loops.run.trace_changes import TraceChanges
 from loops.tasks.base import Task
@@ -93,8 +94,10 @@ class EvalLoop:
             return
         self._renew_if_outdated()
         if (spec := first_spec(self.program, feed)) is not None:
-            self.program.step.concrete(spec)
+            graph = self.program.step.concrete(spec).graph
             self._traced_ahead = TraceChanges(self.task)
+            if any(True for _ in nodes(graph, lambda kind: "Summary" in kind)):  # these write to what was the default writer
+                self.program, self._traced_ahead = self._new_program(), None
 
     def _renew_if_outdated(self) -> None:
         """Begins a new program if the task is another one than the traced one. What is constant in a trace counts until the first run."""
@@ -228,6 +231,7 @@ class PredictLoop:
         Returns:
             The outputs in the structure that `predict_step` returns: arrays `[N, ...]`, ragged or sparse tensors where it returns those.
         """
+        checked_feed(feed, "feed")
         if self._changes is not None and self._changes.is_outdated():
             self.program, self._changes = self._new_program(), None
 

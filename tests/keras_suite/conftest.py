@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 
 import pytest
+from absl import logging
 
 from tests.keras_suite import replaced
 from tests.keras_suite.expected import EXPECTED, NEEDS, SAMPLE
@@ -13,6 +14,7 @@ HERE = pathlib.Path(__file__).parent
 
 @pytest.fixture(autouse=True)
 def _replaced(request):
+    logging.set_verbosity(logging.WARNING)  # some of the tests read what is logged, and a program that ran before may have turned it down
     with replaced.replaced():
         yield
 
