@@ -18,7 +18,7 @@ from loops.tasks import replicas
 from loops.tasks.base import Task
 from loops.tasks.run_variables import CAPTURED, identities, note_on
 from loops.tasks.step_context import Transform
-from loops.tasks.tracking import apply_flags
+from loops.tasks.tracking import Tracked, apply_flags
 from loops.tasks.trained import Trained
 from loops.tasks.used_variables import alike
 
@@ -166,18 +166,21 @@ class CompiledStep:
             self._named = True
             say(f"Note: {note}")
 
-    def notice_changes(self) -> None:
+    def notice_changes(self, tracked: Tracked) -> None:
         """Retraces the step if the task holds other objects, or `trainable` flags changed.
 
         Warns if Python values changed that the traced step took for constants.
+
+        Args:
+            tracked: what the task holds now.
 
         Raises:
             ValueError: if a new model was not made under the strategy of the run.
         """
         if self._changes is None:
             return
-        if changed := self._changes.changed_objects():
-            replicas.strategy_of(self._task.tracked.model_variables(), self._strategy)
+        if changed := self._changes.changed_objects(tracked):
+            replicas.strategy_of(tracked.model_variables(), self._strategy)
             self.retrace(f"the task has changed: {changed}")
         elif self.mode == "eager":
             if self._changes.changed_flags():  # the next step will see them; optimizers get slots then
@@ -202,8 +205,9 @@ class CompiledStep:
 
     def set_flags(self, flags: Mapping[str, list[bool]]) -> None:
         """Sets the `trainable` flags of a state before it is restored, and retraces if the step was traced with other flags."""
-        apply_flags(self._task.tracked, flags)
-        self.notice_changes()
+        tracked = self._task.tracked
+        apply_flags(tracked, flags)
+        self.notice_changes(tracked)
 
     @property
     def trained(self) -> Trained:

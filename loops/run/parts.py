@@ -76,10 +76,9 @@ class RunParts:
     @property
     def rates(self) -> LearningRates:
         """The learning rates of the optimizers that the task has now."""
-        return self._rates_now()
+        return self._rates_of(self.task.optimizers)
 
-    def _rates_now(self) -> LearningRates:
-        optimizers = self.task.optimizers
+    def _rates_of(self, optimizers: dict[str, Any]) -> LearningRates:
         if self._rates is None:
             self._rates = optimizers, LearningRates(optimizers)
         elif {name: id(o) for name, o in self._rates[0].items()} != {name: id(o) for name, o in optimizers.items()}:
@@ -88,9 +87,10 @@ class RunParts:
 
     def notice_changes(self) -> None:
         """Has the step traced again if hooks have changed what it was traced with. New optimizers get rates that can be scaled first."""
+        tracked = self.task.tracked  # one walk through the task for both
         if self._rates is not None:
-            self._rates_now()
-        self.step.notice_changes()
+            self._rates_of(tracked.optimizers)
+        self.step.notice_changes(tracked)
 
     @property
     def stop_reason(self) -> str | None:

@@ -37,12 +37,15 @@ class TraceChanges:
         self._flags = self._current_flags()
         self._constants = plain_values(task)
 
-    def changed_objects(self) -> str | None:
+    def changed_objects(self, tracked: Tracked | None = None) -> str | None:
         """What has come to the task and what has gone from it since the trace, by identity; None if all is the same.
 
         A variable or a metric that is only new, such as one that an evaluation has built, is none that the step would use.
+
+        Args:
+            tracked: what the task holds now, if that is known already.
         """
-        tracked = self._task.tracked
+        tracked = tracked if tracked is not None else self._task.tracked
         now = _objects(tracked)
         new = _without(now, self._objects) + _new_metrics(tracked, self._metrics)
         gone = _without(self._objects, now) + _without(self._metrics, tracked.metrics)
