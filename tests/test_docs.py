@@ -15,14 +15,15 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from research import command_line
-from scripts import evaluate, runs, train
+from research.search.space import take_flags
+from scripts import evaluate, runs, search, train
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 LOOPS = REPOSITORY / "loops"
 README = REPOSITORY / "README.md"
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 DOCUMENTS = [README, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "CHANGELOG.md", *DOCS]
-SCRIPTS = {"scripts/train.py": train, "scripts/evaluate.py": evaluate}
+SCRIPTS = {"scripts/train.py": train, "scripts/evaluate.py": evaluate, "scripts/search.py": search}
 FENCE = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -77,6 +78,8 @@ def test_every_flag_in_a_command_of_the_readme_exists(command, monkeypatch):
     if script == "scripts/runs.py":
         assert len(runs.COMMANDS[arguments[0]]) == len(arguments) - 1
         return
+    arguments, space = take_flags(arguments)  # of a search; other programs have none
+    assert (script == "scripts/search.py") == bool(space)
     values = command_line.parse(SCRIPTS[script].define_flags, [script, *arguments])
     assert values.workdir.startswith("runs/")
 
