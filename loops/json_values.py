@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "flattened"]
+
+
+def flattened(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by names with dots between the levels.
+
+    Example:
+        >>> flattened({"epochs": 3, "optimizer": {"name": "sgd"}})
+        {'epochs': 3, 'optimizer.name': 'sgd'}
+    """
+    out: dict[str, Any] = {}
+    for name, value in mapping.items():
+        out.update(flattened(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
+    return out
 
 
 def encode(value: Any) -> Any:

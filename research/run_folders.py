@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from loops.json_values import flattened
 from loops.run import outcome_file
 from loops.run.workdir_lock import LOCK, is_locked
 
@@ -94,7 +95,7 @@ def read(path: pathlib.Path, name: str | None = None) -> RunFolder | None:
         return None
     if parts is not None:  # a comparison: its parts are in folders of their own
         return None
-    settings = {**(_flat(written.get("config") or {}) or _of_loop(loop)), "seed": loop.get("seed")}
+    settings = {**(flattened(written.get("config") or {}) or _of_loop(loop)), "seed": loop.get("seed")}
     history, outcome, newest = _history(path / HISTORY), outcome_file.read(path), _newest_snapshot(path)
     epochs, steps, seconds = outcome.get("epochs"), outcome.get("step"), outcome.get("seconds")
     if not outcome:  # in progress, or killed
@@ -130,16 +131,9 @@ def better(metric: str) -> str | None:
     return "max" if last in _LARGER_IS_BETTER else None
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in config.items():
-        out.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
-    return out
-
-
 def _of_loop(loop: Mapping[str, Any]) -> dict[str, Any]:
     settings = {"task": loop.get("task"), "batch_size": (loop.get("data") or {}).get("batch_size"), "clip": loop.get("clip")}
-    return {**settings, **_flat(loop.get("optimizer") or {})}
+    return {**settings, **flattened(loop.get("optimizer") or {})}
 
 
 def _history(path: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:

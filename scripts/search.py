@@ -13,6 +13,7 @@ have found. Several machines join one search by --storage=URL, each with a workd
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import json
 import os
@@ -87,10 +88,10 @@ def _search(args: flags.FlagValues, space: spaces.Space, config_file: pathlib.Pa
     from research.search.trials import Search
 
     folder = pathlib.Path(args.workdir)
-    objective = Objective(args.config, args.metric or (), args.data_dir, args.compile, args.seed, folder / "logs")
+    objective = Objective(args.config, (), args.data_dir, args.compile, args.seed, folder / "logs")
     study = objective.study(copy.deepcopy(args.config))
     metrics, modes = _judged_by(args, study)
-    objective = Objective(args.config, metrics, args.data_dir, args.compile, args.seed, folder / "logs")
+    objective = dataclasses.replace(objective, metrics=metrics)
     settings = {"config": json.loads(json.dumps(args.config.to_dict(), default=str)), "metrics": metrics, "seed": args.seed}
     search = Search(
         folder,
@@ -115,7 +116,7 @@ def _search(args: flags.FlagValues, space: spaces.Space, config_file: pathlib.Pa
         raise InputError(str(error)) from error
     if args.only_work:
         return 0
-    print("\n".join(["", conclusion.table(search, metrics, default), "", *conclusion.told(search, default)]))
+    print("\n".join(["", conclusion.table(search, metrics, default), "", *conclusion.told(search)]))
     for path in conclusion.draw(search):
         print(f"Picture:     {path}")
     number = conclusion.best_number(search)

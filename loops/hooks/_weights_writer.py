@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +23,13 @@ from loops.tasks.variable_reads import VariableReads
 
 __all__ = ["WeightsWriter", "atomically", "attributes_lock"]
 
-# Whoever gives a model an attribute for a moment, or reads its attributes in another thread, holds it meanwhile.
-attributes_lock = threading.Lock()
+_SECONDS_TO_REST = 60.0
+_locks: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
+
+
+def attributes_lock(model: keras.Model) -> threading.Lock:
+    """The lock that is held by whoever gives a model an attribute for a moment, or reads its attributes in another thread."""
+    return _locks.setdefault(model, threading.Lock())
 
 
 def atomically(path: pathlib.Path, write: Callable[[str], Any]) -> None:
@@ -147,9 +153,14 @@ class WeightsWriter:
             job, self._job = self._job, None
         assert job is not None
         self._not_before = time.monotonic() + _SECONDS_BETWEEN_FILES
-        with attributes_lock:
+        lock = attributes_lock(job.model)
+        if not lock.acquire(timeout=_SECONDS_TO_REST):  # a callback that waits for this very file would wait for ever
+            raise OSError(f"{job.path} was not written: a callback has used its model for {_SECONDS_TO_REST:.0f} seconds.")
+        try:
             _check_structure(job)
             _write_copies(job.model, job.path, job.copies, lambda: [then() for then in job.then])
+        finally:
+            lock.release()
 
     def _thread(self) -> concurrent.futures.ThreadPoolExecutor:
         if self._pool is None:

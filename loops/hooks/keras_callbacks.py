@@ -207,7 +207,7 @@ class KerasCallbacks(Hook):
         if self._optimizer is None or "optimizer" in attributes:
             yield
             return
-        with attributes_lock:
+        with attributes_lock(self.model):
             # Not by assignment, which would make it a part of the model that is saved.
             attributes["optimizer"] = self._optimizer
             try:

@@ -45,7 +45,6 @@ class Epochs:
         self._parts, self._saved, self._evaluations = parts, saved, evaluations
         self._checked = False
         self._bad_steps = BadSteps(parts, saved)
-        self._noticed = False  # whether nobody could change the task since the last `notice_changes`, which takes a walk through it
 
     def run_until_done(self, interrupts: Interrupts, begun: float) -> None:
         """Trains until a target is reached or the run is stopped or interrupted; then gives hooks with `final_window` their last window.
@@ -54,7 +53,7 @@ class Epochs:
             interrupts: whether the user or the system has asked the run to end.
             begun: when the run began, on the loop's clock, moved back by the time that it took in earlier processes.
         """
-        parts, self._noticed, self._checked = self._parts, False, False
+        parts, self._checked = self._parts, False
         self._saved.training_begins()
         while not parts.target_reached() and parts.stop_reason is None and not interrupts.requested:
             self._run_epoch(interrupts, begun)
@@ -69,8 +68,7 @@ class Epochs:
         parts.epoch_begins_again = False
         if progress.epoch_ended or progress.step_in_epoch == 0:
             self._begin_epoch()
-        if not self._noticed:
-            parts.notice_changes()
+        parts.notice_changes()
         self._check_before_first_step()
         while not (
             progress.epoch_ended
@@ -99,10 +97,8 @@ class Epochs:
         parts.task.reset_metrics()
         parts.feeds.begin_epoch()
         for hook in parts.loop.hooks:
-            if getattr(hook.on_epoch_begin, "__func__", None) is not Hook.on_epoch_begin:
-                self._noticed = False
-                with parts.accounts.of("hooks", hook.name), parts.feeds.acting(hook, "on_epoch_begin"):
-                    hook.on_epoch_begin(parts.loop)
+            with parts.accounts.of("hooks", hook.name), parts.feeds.acting(hook, "on_epoch_begin"):
+                hook.on_epoch_begin(parts.loop)
 
     def _check_before_first_step(self) -> None:
         """Finds what would fail at the end of the first epoch. The training step is traced first: it makes the variables."""
@@ -148,7 +144,6 @@ class Epochs:
 
     def _boundary(self) -> None:
         parts, requests = self._parts, self._parts.requests
-        self._noticed = False
         if not self._settle() or parts.stop_reason is not None:
             return
         self._visit_hooks()
@@ -160,7 +155,6 @@ class Epochs:
             self._bad_steps.roll_back(reason)
             return
         parts.notice_changes()  # before anything is saved: a state holds the variables of the step that goes on from it
-        self._noticed = True
         if requests.save or (self._saved.keeps_good and parts.progress.epoch_ended):
             self._saved.keep(parts, on_disk=requests.save)
 

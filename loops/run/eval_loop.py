@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +75,7 @@ class EvalLoop:
         self._seed, self._mode = seed, resolve_mode(compile)
         self._changes: TraceChanges | None = None
         self._traced_ahead: TraceChanges | None = None
+        self._first_specs: weakref.WeakKeyDictionary[Feed, Any] = weakref.WeakKeyDictionary()
         self.program = self._new_program()
         self._kept = KeptValues()
         self._written: dict[int, list[tf.Variable]] = {}
@@ -93,7 +95,9 @@ class EvalLoop:
         if self.program.mode == "eager":
             return
         self._renew_if_outdated()
-        if (spec := first_spec(self.program, feed)) is not None:
+        if feed not in self._first_specs:
+            self._first_specs[feed] = first_spec(self.program, feed)  # which may read a block
+        if (spec := self._first_specs[feed]) is not None:
             graph = self.program.step.concrete(spec).graph
             self._traced_ahead = TraceChanges(self.task)
             if any(True for _ in nodes(graph, lambda kind: "Summary" in kind)):  # these write to what was the default writer
@@ -277,8 +281,7 @@ def first_spec(program: Program, feed: Feed) -> Any:
         return spec
     if not (feed.seekable and feed.told_apart):
         return None
-    block = next(iter(feed.blocks(Position())))
-    return tf.nest.map_structure(lambda t: None if t is None else tf.TensorSpec(t.shape[1:], t.dtype), block.tensors)
+    return next(iter(feed.blocks(Position()))).batch_spec
 
 
 def _calls(

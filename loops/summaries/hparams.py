@@ -13,24 +13,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from loops import json_values
+
 __all__ = ["as_text", "ended", "flat", "given"]
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | float | str]:
+def flat(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
     """The values of a config by names with dots between nested fields; what the dashboard cannot hold becomes a text, None is left out.
 
     Example:
         >>> flat({"optimizer": {"name": "sgd", "learning_rate": 0.1}, "hidden": [300, 100], "clip": None})
         {'optimizer.name': 'sgd', 'optimizer.learning_rate': 0.1, 'hidden': '[300, 100]'}
     """
-    out: dict[str, bool | float | str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            out.update(flat(value, f"{prefix}{name}."))
-        elif value is not None:
-            value = value.item() if isinstance(value, np.generic) else value
-            out[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return out
+    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in json_values.flattened(config).items()}
+    return {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in values.items() if v is not None}
 
 
 def given(values: Mapping[str, bool | float | str]) -> list[bytes]:

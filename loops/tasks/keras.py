@@ -127,7 +127,7 @@ class KerasTask(Task):
         y_pred = model(x, training=training) if _private_api.takes_training(model) else model(x)
         first = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
         several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-        hidden = current("eval_step").xla
+        hidden = current("eval_step").xla and tf.nest.is_nested(y_pred)
         if hidden:
             y_pred = tf.nest.map_structure(_of_unknown_size, y_pred)
         uncounted = several and (hidden or first.shape[0] is None)
@@ -255,10 +255,12 @@ def _inverse_share() -> tf.Tensor:
 
 
 def _of_unknown_size(y_pred: tf.Tensor) -> tf.Tensor:
-    """The same tensor with an unknown first dimension: Keras's metrics of single outputs weight by it where they know it.
+    """The same output with an unknown first dimension: Keras's metrics of single outputs weight by it where they know it.
 
     In a graph, as in `model.fit`, they do not.
     """
+    if not isinstance(y_pred, tf.Tensor) or not y_pred.shape.rank:
+        return y_pred
     return tf.raw_ops.PlaceholderWithDefault(input=y_pred, shape=[None, *y_pred.shape[1:]])
 
 

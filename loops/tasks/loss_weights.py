@@ -49,8 +49,7 @@ def check(task: Any, batch: Any, losses: Sequence[Any], logs: Mapping[str, Any])
 
 def warn_of_sum(task: Any) -> None:
     """Warns once for each task. Call it when the task's own step computes a Keras loss with reduction="sum"."""
-    if task not in _told_of_sums:
-        _told_of_sums.add(task)
+    if _first_time(task, _told_of_sums):
         warn(
             'Warning: the step computes a Keras loss with reduction="sum", which under several replicas is the sum over the replica\'s own '
             "examples. Gradients are averaged over replicas by their examples, so the update is not that of one device: take the mean "
@@ -60,12 +59,17 @@ def warn_of_sum(task: Any) -> None:
 
 def note_on_scalar(task: Any) -> None:
     """Says once for each task what a scalar means. Call it when a loss function has returned one number for the whole batch."""
-    if task not in _told_of_scalars:
-        _told_of_scalars.add(task)
+    if _first_time(task, _told_of_scalars):
         say(
             "Note: a loss function returned one number for the batch of a replica; it counts as the mean over the replica's examples, so "
             "replicas are averaged by their examples. If it is a sum, let the function return one loss per example."
         )
+
+
+def _first_time(task: Any, told: weakref.WeakSet[Any]) -> bool:
+    first = task not in told
+    told.add(task)
+    return first
 
 
 def _counts_values(weight: Any, batch: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 
+from loops.json_values import flattened
 from research.run_tables import as_text
 from research.search.trials import Search
 from research.study import PLOTS
@@ -29,7 +30,7 @@ def table(search: Search, metrics: Sequence[str], default: Mapping[str, Any] | N
     return as_text([{name: row.get(name) for name in names} for row in rows]) if rows else "No trial was completed."
 
 
-def told(search: Search, default: Mapping[str, Any] | None) -> list[str]:
+def told(search: Search) -> list[str]:
     """What became of the trials, how many steps pruning has saved, and which parameters mattered."""
     trials = search.finished()
     counts = {name: [t for t in trials if t.state.name == name] for name in ("COMPLETE", "PRUNED", "FAIL")}
@@ -56,7 +57,8 @@ def command_of(config: Mapping[str, Any], best: Mapping[str, Any], config_name: 
         config_name: what `--config` takes.
         folder: workdir of the search.
     """
-    changed = _changed(json.loads(json.dumps(config, default=str)), best)
+    before = flattened(json.loads(json.dumps(config, default=str)))
+    changed = {name: tuple(v) if isinstance(v, list) else v for name, v in flattened(best).items() if v != before.get(name)}
     flags = "".join(f" --config.{name}={value}" for name, value in changed.items())
     return f"python scripts/train.py --config={config_name}{flags} --workdir={folder / 'best'}"
 
@@ -116,13 +118,3 @@ def _importances(search: Search) -> dict[str, float]:
             return dict(optuna.importance.get_param_importances(search.study))
         except (ValueError, RuntimeError):  # too few trials
             return {}
-
-
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in after.items():
-        if isinstance(value, Mapping):
-            out.update(_changed(before.get(name) or {}, value, f"{prefix}{name}."))
-        elif value != before.get(name):
-            out[f"{prefix}{name}"] = tuple(value) if isinstance(value, list) else value
-    return out

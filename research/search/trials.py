@@ -153,9 +153,7 @@ class Search:
                 known = self.study.user_attrs.get("search")
                 if known is None:
                     self.study.set_user_attr("search", json.loads(identity))
-        except Exception as error:
-            if isinstance(error, InputError):
-                raise
+        except Exception as error:  # Optuna's, SQLAlchemy's and the drivers' own
             raise InputError(f"The storage {url!r} cannot be used ({str(error).splitlines()[0]}).") from error
         if known is not None:
             _check_same(known, json.loads(identity), f"The search {self.study.study_name!r} in {url}")

@@ -223,3 +223,15 @@ def test_a_file_in_writing_does_not_see_the_optimizer_that_callbacks_find_at_the
     loops.TrainLoop(task, feed, [slow, keep], compile="graph").run(epochs=6)  # a writer that does not wait: SaveError
     assert len(list(tmp_path.iterdir())) == 6
     assert not hasattr(task.model, "optimizer")
+
+
+def test_a_callback_may_train_another_model_and_save_it(tmp_path):
+    def probe(epoch, logs):
+        keep = loops.hooks.ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True)
+        loops.TrainLoop(tiny.Classifier(), feed, [keep, kc.LambdaCallback()], compile="graph").run(epochs=2)
+        probed.append(epoch)
+
+    probed, feed = [], tiny.feed_of("array", *tiny.data(64))
+    task = tiny.Classifier(keras.optimizers.SGD(0.1))
+    loops.TrainLoop(task, feed, [kc.LambdaCallback(on_epoch_begin=probe)], compile="graph").run(epochs=1)
+    assert probed == [0] and len(list(tmp_path.iterdir())) == 2
