@@ -21,7 +21,7 @@ from loops.engine.nonfinite import OnNonFinite
 from loops.engine.progress import Progress
 from loops.engine.rows import Window
 from loops.engine.timing import Timing
-from loops.errors import MismatchError, NonFiniteError, Preempted, SaveError, WorkdirInUse
+from loops.errors import MismatchError, NonFiniteError, Preempted, SaveError, WorkdirInUse, WorkerLost
 from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, FeedSchedule, GeneratorFeed, NoFeed, Position, PyDatasetFeed
 from loops.run.eval_loop import EvalLoop, PredictLoop
 from loops.tasks.base import Task
@@ -64,6 +64,7 @@ __all__ = [
     "TrainLoop",
     "Window",
     "WorkdirInUse",
+    "WorkerLost",
     "evaluate",
     "fit",
     "hooks",

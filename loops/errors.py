@@ -13,6 +13,7 @@ __all__ = [
     "Preempted",
     "SaveError",
     "WorkdirInUse",
+    "WorkerLost",
 ]
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the program should be run again later
@@ -56,3 +57,15 @@ class SaveError(OSError):
 
 class WorkdirInUse(RuntimeError):
     """Another run uses the workdir."""
+
+
+class WorkerLost(SystemExit):
+    """Another worker process of the run is gone. This one ends with exit code 75: started again, all go on from the last snapshot.
+
+    Attributes:
+        reason: what TensorFlow, or the other worker, says about it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(EXIT_PREEMPTED)
+        self.reason = reason

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from loops.choices import Compile, NonFiniteAction, Resume
+from loops.cluster import Agreement, Cluster
 from loops.engine.execution import Execution
 from loops.engine.nonfinite import OnNonFinite
 from loops.engine.progress import Progress
@@ -20,7 +21,7 @@ from loops.feeds import Feed, FeedSchedule
 from loops.feeds.base import checked_feed
 from loops.hooks._assemble import assemble, keep_as_wanted
 from loops.hooks._methods import check_hook
-from loops.hooks.base import Hook
+from loops.hooks.base import Hook, Phase
 from loops.hooks.history import History
 from loops.run import arguments, descriptions, ending
 from loops.run.compiled_step import CompiledStep
@@ -109,33 +110,36 @@ class TrainLoop:
         self.task, self.steps_per_epoch = task, arguments.checked_steps_per_epoch(steps_per_epoch)
         self.evaluations = arguments.checked_evaluations(evaluate)
         self.strategy = replicas.strategy_of(task.tracked.model_variables(), strategy)
-        self.is_chief = replicas.is_chief(self.strategy)
+        cluster = Cluster.of(self.strategy)
+        self.is_chief = cluster.is_chief
         self.compile, self.seed, self.clip, self.config = compile, arguments.checked_seed(seed), clip, dict(config or {})
-        self._saved = SavedStates(workdir, resume)
+        self._saved = SavedStates(workdir, resume, cluster)
         self.history = History()
-        self.hooks: list[Hook] = assemble(
-            hooks, self.is_chief, history=self.history, evaluations=self.evaluations, workdir=self._saved.workdir, model=task.model
-        )
-        arguments.check_evaluations(task, self.evaluations, self.hooks)
-        keep_as_wanted(self._saved, self.hooks)
-        self.on_nonfinite = arguments.policy(on_nonfinite, self.hooks)
-        self._saved.keeps_good = self.on_nonfinite.action == "rollback" or any(hook.rolls_back for hook in self.hooks)
+        every = assemble(hooks, history=self.history, evaluations=self.evaluations, workdir=self._saved.workdir, model=task.model)
+        self.hooks: list[Hook] = [hook for hook in every if self.is_chief or hook.phase < Phase.RECORD or hook is self.history]
+        arguments.check_evaluations(task, self.evaluations, every)
+        keep_as_wanted(self._saved, every)
+        self.on_nonfinite = arguments.policy(on_nonfinite, every)
+        self._saved.keeps_good = self.on_nonfinite.action == "rollback" or any(hook.rolls_back for hook in every)
         self.clock: Callable[[], float] = time.monotonic
         self.epochs: int | None = None
         self.steps: int | None = None
         self.outcome: str | None = None
         self._running, self._first_step = False, 0
+        silent = [hook for hook in every if hook not in self.hooks]  # they act on the chief
         step = CompiledStep(
             task,
             self.strategy,
             mode=resolve_mode(compile) if compile != "auto" else None,
             seed=self.seed,
             transforms=as_transforms(clip),
-            observed=lambda: frozenset().union(*(hook.observes for hook in self.hooks)),
+            observed=lambda: frozenset().union(*(hook.observes for hook in [*self.hooks, *silent])),
             before_retrace=lambda: self._parts.hooks.before_retrace(self),
         )
         accounts = Accounts(lambda: self.clock())
-        self._parts = RunParts(self, task, feed, HookSchedule(self.hooks), step, accounts)
+        self._interrupts = Interrupts()
+        agreement = Agreement(cluster, lambda: self.clock(), lambda: (self._interrupts.requested, self._interrupts.preempted))
+        self._parts = RunParts(self, task, feed, HookSchedule(self.hooks, silent), step, accounts, agreement)
         self._parts.feeds = RunFeeds(self._parts, schedule)
         self.progress: Progress = self._parts.progress
         self._restart = Restart(self._parts, self._saved, Settings(compile, self.seed, clip, self.strategy, self.config))
@@ -171,17 +175,17 @@ class TrainLoop:
         self.epochs, self.steps, self.outcome = epochs, steps, None
         parts = self._parts
         parts.decisions["stop_reason"] = None
-        begun, interrupts = self.clock(), Interrupts(self._saved.grace)
+        begun, self._interrupts = self.clock(), Interrupts(self._saved.grace)
         parts.accounts.begin()
         try:
-            with interrupts:
+            with self._interrupts, parts.agreement.cluster.noticing_loss():
                 self._final.take_back()
                 self._restart.prepare()
                 self._first_step = self.progress.step
                 begun = self.clock() - self.progress.seconds
-                self._epochs.run_until_done(interrupts, begun)
+                self._epochs.run_until_done(begun)
                 done = parts.target_reached()
-                self.outcome = "stopped" if self.stopping else "interrupted" if interrupts.requested and not done else "finished"
+                self.outcome = "stopped" if self.stopping else "interrupted" if parts.agreement.ends and not done else "finished"
                 self._saved.keep_final(parts)
                 if self.outcome != "interrupted":
                     for hook in self.hooks:
@@ -193,13 +197,14 @@ class TrainLoop:
             raise
         except BaseException as error:
             self.outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            parts.agreement.cluster.leave(error)
             raise
         finally:
             self.progress.seconds = self.clock() - begun
             self._running = False
             ending.end(parts, self._saved)
             parts.accounts.end()
-        if interrupts.preempted and self.outcome == "interrupted":
+        if parts.agreement.ends_by_system and self.outcome == "interrupted":
             raise Preempted
         return self.history
 

@@ -71,6 +71,7 @@ from loops._private_api.of_tensorflow import (
     op_definition,
     op_module,
     registered_function,
+    report_to_cluster,
     undistributed,
     variant_of,
 )

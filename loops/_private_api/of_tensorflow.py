@@ -34,6 +34,12 @@ def registered_function(name: str) -> Any:
     return eager.get_function_def(name) if eager.has_function(name) else None
 
 
+def report_to_cluster(message: str) -> None:
+    """Aborts the collectives of all worker processes with a message, unless that has happened already."""
+    with contextlib.suppress(tf.errors.OpError):
+        module(CONTEXT).context().report_error_to_cluster(tf.errors.ABORTED, message)
+
+
 def op_module(path: str) -> Any:
     """A module of op functions, such as `NN_OPS`; None if TensorFlow has it no more."""
     return module(path)

@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops.cluster import Cluster
 from loops.engine.kept_rows import KeptRows
 from loops.tasks.replicas import local_variables
 
@@ -118,13 +119,22 @@ def _read(variables: Sequence[tf.Variable]) -> list[Any]:
 
 
 class FiniteCheck:
-    """Finds out whether variables have become non-finite since a backup was made. It is compiled once for each set of variables."""
+    """Finds out whether variables have become non-finite since a backup was made. It is compiled once for each set of variables.
 
-    def __init__(self) -> None:
+    Args:
+        cluster: the workers, who have to find the same; None: each for itself.
+    """
+
+    def __init__(self, cluster: Cluster | None = None) -> None:
+        self._cluster = cluster
         self._compiled: dict[tuple[int, ...], tuple[Any, tuple[tf.Variable, ...]]] = {}
 
     def __call__(self, backup: Backup) -> bool:
-        """True unless an element is not finite that was finite in the backup; reads from the device."""
+        """True unless an element is not finite, on some worker, that was finite in the backup; reads from the device."""
+        finite = self._stayed_finite(backup)
+        return finite if self._cluster is None else self._cluster.all(finite)
+
+    def _stayed_finite(self, backup: Backup) -> bool:
         if not backup.rows_stayed_finite:
             return False
         pairs = [(v, old) for v, old in zip(backup.variables, backup.values, strict=True) if v.dtype.is_floating]

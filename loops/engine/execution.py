@@ -20,9 +20,11 @@ import numpy as np
 import tensorflow as tf
 
 from loops import fault_points
+from loops.cluster import Agreement
 from loops.engine.backup import Backup, FiniteCheck, ReadAgain
 from loops.engine.batch_readers import eager_batch
 from loops.engine.call_length import CallLength
+from loops.engine.held_batches import MOST_STEPS, steps_of_bytes, uncounted
 from loops.engine.nonfinite import NonFiniteStep
 from loops.engine.program import Call, Program
 from loops.engine.progress import Progress
@@ -31,14 +33,13 @@ from loops.engine.rows import TraceLog
 from loops.engine.state_writes import StateWrites
 from loops.engine.step import GlobalStep
 from loops.engine.timing import Accounts
-from loops.feeds import Block, Feed, Position
+from loops.feeds import Feed, Position
+from loops.feeds.parts import part_of
 from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader, open_reader
 
 __all__ = ["Execution"]
 
-_MAX_CALL_STEPS = 1024
 _MAX_HELD_CALLS = 16
-_MAX_HELD_BYTES = 256 << 20
 _NO_LIMIT = 1 << 62
 # An error costs the steps since the last settled state, and a step that is not finite makes them run again.
 _SETTLE_SECONDS = 5.0
@@ -57,6 +58,7 @@ class Execution:
             if it returned False.
         clock: monotonic seconds, by which the length of calls is chosen.
         accounts: count where the time goes.
+        agreement: how several worker processes agree on their calls; None in a run of one process.
 
     Attributes:
         metrics: name -> metric that steps of the epoch to date returned.
@@ -75,13 +77,15 @@ class Execution:
         resume: tuple[pathlib.Path | None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         accounts: Accounts | None = None,
+        agreement: Agreement | None = None,
     ):
         self.accounts = accounts if accounts is not None else Accounts()
         self.program, self.progress, self.trace = program, progress, TraceLog()
-        self._guarded, self._continuing = guarded, continuing
+        self._guarded, self._continuing, self._agreement = guarded, continuing, agreement
+        self._long = False
         self._unsettled: Unsettled | None = None
         self._finite: Any = None
-        self._check, self._read = FiniteCheck(), ReadAgain()
+        self._check, self._read = FiniteCheck(program.step.cluster), ReadAgain()
         self._writes = StateWrites(program)
         self._last: tuple[Call, Any, int] | None = None
         self.metrics: dict[str, Any] = {}
@@ -121,6 +125,7 @@ class Execution:
         if self._stale:
             self._open(self.feed, resume=None if self.feed.seekable else (None,))
         if self._pass_is_over():
+            self._agree_on_end(True)
             self.progress.end_pass()
             return True
         try:
@@ -133,7 +138,10 @@ class Execution:
     def _run_call(self, limit: int) -> tuple[bool, bool]:
         """Returns whether a source of unknown length gave fewer batches than wanted, and whether that is because a step was bad."""
         known = self._reader.available
-        n = min(limit, self._call_length.limit(), _MAX_CALL_STEPS if known is None else known, self._most_held)
+        n = min(limit, self._call_length.limit(), MOST_STEPS if known is None else known, self._most_held)
+        if self._agreement is not None and not (n := self._agreement.before_call(n, settle=self._long)):
+            self.must_settle |= self._agreement.settle
+            return False, False
         begin = self._clock()
         source, start = self._reader.source, self._reader.start
         self._last = None  # releases the block of the last call, so that a used-up block does not stay in memory
@@ -142,7 +150,7 @@ class Execution:
             call = self._call(source, start, n, unsettled)
             done = n if known is not None else int(call.done)
         self._last = (call, source, start + n - 1)
-        held = _uncounted(source) if self._guarded and not self.feed.seekable else None
+        held = uncounted(source) if self._guarded and not self.feed.seekable else None
         failed = call if call.undo is not None and not bool(call.finite) else None
         before = dataclasses.replace(self.progress)
         unsettled.calls.append(PendingCall(call.rows, done, before, call.meta.spec, call.recorded, held, start, failed))
@@ -151,13 +159,14 @@ class Execution:
         self.progress.advance(done, 0)
         fault_points.reached(fault_points.STEP, done)
         halted = known is None and call.finite is not None and not bool(call.finite)
-        self.must_settle = halted or self._is_long(unsettled, held)
+        self._long = self._is_long(unsettled, held)
+        self.must_settle = halted or (self._long and self._agreement is None)  # a clock decides, which differs from worker to worker
         return done < n, halted
 
     def _passed_the_end(self, short: bool, halted: bool) -> bool:
         """Whether the last call has done the last batch of the pass; if so, the next pass begins."""
         if self._reader.available is not None:
-            ended = self._reader.available == 0 and self._pass_is_over()
+            ended = self._reader.available == 0 and self._agree_on_end(self._pass_is_over())
         else:
             ended = short and not halted
             if ended:
@@ -165,6 +174,11 @@ class Execution:
                 self._reader.end_pass()
         if ended:
             self.progress.end_pass()
+        return ended
+
+    def _agree_on_end(self, ended: bool) -> bool:
+        if self._agreement is not None:
+            self._agreement.before_call(0 if ended else 1, settle=False)
         return ended
 
     def _is_long(self, unsettled: Unsettled, held: Any) -> bool:
@@ -208,7 +222,7 @@ class Execution:
         self.trace.read()
         self.progress.examples += self.trace.examples - self._examples_counted
         self._examples_counted = self.trace.examples
-        self._unsettled, self._finite, self.must_settle = None, None, False
+        self._unsettled, self._finite, self.must_settle, self._long = None, None, False, False
         return bad
 
     def _all_finite(self, unsettled: Unsettled) -> bool:
@@ -268,8 +282,9 @@ class Execution:
             self._stale = True
 
     def _open(self, feed: Feed, resume: tuple[pathlib.Path | None] | None = None) -> None:
-        self.feed, self._stale = feed, False
-        self._most_held = _NO_LIMIT if feed.seekable or not self._guarded else _steps_of_bytes(feed.element_spec)
+        cluster, self._stale = self.step.cluster, False
+        self.feed = feed = part_of(feed, cluster.index, cluster.count)
+        self._most_held = _NO_LIMIT if feed.seekable or not self._guarded else steps_of_bytes(feed.element_spec)
         saved, resuming = (resume[0], True) if resume is not None else (None, False)
         self._reader: FeedReader = open_reader(
             feed, self.progress.position, self.program.mode, continuing=self._continuing, saved=saved, resuming=resuming
@@ -333,15 +348,3 @@ class Execution:
         else:
             self._reader = taken_back.reader
         return taken_back.bad, taken_back.rows
-
-
-def _uncounted(source: Any) -> Any:
-    """A copy of a block that the prefetcher does not count as in use, so that it makes the next block all the same."""
-    return dataclasses.replace(source) if isinstance(source, Block) else source
-
-
-def _steps_of_bytes(spec: Any) -> int:
-    """How many batches may be held at a time; a dimension that is not known is taken to be 64."""
-    components = tf.nest.flatten(spec, expand_composites=True)
-    sizes = [c.dtype.size * int(np.prod([64 if d is None else d for d in c.shape or [None]])) for c in components if c is not None]
-    return max(1, min(_MAX_CALL_STEPS, _MAX_HELD_BYTES // max(1, sum(sizes))))

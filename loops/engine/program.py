@@ -83,7 +83,7 @@ class Program:
             self.step = step.for_xla()
             self.mode = "xla" if step.strategy.num_replicas_in_sync == 1 else "graph"
         self._compiled: dict[Any, Any] = {}
-        self._check = FiniteCheck()
+        self._check = FiniteCheck(step.cluster)
         self._known_key: tuple[Any, Any] | None = None
 
     @property
@@ -163,7 +163,8 @@ class Program:
         function, meta, structure = self._compiled[key]
         scalars = (tf.constant(v, tf.int64) for v in (start, n, first_step))
         try:
-            out = function(inputs_of(source), *scalars, tf.constant(True) if finite is None else finite)
+            with self.step.cluster.noticing_loss():
+                out = function(inputs_of(source), *scalars, tf.constant(True) if finite is None else finite)
         except tf.errors.OpError as error:
             refused = isinstance(error, (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)) and "ompil" in str(error)
             if self.mode == "xla" and refused:

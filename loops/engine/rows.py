@@ -88,14 +88,34 @@ def row_of(logs: Mapping[str, Any], examples: tf.Tensor, check: tf.Tensor) -> tu
 
 def merge_replicas(spec: LogSpec, rows: tf.Tensor) -> tf.Tensor:
     """Reduces the rows of all replicas `[replicas, width]` to the row of the step `[width]`."""
+    return _averaged(spec, tf.reduce_sum(_summands(spec, rows), 0))
+
+
+def merge_workers(spec: LogSpec, row: tf.Tensor) -> tf.Tensor:
+    """Reduces the rows `[width]` of replicas in several processes to the row of the step, which each gets; call it on every replica.
+
+    One collective, so that all processes find the same step to be not finite.
+    """
+    summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, _summands(spec, row[None])[0])
+    return _averaged(spec, summed)
+
+
+def _summands(spec: LogSpec, rows: tf.Tensor) -> tf.Tensor:
+    """The rows `[replicas, width]` with each value multiplied by its weight, unless it is a sum; their sum is what `_averaged` takes."""
     values, weights = rows[:, FIRST::2], rows[:, FIRST + 1 :: 2]
     values = tf.where(weights > 0, values, tf.zeros_like(values))
-    is_sum = tf.constant([kind is Sum for kind in spec.kinds.values()], tf.bool)
-    total_weight = tf.reduce_sum(weights, 0)
-    mean = tf.math.divide_no_nan(tf.reduce_sum(values * weights, 0), total_weight)
-    merged = tf.where(is_sum, tf.reduce_sum(values, 0), mean)
-    pairs = tf.reshape(tf.stack([merged, total_weight], -1), [-1])
-    return tf.concat([tf.reduce_sum(rows[:, :FIRST], 0), pairs], 0)
+    values = tf.where(_is_sum(spec), values, values * weights)
+    return tf.concat([rows[:, :FIRST], tf.reshape(tf.stack([values, weights], -1), [tf.shape(rows)[0], 2 * len(spec.kinds)])], 1)
+
+
+def _averaged(spec: LogSpec, summed: tf.Tensor) -> tf.Tensor:
+    values, weights = summed[FIRST::2], summed[FIRST + 1 :: 2]
+    values = tf.where(_is_sum(spec), values, tf.math.divide_no_nan(values, weights))
+    return tf.concat([summed[:FIRST], tf.reshape(tf.stack([values, weights], -1), [-1])], 0)
+
+
+def _is_sum(spec: LogSpec) -> tf.Tensor:
+    return tf.constant([kind is Sum for kind in spec.kinds.values()], tf.bool)
 
 
 def aligned(parts: Sequence[tuple[LogSpec, Any]]) -> tuple[LogSpec, Any]:

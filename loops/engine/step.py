@@ -16,13 +16,15 @@ import keras
 import tensorflow as tf
 
 from loops import _private_api
+from loops.cluster import Cluster
 from loops.engine.kept_rows import KeptRows
 from loops.engine.outputs import concatenated
 from loops.engine.returned import checked_logs
-from loops.engine.rows import LogSpec, merge_replicas, row_of
+from loops.engine.rows import LogSpec, merge_replicas, merge_workers, row_of
 from loops.engine.step_clock import StepClock
 from loops.engine.step_errors import StepErrors
 from loops.engine.summary_step import summaries_at
+from loops.feeds.split import split
 from loops.graphs.dependence import EagerOps
 from loops.messages import warn
 from loops.tasks import loss_weights, replicas
@@ -37,7 +39,10 @@ from loops.tasks.used_variables import UsedVariables
 from loops.user_errors.tracebacks import original_errors
 from loops.xla.replaced_ops import FastOps
 
-__all__ = ["GlobalStep", "StepMeta"]
+__all__ = ["ROWS_OF_WORKER", "GlobalStep", "StepMeta"]
+
+#: Name under which a step of several worker processes collects how many rows each of its outputs has.
+ROWS_OF_WORKER = "rows of this worker"
 
 
 @dataclasses.dataclass
@@ -79,7 +84,7 @@ class GlobalStep:
         training_step: tf.Variable | None = None,
         fuse: bool = False,
     ):
-        self.task, self.method, self.strategy = task, method, strategy
+        self.task, self.method, self.strategy, self.cluster = task, method, strategy, Cluster.of(strategy)
         self._seed, self._transforms, self._observes, self._training_step = seed, transforms, observes, training_step
         self._fuse, self._xla = fuse, False
         # Only for graph mode: a program of XLA cannot read the time, and takes its batches from blocks.
@@ -174,24 +179,27 @@ class GlobalStep:
             return self._on_replicas(batch, step)
 
     def _on_replicas(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
-        count = self.strategy.num_replicas_in_sync
-        if count == 1:
+        if self.strategy.num_replicas_in_sync == 1:
             return self._on_replica(batch, step)
-        parts = [tf.nest.flatten(part) for part in replicas.split(batch, count)]
+        count = self.cluster.local_replicas
+        parts = [tf.nest.flatten(part) for part in (split(batch, count) if count > 1 else [batch])]
         spread = tf.nest.pack_sequence_as(batch, [self._per_replica(group) for group in zip(*parts, strict=True)])
         with DirectUpdatesRefused(self.task.optimizers.values()):
             out = self.strategy.run(self._on_replica, args=(spread, step))
-        rows = tf.stack(self.strategy.experimental_local_results(out["row"]))
+        rows = self.strategy.experimental_local_results(out["row"])
         assert self.meta is not None
-        joined = {"row": merge_replicas(self.meta.spec, rows)}
+        joined = {"row": rows[0] if self.cluster.several else merge_replicas(self.meta.spec, tf.stack(rows))}
         joined["observed"] = tf.nest.map_structure(lambda v: self.strategy.experimental_local_results(v)[0], out["observed"])
         joined["collected"] = tf.nest.map_structure(lambda v: concatenated(self.strategy.experimental_local_results(v)), out["collected"])
+        if self.cluster.several and joined["collected"]:
+            joined["collected"][ROWS_OF_WORKER] = tf.nest.map_structure(_row_count, joined["collected"])
         return joined
 
     def _per_replica(self, parts: Sequence[Any]) -> Any:
         if parts[0] is None:
             return None
-        return self.strategy.experimental_distribute_values_from_function(lambda c: parts[int(c.replica_id_in_sync_group)])
+        count = self.cluster.local_replicas
+        return self.strategy.experimental_distribute_values_from_function(lambda c: parts[int(c.replica_id_in_sync_group) % count])
 
     def _on_replica(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
         counted = step if self._training_step is None else self._training_step.read_value()
@@ -234,6 +242,8 @@ class GlobalStep:
             if "batch" in self._observes:
                 context.observed["batch"] = batch
             spec, row = row_of(scalars, context.examples, context.total_loss(scalars))
+            if self.cluster.several:
+                row = merge_workers(spec, row)
         self._check_reductions({**spec.kinds, **dict.fromkeys(metrics, keras.metrics.Metric)})
         self.meta = StepMeta(spec, metrics)
         return {"row": row, "observed": context.observed, "collected": collected}
@@ -258,3 +268,17 @@ class GlobalStep:
         if self._eager or not self.task.autograph:
             return step
         return _private_api.converted_by_autograph(step)
+
+
+def _row_count(output: Any) -> tf.Tensor:
+    """The number of rows of a collected output, `[1]`.
+
+    Raises:
+        ValueError: for ragged and sparse outputs, and those of unknown rank.
+    """
+    if not isinstance(output, tf.Tensor) or output.shape.rank is None:
+        raise ValueError(
+            f"An output that is collected is {type(output).__name__} of shape {output.shape}; from several workers only dense tensors of "
+            "known rank can be collected: make it one, as with ragged.to_tensor()."
+        )
+    return tf.shape(output)[:1] if output.shape.rank else tf.ones([1], tf.int32)

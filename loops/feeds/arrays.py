@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from loops.feeds.base import Block, Feed, Position, block_steps
 from loops.feeds.class_weights import checked_sample_weight, weights_of
 from loops.feeds.fingerprints import as_fed, class_weight_text, fingerprints, named_leaves
 from loops.feeds.shuffling import Permutations
+from loops.feeds.split import part_of_rows
 
 __all__ = ["ArrayFeed"]
 
@@ -84,13 +86,23 @@ class ArrayFeed(Feed):
         self.steps_per_epoch = full + bool(self._tail)
         if self.steps_per_epoch == 0:
             raise ValueError(f"`drop_remainder` leaves no batch: {self.n_examples} examples are fewer than batch_size={self.batch_size}.")
-        # As in Keras, the batch dimension is static exactly when all batches have one size: TensorFlow chooses kernels by it.
-        static = self.batch_size if not self._tail else None
-        specs = [tf.TensorSpec([static, *a.shape[1:]], _tf_dtype(a)) for a in self._arrays]
-        self.element_spec = self._pack(specs)
-        batch_bytes = sum(s.dtype.size * self.batch_size * int(np.prod(s.shape[1:])) for s in specs)
+        self._part = (0, 1)
+        self.element_spec = self._pack(self._specs())
+        batch_bytes = sum(_tf_dtype(a).size * self.batch_size * int(np.prod(a.shape[1:])) for a in self._arrays)
         self.block_steps = block_steps(batch_bytes, min(_MAX_BLOCK_STEPS, max(1, full)))
         self._orders = Permutations(self.n_examples, self.seed) if self.shuffle else None
+
+    def _specs(self) -> list[tf.TensorSpec]:
+        # As in Keras, the batch dimension is static exactly when all batches have one size: TensorFlow chooses kernels by it.
+        first, last = part_of_rows(self.batch_size, *self._part)
+        return [tf.TensorSpec([None if self._tail else last - first, *a.shape[1:]], _tf_dtype(a)) for a in self._arrays]
+
+    def part(self, index: int, count: int) -> ArrayFeed:
+        """This feed for worker `index` of `count`: the same batches, of which it gathers this worker's rows only."""
+        part = copy.copy(self)
+        part._part = (index, count)
+        part.element_spec = part._pack(part._specs())
+        return part
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -121,7 +133,11 @@ class ArrayFeed(Feed):
     def _cut(self, order: np.ndarray | None, begin: int, n: int, k: int, batch_size: int) -> Block:
         part = slice(begin, begin + n * batch_size)
         index = order[part] if order is not None else None
-        return Block(self._pack([_stack(_rows(a, part, index), n, k, batch_size) for a in self._arrays]), n)
+        first, last = part_of_rows(batch_size, *self._part)
+        if last - first < batch_size:
+            own = np.arange(begin, begin + n * batch_size).reshape(n, batch_size)[:, first:last].reshape(-1)
+            index = order[own] if order is not None else own
+        return Block(self._pack([_stack(_rows(a, part, index), n, k, last - first) for a in self._arrays]), n)
 
     def _pack(self, leaves: list[Any]) -> Any:
         """Puts one value for each array back into the structure of the data; None stays None."""

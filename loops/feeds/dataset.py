@@ -69,6 +69,12 @@ class DatasetFeed(Feed):
         self._current: Any = None
         self._repeats = any("Repeat" in type(part).__name__ for part in parts(dataset))
 
+    def with_dataset(self, dataset: tf.data.Dataset) -> DatasetFeed:
+        """A feed like this one of another dataset."""
+        feed = DatasetFeed(dataset)
+        feed._class_weight = self._class_weight
+        return feed
+
     @functools.cached_property
     def pipeline(self) -> Pipeline:
         """The properties of the dataset that matter for resuming."""

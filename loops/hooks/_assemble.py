@@ -26,14 +26,13 @@ __all__ = ["assemble", "keep_as_wanted"]
 
 
 def assemble(
-    given: Sequence[Any], is_chief: bool, *, history: History, evaluations: Mapping[str, Feed], workdir: pathlib.Path | None, model: Any
+    given: Sequence[Any], *, history: History, evaluations: Mapping[str, Feed], workdir: pathlib.Path | None, model: Any
 ) -> list[Hook]:
     """All hooks of a loop.
 
     Args:
         given: hooks and Keras callbacks, as the user listed them. Keras callbacks run together, in their order, as one hook; where hooks
             that decide stand between them, as one before and one behind these, so that a hook sees what the callbacks before it logged.
-        is_chief: whether this process writes records and files; hooks that do are left out in others.
         history: the hook that keeps the loop's logs.
         evaluations: name -> feed to evaluate at every epoch's end.
         workdir: folder of the run, or None. With a folder, snapshots, TensorBoard, CSVLogger and best and last weights are added, each
@@ -74,7 +73,7 @@ def assemble(
         hooks += _defaults_of_workdir(hooks, workdir, evaluations, model)
     hooks.append(history)
     _make_names_unique(hooks)
-    return [hook for hook in hooks if is_chief or hook.phase < Phase.RECORD or hook is history]
+    return hooks
 
 
 def keep_as_wanted(saved: SavedStates, hooks: Iterable[Hook]) -> None:

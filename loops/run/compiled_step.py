@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops.cluster import Cluster
 from loops.engine import compile_mode
 from loops.engine.execution import Execution
 from loops.engine.program import Program
@@ -235,4 +236,4 @@ class CompiledStep:
     def average_replicas(self) -> None:
         """Averages the moving statistics of layers over the replicas, where they have drifted apart."""
         if self.several_replicas:
-            replicas.average_moving_statistics(self._task.tracked.statistics())
+            replicas.average_moving_statistics(self._task.tracked.statistics(), Cluster.of(self._strategy))

@@ -48,6 +48,9 @@ def end(parts: RunParts, saved: SavedStates) -> None:
 
 def _settle(parts: RunParts) -> None:
     """After an error between two looks: state, counters and records become those of one step, the last one that was done."""
+    if parts.agreement.cluster.several and sys.exc_info()[0] is not None:
+        parts.execution.abandon()  # the other workers are gone, or do not know of the error: nothing can be agreed on
+        return
     try:
         if (bad := parts.execution.settle()) is not None:
             say(bad.describe())

@@ -23,7 +23,7 @@ from loops.run.epoch_logs import EpochLogs
 from loops.run.evaluations import Evaluations
 from loops.run.parts import RunParts
 from loops.run.saved_states import SavedStates
-from loops.run.signals import Interrupts
+from loops.run.shared_requests import share_requests
 from loops.tasks.reductions import to_floats
 
 __all__ = ["Epochs"]
@@ -46,24 +46,23 @@ class Epochs:
         self._checked = False
         self._bad_steps = BadSteps(parts, saved)
 
-    def run_until_done(self, interrupts: Interrupts, begun: float) -> None:
+    def run_until_done(self, begun: float) -> None:
         """Trains until a target is reached or the run is stopped or interrupted; then gives hooks with `final_window` their last window.
 
         Args:
-            interrupts: whether the user or the system has asked the run to end.
             begun: when the run began, on the loop's clock, moved back by the time that it took in earlier processes.
         """
         parts, self._checked = self._parts, False
         self._saved.training_begins()
-        while not parts.target_reached() and parts.stop_reason is None and not interrupts.requested:
-            self._run_epoch(interrupts, begun)
+        while not parts.target_reached() and parts.stop_reason is None and not parts.agreement.ends:
+            self._run_epoch(begun)
         self._settle()
         for hook in parts.hooks:
             if hook.final_window:
                 with parts.accounts.of("hooks", hook.name), self._saved.failures.tolerated(hook):
                     self._look(hook)
 
-    def _run_epoch(self, interrupts: Interrupts, begun: float) -> None:
+    def _run_epoch(self, begun: float) -> None:
         parts, progress = self._parts, self._parts.progress
         parts.epoch_begins_again = False
         if progress.epoch_ended or progress.step_in_epoch == 0:
@@ -74,7 +73,7 @@ class Epochs:
             progress.epoch_ended
             or parts.epoch_begins_again
             or parts.stop_reason is not None
-            or interrupts.requested
+            or parts.agreement.ends
             or parts.target_reached()
         ):
             target, before = self._next_look(), (progress.step, progress.batch)
@@ -86,7 +85,7 @@ class Epochs:
             progress.seconds = parts.now() - begun
             self._end_epoch_if_complete(pass_ended)
             due = progress.step >= target or progress.epoch_ended or parts.execution.must_settle
-            if due or parts.hooks.due_by_time(progress, parts.now()):
+            if due or parts.hooks.due_by_time(progress, parts.agreed_now()):
                 self._boundary()
 
     def _begin_epoch(self) -> None:
@@ -99,6 +98,7 @@ class Epochs:
         for hook in parts.loop.hooks:
             with parts.accounts.of("hooks", hook.name), parts.feeds.acting(hook, "on_epoch_begin"):
                 hook.on_epoch_begin(parts.loop)
+        share_requests(parts)
 
     def _check_before_first_step(self) -> None:
         """Finds what would fail at the end of the first epoch. The training step is traced first: it makes the variables."""
@@ -169,6 +169,8 @@ class Epochs:
     def _visit_hooks(self) -> None:
         """Passes once over the hooks, in the order of their phases."""
         parts = self._parts
+        if parts.agreement.cluster.several:
+            parts.step.logs_to_date()  # reads metrics of all workers, who have to do so at the same place, whichever hooks they have
         if parts.progress.epoch_ended:
             parts.step.average_replicas()
             parts.logs.train = parts.step.logs_to_date()
@@ -178,16 +180,18 @@ class Epochs:
         for hook in parts.hooks:
             fault_points.reached(fault_points.HOOK)
             with parts.accounts.of("hooks", hook.name), self._saved.failures.tolerated(hook):
-                if parts.hooks.due(hook, parts.progress, parts.now()):
+                if parts.hooks.due(hook, parts.progress, parts.agreed_now()):
                     self._look(hook)
                 if parts.progress.epoch_ended:
                     with parts.feeds.acting(hook, "on_epoch_end"):
                         hook.on_epoch_end(parts.loop, parts.logs)
+        parts.hooks.pass_over_silent(parts.progress, parts.agreed_now())
+        share_requests(parts)
         parts.execution.trace.forget(parts.hooks.seen_by_all(parts.progress.step))
 
     def _look(self, hook: Hook) -> None:
         parts, run = self._parts, self._parts.execution
-        opened = parts.hooks.open_window(hook, parts.progress.step, parts.now())
+        opened = parts.hooks.open_window(hook, parts.progress.step, parts.agreed_now())
         if opened is not None:
             first, seconds = opened
             window = Window(run.trace, first, parts.progress.step, seconds, self._logs_to_date, run.observed, run.batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from loops.choices import Compile, check_choice
-from loops.engine.outputs import concatenated
+from loops.cluster import Agreement
+from loops.engine.joined_outputs import joined_outputs
 from loops.engine.program import Call, Program
 from loops.engine.rows import TraceLog
 from loops.engine.step import GlobalStep
 from loops.feeds import Feed, Position
 from loops.feeds.base import checked_feed
+from loops.feeds.parts import part_of
 from loops.feeds.reader import FeedIteratorReader, open_reader
 from loops.graphs.walk import nodes
 from loops.graphs.written_resources import written_captures
@@ -94,6 +97,7 @@ class EvalLoop:
         """
         if self.program.mode == "eager":
             return
+        feed = own_part(feed, self.program)
         self._renew_if_outdated()
         if feed not in self._first_specs:
             self._first_specs[feed] = first_spec(self.program, feed)  # which may read a block
@@ -133,7 +137,7 @@ class EvalLoop:
         Returns:
             name -> float (array for a metric with several values), sorted by name.
         """
-        checked_feed(feed, "feed")
+        feed = own_part(checked_feed(feed, "feed"), self.program)
         self._renew_if_outdated()
         self._traced_ahead = None
         self._training_step.assign(self.task.step)
@@ -171,7 +175,7 @@ class EvalLoop:
             logs = self._results(trace, metrics)
             if not any(call.collected for call, _ in collected):
                 return logs
-            joined = _joined(collected)
+            joined = joined_outputs(collected, self.program.step.cluster)
             with kept.of_all_used():
                 return to_floats({**logs, **self.task.eval_end(joined)})
         finally:
@@ -235,7 +239,7 @@ class PredictLoop:
         Returns:
             The outputs in the structure that `predict_step` returns: arrays `[N, ...]`, ragged or sparse tensors where it returns those.
         """
-        checked_feed(feed, "feed")
+        feed = own_part(checked_feed(feed, "feed"), self.program)
         if self._changes is not None and self._changes.is_outdated():
             self.program, self._changes = self._new_program(), None
 
@@ -258,7 +262,13 @@ class PredictLoop:
                 break
         if not calls:
             raise EmptyFeed("There was nothing to predict: the feed gave no batch.")
-        return _joined(calls)["output"]
+        return joined_outputs(calls, self.program.step.cluster)["output"]
+
+
+def own_part(feed: Feed, program: Program) -> Feed:
+    """The part of a feed that this worker process reads."""
+    cluster = program.step.cluster
+    return part_of(feed, cluster.index, cluster.count)
 
 
 def resolve_mode(compile: Compile) -> str:
@@ -299,11 +309,16 @@ def _calls(
     if feed.endless and steps is None:
         raise ValueError("The feed never ends; say how many batches to evaluate (steps=...).")
     reader = open_reader(feed, Position(), program.mode, continuing=False, passes=1)
+    agreement = Agreement(program.step.cluster, time.monotonic, lambda: (False, False))
     done = 0
     try:
-        while (steps is None or done < steps) and reader.ready():
+        while steps is None or done < steps:
+            if not reader.ready():
+                agreement.before_call(0, settle=False)
+                return
             known = reader.available
             n = min(most, most if known is None else known, most if steps is None else steps - done)
+            n = agreement.before_call(n, settle=False)
             if before(done):
                 return
             if traced is not None and (graph := program.graph_for(reader.source, feed.element_spec)) is not None:
@@ -320,20 +335,3 @@ def _calls(
                 return
     finally:
         reader.close()
-
-
-def _joined(calls: list[tuple[Call, int]]) -> dict[str, Any]:
-    """Concatenates the collected outputs of all calls."""
-    parts: dict[str, list[Any]] = {}
-    for call, n in calls:
-        for name, outputs in call.collected.items():
-            arrays = tf.nest.map_structure(lambda t, call=call, n=n: _unpadded(t, call, n), outputs)
-            parts.setdefault(name, []).append(arrays)
-    joined = {name: tf.nest.map_structure(lambda *arrays: concatenated(arrays), *arrays) for name, arrays in parts.items()}
-    return tf.nest.map_structure(lambda value: np.asarray(value) if isinstance(value, tf.Tensor) else value, joined)
-
-
-def _unpadded(outputs: Any, call: Call, n: int) -> Any:
-    """The outputs of the first `n` steps; an XLA program returns outputs for as many steps as its capacity."""
-    outputs = np.asarray(outputs) if isinstance(outputs, tf.Tensor) else outputs
-    return outputs if call.capacity is None else outputs[: len(outputs) // call.capacity * n]

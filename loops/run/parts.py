@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from loops.cluster import Agreement
 from loops.engine.execution import Execution
 from loops.engine.nonfinite import OnNonFinite
 from loops.engine.progress import Progress
@@ -50,6 +51,7 @@ class RunParts:
         logs: logs of the epoch in progress.
         decisions: why the run stops, and how often it recovered; JSON-able, part of the saved state.
         requests: what hooks asked for.
+        agreement: what the worker processes of the run agree on.
         feeds: which feed is read when, a `RunFeeds`.
         epoch_begins_again: True after a rollback to a state in which the epoch had not begun.
     """
@@ -60,6 +62,7 @@ class RunParts:
     hooks: HookSchedule
     step: CompiledStep
     accounts: Accounts
+    agreement: Agreement
     progress: Progress = dataclasses.field(default_factory=Progress)
     logs: EpochLogs = dataclasses.field(default_factory=EpochLogs)
     decisions: dict[str, Any] = dataclasses.field(default_factory=lambda: {"stop_reason": None, "skip": 0, "rollback": 0})
@@ -116,6 +119,10 @@ class RunParts:
     def now(self) -> float:
         """Seconds on the loop's clock."""
         return self.loop.clock()
+
+    def agreed_now(self) -> float:
+        """Seconds by which hooks that count them are due: those of the loop's clock, with several workers of the chief's."""
+        return self.agreement.now()
 
     def target_reached(self) -> bool:
         """Whether the epochs or steps that were asked for are complete."""

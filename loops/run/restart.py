@@ -26,7 +26,8 @@ from loops.run import resume_rules, run_state
 from loops.run.parts import RunParts
 from loops.run.run_state import RunState
 from loops.run.saved_states import SavedStates
-from loops.tasks.run_variables import flat, note_on_other_state
+from loops.tasks.replicas import local_variables
+from loops.tasks.run_variables import flat, name_of, note_on_other_state
 from loops.tasks.tracking import apply_flags
 
 __all__ = ["Restart", "Settings"]
@@ -114,6 +115,7 @@ class Restart:
         parts, policy = self._parts, self._parts.on_nonfinite
         parts.requests.end_epoch, parts.requests.save, parts.requests.rollback = False, False, None
         self._saved.failures.clear()
+        self._check_workers()
         found = self._open_workdir()
         saved = found[0] if found is not None else None
         if saved is not None:
@@ -140,12 +142,36 @@ class Restart:
             self._restore(saved)
         if parts.step.graph is not None and parts.step.mode != "eager":
             parts.step.remember_constants()  # already traced, so changes by hooks from here on have to be noticed
-        parts.hooks.start(parts.progress.step, parts.now())
+        parts.hooks.start(parts.progress.step, parts.agreed_now())
         if parts.steps_per_epoch is not None or parts.feed.steps_per_epoch is not None:
             parts.progress.steps_per_epoch = parts.steps_per_epoch or parts.feed.steps_per_epoch
         if self._saved.keeps_good and saved is None:
             parts.step.create_variables()
             self._saved.keep(parts, on_disk=False)
+
+    def _check_workers(self) -> None:
+        """Checks that several worker processes run the same thing, and agrees on the time.
+
+        Raises:
+            MismatchError: if not.
+        """
+        parts, cluster = self._parts, self._parts.agreement.cluster
+        if not cluster.several:
+            return
+        variables = {name_of(v): [list(v.shape), v.dtype.name] for v in local_variables(parts.task.tracked.model_variables())}
+        cluster.check_same(
+            {
+                **self._settings_at_start(),
+                "compile": self._settings.compile,
+                "epochs": parts.loop.epochs,
+                "steps": parts.loop.steps,
+                "workdir": self._saved.workdir is not None,
+                "hooks": parts.hooks.names,
+                "variables": variables,
+                "step": parts.progress.step,
+            }
+        )
+        parts.agreement.refresh()
 
     def _open_execution(self, found: tuple[RunState, pathlib.Path | None] | None) -> None:
         parts, guarded = self._parts, self._parts.on_nonfinite.action != "ignore"
@@ -160,6 +186,7 @@ class Restart:
             resume=found[1:] if found is not None else None,
             clock=parts.now,
             accounts=parts.accounts,
+            agreement=parts.agreement if parts.agreement.cluster.several else None,
         )
         parts.step.open(execution)
         if found is None:
@@ -207,6 +234,7 @@ class Restart:
             "seed": settings.seed,
             "steps_per_epoch": parts.steps_per_epoch,
             "replicas": settings.strategy.num_replicas_in_sync,
+            "workers": parts.agreement.cluster.count,
             "mode": parts.step.mode,
             "task": type(parts.task).__name__,
             "clip": None if settings.clip is None else re.sub(r" at 0x[0-9a-f]+", "", repr(settings.clip)),

@@ -11,6 +11,7 @@ It knows neither files (`snapshots/`) nor what may differ between two runs (`res
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,11 +22,11 @@ from loops.errors import MismatchError
 from loops.run.parts import RunParts
 from loops.tasks.base import Task
 from loops.tasks.optimizer_slots import build_as, built_for
-from loops.tasks.replicas import local_variables
+from loops.tasks.replicas import differs_between_workers, local_variables
 from loops.tasks.run_variables import CAPTURED, Identity, identities, name_of, partners
 from loops.tasks.tracking import apply_flags, flags_of
 
-__all__ = ["RunState", "build_optimizers", "check_model", "gather", "restore", "select"]
+__all__ = ["RunState", "build_optimizers", "check_model", "gather", "own_arrays", "restore", "select"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def gather(parts: RunParts) -> RunState:
         "trace": described,
         "metrics": _places(parts.execution.metrics, parts.task),
         "logs": parts.logs.state_dict(),
-        "looks": parts.hooks.state_dict(parts.now()),
+        "looks": parts.hooks.state_dict(parts.agreed_now()),
         "hooks": hooks,
         "decisions": dict(parts.decisions),
         "replaced": parts.step.replaced,
@@ -97,7 +98,7 @@ def restore(parts: RunParts, saved: RunState) -> None:
     metrics = parts.task.tracked.metrics
     parts.execution.metrics = {name: metrics[place] for name, place in state["metrics"].items()}
     parts.logs.load_state_dict(state["logs"])
-    parts.hooks.load_state_dict(state["looks"], parts.now())
+    parts.hooks.load_state_dict(state["looks"], parts.agreed_now())
     parts.decisions.update(state["decisions"])
     parts.step.replaced |= state["replaced"]
     for hook in parts.hooks:
@@ -161,6 +162,17 @@ def gather_variables(
         arrays[f"{CAPTURED}/{len(names[CAPTURED])}"] = value
         names[CAPTURED].append(name)
     return arrays, names
+
+
+def own_arrays(parts: RunParts) -> set[str]:
+    """The names of those arrays of variables whose values may differ between worker processes."""
+    names: set[str] = set()
+    for group, variables in parts.execution.program.variables().items():
+        places = itertools.count()
+        for variable in variables:
+            of_variable = [f"{group}/{next(places)}" for _ in local_variables([variable])]
+            names.update(of_variable if differs_between_workers(variable) else ())
+    return names
 
 
 def restore_variables(groups: Mapping[str, Sequence[Any]], arrays: Mapping[str, np.ndarray], names: Mapping[str, list[str]]) -> None:

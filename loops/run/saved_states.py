@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from loops.choices import Resume, check_choice
+from loops.cluster import Cluster
 from loops.errors import MismatchError
 from loops.messages import say
 from loops.run import outcome_file, resume_rules, run_state
 from loops.run.parts import RunParts
 from loops.run.run_state import RunState
+from loops.run.shared_state import SharedStates
 from loops.run.workdir import FEED, RunFolder
 from loops.run.write_failures import WriteFailures
 from loops.snapshots.retention import Best
@@ -32,22 +34,26 @@ class SavedStates:
     Args:
         workdir: folder of the run, or None.
         resume: "auto", "never" or "must".
+        cluster: the worker processes of the run; the chief alone uses the folder.
 
     Raises:
         ValueError: if the folder cannot be used, or `resume` does not fit.
 
     Attributes:
+        workdir: the folder of the run, or None.
         keeps_good: whether a good state is kept in memory.
         keep_last, keep_best: which snapshots stay in the workdir; see `hooks.Snapshot`.
         grace: seconds that an interrupted run has to end and to save; None for a run without snapshots.
         failures: what could not be written.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str] | None, resume: Resume):
+    def __init__(self, workdir: str | os.PathLike[str] | None, resume: Resume, cluster: Cluster):
         check_choice(resume, Resume, "resume")
         if resume == "must" and workdir is None:
             raise ValueError("resume='must' carries on the run in a workdir, but no `workdir` was given: give its folder.")
-        self._folder = RunFolder(workdir, resume) if workdir is not None else None
+        self.workdir = pathlib.Path(workdir) if workdir is not None else None
+        self._folder = RunFolder(workdir, resume) if workdir is not None and cluster.is_chief else None
+        self._cluster, self._shared = cluster, SharedStates(cluster)
         self.failures = WriteFailures(tolerant=workdir is not None)
         self.keeps_good = False
         self.keep_last = 3
@@ -57,11 +63,6 @@ class SavedStates:
         self._at_start: dict[str, Any] = {}
         self._saved_moment: Any = None
         self._ends_are_written = False
-
-    @property
-    def workdir(self) -> pathlib.Path | None:
-        """The folder of the run, or None."""
-        return self._folder.path if self._folder is not None else None
 
     def open(self, at_start: Callable[[], dict[str, Any]]) -> tuple[RunState, pathlib.Path | None] | None:
         """Locks the folder; the first time, also finds the state to go on from.
@@ -77,9 +78,13 @@ class SavedStates:
             ValueError: if the folder cannot be used.
             MismatchError: if the run in it cannot go on with these settings.
         """
-        if self._folder is None:
+        if self.workdir is None:
             return None
         self._at_start = self._at_start or at_start()  # of the first `run`: later, learning rates may have changed
+        return self._shared.send(self._cluster.together(self._open_folder, on="opening the workdir"))
+
+    def _open_folder(self) -> tuple[RunState, pathlib.Path | None] | None:
+        assert self._folder is not None
         found = self._folder.open(keep_last=self.keep_last, keep_best=self.keep_best)
         if found is None:
             return None
@@ -156,7 +161,7 @@ class SavedStates:
 
     def keep_final(self, parts: RunParts) -> None:
         """Saves the state that the run ends with, unless it was saved already."""
-        if self._folder is not None and self._saved_moment != self._moment(parts):
+        if self.workdir is not None and self._saved_moment != self._moment(parts):
             self.keep(parts, on_disk=True)
 
     def write(self, parts: RunParts, *, on_disk: bool) -> None:
@@ -168,12 +173,18 @@ class SavedStates:
         state = run_state.gather(parts)
         if self.keeps_good:
             self._good = state
-        if on_disk and self._folder is not None:
+        if on_disk and self.workdir is not None:
+            save_feed = parts.execution.save_feed
+            if self._cluster.several:
+                of_workers = self._shared.gather(state, run_state.own_arrays(parts), save_feed)
+                state, save_feed = self._shared.merged(state, of_workers), self._shared.save_feeds(save_feed, of_workers)
+            self._saved_moment = self._moment(parts)
+            if self._folder is None:
+                return
             progress = parts.progress
             saved = RunState(state.step, state.arrays, {**state.state, "feed": parts.feeds.state_dict(), "made": self._at_start})
             info = {"epoch": progress.epoch, "epoch_ended": progress.epoch_ended, "seconds": progress.seconds, "logs": _scalars(parts.logs)}
-            self._folder.save(saved, info, parts.execution.save_feed)
-            self._saved_moment = self._moment(parts)
+            self._folder.save(saved, info, save_feed)
 
     @property
     def good(self) -> RunState:

@@ -10,7 +10,8 @@ import keras
 import tensorflow as tf
 
 from loops import _private_api
-from loops.tasks import gradients, optimizer_slots, replicas
+from loops.feeds.split import batch_size_of
+from loops.tasks import gradients, optimizer_slots
 from loops.tasks.compile_names import check_loss
 from loops.tasks.reductions import to_floats
 from loops.tasks.step_context import current, inside_step
@@ -109,7 +110,7 @@ class Task:
 
         Replicas, and scalars that a step returns without a weight, are weighted by it. If losses are means over tokens, return the tokens.
         """
-        return tf.convert_to_tensor(replicas.batch_size_of(batch))
+        return tf.convert_to_tensor(batch_size_of(batch))
 
     def state_dict(self) -> dict[str, Any]:
         """Plain Python state of your own that a resumed run needs, JSON-able. The loop saves variables by itself.

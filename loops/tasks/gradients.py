@@ -88,13 +88,39 @@ def _scalar(loss: Any) -> tf.Tensor:
 
 
 def _reduce(gradients: list[Any], context: StepContext) -> list[Any]:
-    share = context.example_share()
+    """The sum over replicas of each gradient times the replica's share of the examples.
+
+    Where replicas are in several processes, a collective costs more than what it carries: the number of examples travels with the first
+    gradients of a step, which are divided by the sum afterwards.
+    """
     empty = tf.equal(context.examples, 0)
+    counts = context.counts_with_gradients and all(g.dtype in (tf.float32, tf.float64) for g in gradients)  # float16 would overflow
+    share = tf.cast(context.examples, tf.float32) if counts else context.example_share()
     # Gradients of a replica without examples may be NaN (a mean over no example), so they are set to zero.
     weighted = [scaled(g, share, zero_if=empty) for g in gradients]
-    dense = [g for g in weighted if not isinstance(g, tf.IndexedSlices)]
-    summed = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, dense) if dense else ())
-    return [gathered(g) if isinstance(g, tf.IndexedSlices) else next(summed) for g in weighted]
+    summed = _summed([g for g in weighted if not isinstance(g, tf.IndexedSlices)], *([share] if counts else []))
+    if counts:
+        context.examples_of_all = summed.pop()
+        summed = [scaled(g, tf.math.reciprocal_no_nan(context.examples_of_all)) for g in summed]
+    dense = iter(summed)
+    return [_rows_of_all(g, context, counts) if isinstance(g, tf.IndexedSlices) else next(dense) for g in weighted]
+
+
+def _summed(tensors: list[tf.Tensor], *more: tf.Tensor) -> list[tf.Tensor]:
+    """The sums over replicas, by one collective for each dtype."""
+    tensors = [*tensors, *more]
+    out: list[Any] = [None] * len(tensors)
+    for dtype in dict.fromkeys(t.dtype for t in tensors):
+        places = [i for i, t in enumerate(tensors) if t.dtype == dtype]
+        reduced = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, [tensors[i] for i in places])
+        for place, value in zip(places, reduced, strict=True):
+            out[place] = value
+    return out
+
+
+def _rows_of_all(gradient: tf.IndexedSlices, context: StepContext, counted: bool) -> tf.IndexedSlices:
+    rows = gathered(gradient)
+    return scaled(rows, tf.math.reciprocal_no_nan(context.examples_of_all)) if counted else rows
 
 
 def _transformed(gradients: list[Any], variables: list[Any], optimizer: Any, context: StepContext) -> list[Any]:

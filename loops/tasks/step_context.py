@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops.cluster import Cluster
 from loops.tasks.carried import Carried, graphs_within
 from loops.tasks.reductions import Reduction
 from loops.tasks.seeds import Seeds
@@ -41,6 +42,7 @@ class StepContext:
         observed: name -> tensor that hooks observe.
         results: (metric, result) of each call of `metric.result()`.
         updating: whether `minimize` or `apply_gradients` of the task calls an optimizer now.
+        examples_of_all: examples in the global batch, float32 scalar, once that is known.
     """
 
     def __init__(
@@ -69,7 +71,8 @@ class StepContext:
         self._carried = Carried(self._graph, carriers if carriers is not None else {})
         replica = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group) or 0
         self._seeds = Seeds(run_seed, int(replica), index)
-        self._example_share: tf.Tensor | None = None
+        self.examples_of_all: tf.Tensor | None = None
+        self._across_processes = Cluster.of(tf.distribute.get_strategy()).several
 
     @property
     def replicas(self) -> int:
@@ -116,13 +119,18 @@ class StepContext:
             else:
                 self.observed[name] = value
 
+    @property
+    def counts_with_gradients(self) -> bool:
+        """Whether the number of examples of all replicas is to be found out together with the gradients: it is not known yet, and some
+        replicas are in other processes."""
+        return self.examples_of_all is None and self._across_processes
+
     def example_share(self) -> tf.Tensor:
         """This replica's share of the examples of the global batch, float32 scalar."""
-        if self._example_share is None:
-            mine = tf.cast(self.examples, tf.float32)
-            total = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, mine)
-            self._example_share = tf.math.divide_no_nan(mine, total)
-        return self._example_share
+        mine = tf.cast(self.examples, tf.float32)
+        if self.examples_of_all is None:
+            self.examples_of_all = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, mine)
+        return tf.math.divide_no_nan(mine, self.examples_of_all)
 
     def total_loss(self, logs: dict[str, Any]) -> tf.Tensor:
         """A float64 scalar that is finite if and only if all losses of the step are."""

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import loops
+from loops.feeds.split import split
 from loops.tasks import replicas
 from tests.loops import tiny
 from tests.loops.sampling import sample
@@ -202,7 +203,7 @@ def test_parts_tile_the_batch_in_order():
         batch = {"x": tf.range(size), "ragged": tf.ragged.range(tf.range(size)), "sparse": tf.sparse.eye(size), "none": None, "rate": 0.5}
         batch["scalar"] = tf.constant(3.0)
         for count in (1, 2, 3):
-            parts = replicas.split(batch, count)
+            parts = split(batch, count)
             assert np.concatenate([p["x"].numpy() for p in parts]).tolist() == list(range(size))
             assert sum((p["ragged"].to_list() for p in parts), []) == batch["ragged"].to_list()
             assert np.concatenate([tf.sparse.to_dense(p["sparse"]).numpy() for p in parts]).tolist() == np.eye(size).tolist()
@@ -211,7 +212,7 @@ def test_parts_tile_the_batch_in_order():
 
 def test_a_batch_of_one_size_is_cut_as_for_model_fit(two_replicas):
     for size in range(1, 8):
-        mine = replicas.split(tf.range(size, dtype=tf.int64), 2)
+        mine = split(tf.range(size, dtype=tf.int64), 2)
         of_fit = two_replicas.experimental_distribute_dataset(tf.data.Dataset.range(size).batch(size))
         for part, expected in zip(mine, two_replicas.experimental_local_results(next(iter(of_fit))), strict=True):
             assert part.numpy().tolist() == expected.numpy().tolist()
@@ -232,9 +233,9 @@ def test_a_batch_of_one_size_is_cut_as_for_model_fit(two_replicas):
 def test_tensors_of_different_sizes_are_cut_in_the_same_proportions(sizes, expected, static):
     batch = tuple(tf.range(size) for size in sizes)
     if static:
-        parts = replicas.split(batch, 2)
+        parts = split(batch, 2)
     else:
-        parts = tf.function(lambda *b: replicas.split(b, 2), input_signature=[tf.TensorSpec([None], tf.int32)] * 2)(*batch)
+        parts = tf.function(lambda *b: split(b, 2), input_signature=[tf.TensorSpec([None], tf.int32)] * 2)(*batch)
     assert [tuple(len(leaf) for leaf in part) for part in parts] == expected
     for i, leaf in enumerate(batch):
         assert np.concatenate([part[i].numpy() for part in parts]).tolist() == leaf.numpy().tolist()

@@ -1,0 +1,6 @@
+"""Several worker processes that train one model: who they are, and how they agree. It knows no task, no feed and no loop."""
+
+from loops.cluster.agreement import Agreement
+from loops.cluster.cluster import Cluster
+
+__all__ = ["Agreement", "Cluster"]
