@@ -23,11 +23,18 @@ from __future__ import annotations
 import logging
 import sys
 
-__all__ = ["LOGGER", "alert", "say", "warn"]
+__all__ = ["LOGGER", "alert", "leave_to_chief", "say", "warn"]
 
 LOGGER = "tapeloops"
 
 _logger = logging.getLogger(LOGGER)
+
+
+def leave_to_chief() -> None:
+    """Leaves lines below errors to the chief, in another of several worker processes that would all say the same. A level that the user
+    has set stays."""
+    if _logger.level == logging.INFO:
+        _logger.setLevel(logging.ERROR)
 
 
 class _Printing(logging.Handler):

@@ -19,9 +19,9 @@ from loops.engine.timing import Accounts, Timing
 from loops.errors import NonFiniteError, Preempted
 from loops.feeds import Feed, FeedSchedule
 from loops.feeds.base import checked_feed
-from loops.hooks._assemble import assemble, keep_as_wanted
+from loops.hooks._assemble import acting_and_silent, assemble, keep_as_wanted
 from loops.hooks._methods import check_hook
-from loops.hooks.base import Hook, Phase
+from loops.hooks.base import Hook
 from loops.hooks.history import History
 from loops.run import arguments, descriptions, ending
 from loops.run.compiled_step import CompiledStep
@@ -35,11 +35,11 @@ from loops.run.restart import Restart, Settings
 from loops.run.run_feeds import RunFeeds
 from loops.run.saved_states import SavedStates
 from loops.run.signals import Interrupts
-from loops.tasks import replicas
 from loops.tasks.base import Task
 from loops.tasks.checks import check_task
 from loops.tasks.clipping import as_transforms
 from loops.tasks.learning_rates import LearningRates
+from loops.tasks.replicas import strategy_of
 from loops.tasks.trained import Trained
 from loops.user_errors.tracebacks import shortened
 
@@ -109,14 +109,13 @@ class TrainLoop:
         feed = checked_feed(feed if schedule is None else schedule.feeds[0], "feed")
         self.task, self.steps_per_epoch = task, arguments.checked_steps_per_epoch(steps_per_epoch)
         self.evaluations = arguments.checked_evaluations(evaluate)
-        self.strategy = replicas.strategy_of(task.tracked.model_variables(), strategy)
-        cluster = Cluster.of(self.strategy)
-        self.is_chief = cluster.is_chief
-        self.compile, self.seed, self.clip, self.config = compile, arguments.checked_seed(seed), clip, dict(config or {})
+        self.strategy = strategy_of(task.tracked.model_variables(), strategy)
+        cluster, self.compile, self.clip = Cluster.of(self.strategy), compile, clip
+        self.is_chief, self.seed, self.config = cluster.is_chief, arguments.checked_seed(seed), dict(config or {})
         self._saved = SavedStates(workdir, resume, cluster)
         self.history = History()
         every = assemble(hooks, history=self.history, evaluations=self.evaluations, workdir=self._saved.workdir, model=task.model)
-        self.hooks: list[Hook] = [hook for hook in every if self.is_chief or hook.phase < Phase.RECORD or hook is self.history]
+        self.hooks, silent = acting_and_silent(every, self.is_chief)
         arguments.check_evaluations(task, self.evaluations, every)
         keep_as_wanted(self._saved, every)
         self.on_nonfinite = arguments.policy(on_nonfinite, every)
@@ -125,8 +124,7 @@ class TrainLoop:
         self.epochs: int | None = None
         self.steps: int | None = None
         self.outcome: str | None = None
-        self._running, self._first_step = False, 0
-        silent = [hook for hook in every if hook not in self.hooks]  # they act on the chief
+        self._running, self._first_step, self._interrupts = False, 0, Interrupts()
         step = CompiledStep(
             task,
             self.strategy,
@@ -136,10 +134,8 @@ class TrainLoop:
             observed=lambda: frozenset().union(*(hook.observes for hook in [*self.hooks, *silent])),
             before_retrace=lambda: self._parts.hooks.before_retrace(self),
         )
-        accounts = Accounts(lambda: self.clock())
-        self._interrupts = Interrupts()
         agreement = Agreement(cluster, lambda: self.clock(), lambda: (self._interrupts.requested, self._interrupts.preempted))
-        self._parts = RunParts(self, task, feed, HookSchedule(self.hooks, silent), step, accounts, agreement)
+        self._parts = RunParts(self, task, feed, HookSchedule(self.hooks, silent), step, Accounts(lambda: self.clock()), agreement)
         self._parts.feeds = RunFeeds(self._parts, schedule)
         self.progress: Progress = self._parts.progress
         self._restart = Restart(self._parts, self._saved, Settings(compile, self.seed, clip, self.strategy, self.config))

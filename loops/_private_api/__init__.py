@@ -137,6 +137,7 @@ __all__ = [
     "place_of",
     "reduction_off",
     "registered_function",
+    "report_to_cluster",
     "remember_what_is_not_saved",
     "remembering_attributes",
     "sample_weights_of_classes",

@@ -75,8 +75,10 @@ class Agreement:
         self.interrupted, self.preempted, self.settle = (bool(column.any()) for column in table[:, 2:].T)
         if least == 0 and most:
             ended = ", ".join(str(worker) for worker, n in enumerate(table[:, 0]) if not n)
-            raise ValueError(
-                f"The data of worker {ended} has ended, and other workers have more batches. Each worker has to get as many batches as every "
-                "other: shard the data evenly, or give all of them the same data."
+            raise self.cluster.agreed(
+                ValueError(
+                    f"The data of worker {ended} has ended, and other workers have more batches. All workers have to get as many batches: "
+                    "shard the data evenly, or give all of them the same data."
+                )
             )
         return 0 if self.interrupted or self.settle else least

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from loops import _private_api
 from loops.errors import MismatchError, WorkerLost
-from loops.messages import alert
+from loops.messages import alert, leave_to_chief
 
 __all__ = ["Cluster"]
 
@@ -48,8 +48,11 @@ class Cluster:
         self.local_replicas = len(strategy.extended.worker_devices) if replicas > 1 else 1  # the default strategy names no devices
         self.count = replicas // self.local_replicas
         self.index = _index(strategy) if self.count > 1 else 0
+        if self.index:
+            leave_to_chief()
         self._sums: dict[tf.DType, Any] = {}
         self._left = False
+        self._agreed: BaseException | None = None
 
     @classmethod
     def of(cls, strategy: tf.distribute.Strategy) -> Cluster:
@@ -145,9 +148,9 @@ class Cluster:
                 error = failed
         (reason, *_) = self.gather_json(None if error is None else str(error) or type(error).__name__)
         if error is not None:
-            raise error
+            raise self.agreed(error)
         if reason is not None:
-            raise RuntimeError(f"The chief failed ({on}): {reason}")
+            raise self.agreed(RuntimeError(f"The chief failed ({on}): {reason}"))
         return result
 
     def check_same(self, settings: Mapping[str, Any]) -> None:
@@ -165,9 +168,11 @@ class Cluster:
         for index, other in enumerate(others, 1):
             if (difference := _difference(first, other, "")) is not None:
                 name, here, there = difference
-                raise MismatchError(
-                    f"The workers do not run the same thing: {name} is {_short(here)} on worker 0 and {_short(there)} on worker {index}. "
-                    "Start all of them with the same command, code, data and versions."
+                raise self.agreed(
+                    MismatchError(
+                        f"The workers do not run the same thing: {name} is {_short(here)} on worker 0 and {_short(there)} on worker "
+                        f"{index}. Start all of them with the same command, code, data and versions."
+                    )
                 )
 
     def _sum(self, values: tf.Tensor) -> tf.Tensor:
@@ -207,12 +212,17 @@ class Cluster:
             if _FAILED in error.message:
                 reason = error.message.partition(_FAILED)[2].partition(_END)[0]
                 raise RuntimeError(f"Another worker has failed, so this one ends too: {reason}") from None
-            reason = next((word for word in error.message.split() if word.startswith("/job:")), "")
+            gone = next((f" ({word.rstrip(':')})" for word in error.message.split() if word.startswith("/job:")), "")
             alert(
-                f"Worker {self.index} ends, because another worker of the run is gone{f' ({reason})' if reason else ''}. Start all of them again: "
-                "the run goes on from its last snapshot."
+                f"Worker {self.index} ends, because another worker of the run is gone{gone}. Start all of them again: the run goes on from "
+                "its last snapshot."
             )
             raise WorkerLost(error.message.strip().splitlines()[0]) from None
+
+    def agreed(self, error: Exception) -> Exception:
+        """An error that all workers raise at the same place, so that none has to be told of it; the same error."""
+        self._agreed = error
+        return error
 
     def leave(self, error: BaseException) -> None:
         """Tells the other workers that this one has failed, so that they end too. Nothing is exchanged afterwards.
@@ -220,7 +230,7 @@ class Cluster:
         Args:
             error: what this one has failed with.
         """
-        if not self.several or self._left:
+        if not self.several or self._left or error is self._agreed:
             return
         self._left = True
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

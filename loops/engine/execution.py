@@ -24,7 +24,7 @@ from loops.cluster import Agreement
 from loops.engine.backup import Backup, FiniteCheck, ReadAgain
 from loops.engine.batch_readers import eager_batch
 from loops.engine.call_length import CallLength
-from loops.engine.held_batches import MOST_STEPS, steps_of_bytes, uncounted
+from loops.engine.held_batches import MOST_STEPS, steps_of_bytes, too_many, uncounted
 from loops.engine.nonfinite import NonFiniteStep
 from loops.engine.program import Call, Program
 from loops.engine.progress import Progress
@@ -39,7 +39,6 @@ from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader, o
 
 __all__ = ["Execution"]
 
-_MAX_HELD_CALLS = 16
 _NO_LIMIT = 1 << 62
 # An error costs the steps since the last settled state, and a step that is not finite makes them run again.
 _SETTLE_SECONDS = 5.0
@@ -81,8 +80,8 @@ class Execution:
     ):
         self.accounts = accounts if accounts is not None else Accounts()
         self.program, self.progress, self.trace = program, progress, TraceLog()
-        self._guarded, self._continuing, self._agreement = guarded, continuing, agreement
-        self._long = False
+        self._guarded, self._continuing, self._long = guarded, continuing, False
+        self._agreement = agreement or Agreement(program.step.cluster, clock, lambda: (False, False))
         self._unsettled: Unsettled | None = None
         self._finite: Any = None
         self._check, self._read = FiniteCheck(program.step.cluster), ReadAgain()
@@ -125,7 +124,7 @@ class Execution:
         if self._stale:
             self._open(self.feed, resume=None if self.feed.seekable else (None,))
         if self._pass_is_over():
-            self._agree_on_end(True)
+            self._agreement.before_call(0, settle=False)
             self.progress.end_pass()
             return True
         try:
@@ -139,7 +138,7 @@ class Execution:
         """Returns whether a source of unknown length gave fewer batches than wanted, and whether that is because a step was bad."""
         known = self._reader.available
         n = min(limit, self._call_length.limit(), MOST_STEPS if known is None else known, self._most_held)
-        if self._agreement is not None and not (n := self._agreement.before_call(n, settle=self._long)):
+        if not (n := self._agreement.before_call(n, settle=self._long)):
             self.must_settle |= self._agreement.settle
             return False, False
         begin = self._clock()
@@ -160,13 +159,13 @@ class Execution:
         fault_points.reached(fault_points.STEP, done)
         halted = known is None and call.finite is not None and not bool(call.finite)
         self._long = self._is_long(unsettled, held)
-        self.must_settle = halted or (self._long and self._agreement is None)  # a clock decides, which differs from worker to worker
+        self.must_settle = halted or (self._long and not self.step.cluster.several)  # a clock decides, which differs from worker to worker
         return done < n, halted
 
     def _passed_the_end(self, short: bool, halted: bool) -> bool:
         """Whether the last call has done the last batch of the pass; if so, the next pass begins."""
         if self._reader.available is not None:
-            ended = self._reader.available == 0 and self._agree_on_end(self._pass_is_over())
+            ended = self._block_passed_the_end()
         else:
             ended = short and not halted
             if ended:
@@ -176,14 +175,16 @@ class Execution:
             self.progress.end_pass()
         return ended
 
-    def _agree_on_end(self, ended: bool) -> bool:
-        if self._agreement is not None:
-            self._agreement.before_call(0 if ended else 1, settle=False)
+    def _block_passed_the_end(self) -> bool:
+        # Blocks of other workers end at other places; what all know is the number of batches, or it has to be agreed on.
+        if self.step.cluster.several and self.feed.steps_per_epoch is not None:
+            return self.progress.batch >= self.feed.steps_per_epoch and self._pass_is_over()
+        ended = self._reader.available == 0 and self._pass_is_over()
+        self._agreement.before_call(0 if ended else 1, settle=False)
         return ended
 
     def _is_long(self, unsettled: Unsettled, held: Any) -> bool:
-        calls = unsettled.calls
-        many = held is not None and (len(calls) >= _MAX_HELD_CALLS or sum(p.n for p in calls) >= self._most_held)
+        many = held is not None and too_many([p.n for p in unsettled.calls], self._most_held)
         return many or self._clock() - unsettled.begun > _SETTLE_SECONDS
 
     def abandon(self) -> None:

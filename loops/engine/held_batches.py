@@ -10,11 +10,17 @@ import tensorflow as tf
 
 from loops.feeds import Block
 
-__all__ = ["MOST_STEPS", "steps_of_bytes", "uncounted"]
+__all__ = ["MOST_STEPS", "steps_of_bytes", "too_many", "uncounted"]
 
 #: Steps of one call on an iterator, which has no end that would be known.
 MOST_STEPS = 1024
 _MOST_BYTES = 256 << 20
+_MOST_CALLS = 16
+
+
+def too_many(calls: list[int], most: int) -> bool:
+    """Whether the batches of these calls, of so many steps each, are as many as may be held; `most` is the number of steps for that."""
+    return len(calls) >= _MOST_CALLS or sum(calls) >= most
 
 
 def uncounted(source: Any) -> Any:

@@ -77,10 +77,16 @@ class NonFiniteStep:
     loss_finite: bool
 
     def describe(self) -> str:
+        """The step in a sentence or two."""
+        found = self.non_finite_parts()
+        cause = f"not finite are {', '.join(found)}" if found else "every number in the batch is finite"
+        what = "a gradient or a variable" if self.loss_finite else "the loss"
+        return f"At step {self.step} {what} became non-finite; {cause}. The state is that from before this step."
+
+    def non_finite_parts(self) -> list[str]:
+        """What in the batch is not finite, a few words for each of its parts."""
         found = []
         for i, leaf in enumerate(tf.nest.flatten(self.batch, expand_composites=True)):
             if leaf is not None and np.asarray(leaf).dtype.kind == "f" and (count := int(np.sum(~np.isfinite(leaf)))):
                 found.append(f"{count} of {np.size(leaf)} values in part {i} of the batch (shape {np.shape(leaf)})")
-        cause = f"not finite are {', '.join(found)}" if found else "every number in the batch is finite"
-        what = "a gradient or a variable" if self.loss_finite else "the loss"
-        return f"At step {self.step} {what} became non-finite; {cause}. The state is that from before this step."
+        return found

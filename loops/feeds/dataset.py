@@ -47,6 +47,7 @@ class DatasetFeed(Feed):
         (4, False)
     """
 
+    in_blocks = False
     seekable = False  # another iterator may give another order
 
     def __init__(self, dataset: tf.data.Dataset, *, class_weight: Mapping[int, float] | None = None):
@@ -70,9 +71,13 @@ class DatasetFeed(Feed):
         self._repeats = any("Repeat" in type(part).__name__ for part in parts(dataset))
 
     def with_dataset(self, dataset: tf.data.Dataset) -> DatasetFeed:
-        """A feed like this one of another dataset."""
+        """A feed like this one of another dataset, for one of several workers.
+
+        It is read in blocks if nobody knows how many batches there are: workers agree on how many steps they do before they do them.
+        """
         feed = DatasetFeed(dataset)
         feed._class_weight = self._class_weight
+        feed.in_blocks = feed.steps_per_epoch is None and not feed.endless
         return feed
 
     @functools.cached_property

@@ -51,13 +51,14 @@ def _part_of_dataset(feed: DatasetFeed, index: int, count: int) -> DatasetFeed:
             "the files yourself (files.shard(workers, index)), batch by the worker's share, and set AutoShardPolicy.OFF; or set DATA."
         )
     if policy == policies.OFF:
-        return feed
+        return feed.with_dataset(feed.dataset)
     nested = isinstance(feed.element_spec, tuple)
 
+    @tf.autograph.experimental.do_not_convert
     def own(*batch: Any) -> Any:
         return split(batch if nested else batch[0], count)[index]
 
-    return feed.with_dataset(feed.dataset.map(own, deterministic=True))
+    return feed.with_dataset(feed.dataset.map(own))
 
 
 def _of_whole(name: str) -> Any:

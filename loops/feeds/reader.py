@@ -208,7 +208,7 @@ def open_reader(
         saved: folder into which `FeedReader.save` wrote at this position; None if it returned False.
         resuming: whether the position is that of a saved run, which has to continue exactly; if `saved` is given, it is.
     """
-    if isinstance(feed, DatasetFeed) and mode != "xla":
+    if isinstance(feed, DatasetFeed) and mode != "xla" and not feed.in_blocks:
         return FeedIteratorReader(feed, position, continuing, saved, resuming or saved is not None)
     if isinstance(feed, DatasetFeed) and resuming:
         feed.check_that_it_goes_back(position)

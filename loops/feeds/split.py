@@ -18,6 +18,7 @@ def batch_size_of(batch: Any) -> tf.Tensor | int:
     return next((_size(leaf) for leaf in tf.nest.flatten(batch) if _has_examples(leaf)), 1)
 
 
+@tf.autograph.experimental.do_not_convert
 def split(batch: Any, replicas: int) -> list[Any]:
     """The parts of a global batch, one for each replica, in order.
 

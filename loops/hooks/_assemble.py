@@ -22,7 +22,7 @@ from loops.hooks.snapshot import Snapshot
 from loops.hooks.tensorboard import TensorBoard
 from loops.run.saved_states import SavedStates
 
-__all__ = ["assemble", "keep_as_wanted"]
+__all__ = ["acting_and_silent", "assemble", "keep_as_wanted"]
 
 
 def assemble(
@@ -74,6 +74,12 @@ def assemble(
     hooks.append(history)
     _make_names_unique(hooks)
     return hooks
+
+
+def acting_and_silent(hooks: list[Hook], is_chief: bool) -> tuple[list[Hook], list[Hook]]:
+    """The hooks that act in this process, and those that act on the chief only: they write records and files."""
+    acting = [hook for hook in hooks if is_chief or hook.phase < Phase.RECORD or isinstance(hook, History)]
+    return acting, [hook for hook in hooks if hook not in acting]
 
 
 def keep_as_wanted(saved: SavedStates, hooks: Iterable[Hook]) -> None:

@@ -33,9 +33,9 @@ class BadSteps:
         Raises:
             NonFiniteError: if the policy is "raise", or its budget is used up.
         """
-        policy, message = self._parts.on_nonfinite, bad.describe()
+        policy, message = self._parts.on_nonfinite, self._described(bad)
         if policy.action == "raise":
-            raise NonFiniteError(message)
+            raise self._error(message)
         if not policy.recovers:
             say(message)
             self._parts.stop(message)
@@ -46,6 +46,18 @@ class BadSteps:
             say(f"{message} The batch is skipped.")
         else:
             self._go_back(policy, message)
+
+    def _described(self, bad: NonFiniteStep) -> str:
+        """The step in a sentence; of several workers, that of the first one in whose part of the batch something was not finite."""
+        cluster = self._parts.agreement.cluster
+        if not cluster.several:
+            return bad.describe()
+        sentences: list[str] = cluster.gather_json(bad.describe() if bad.non_finite_parts() else "")
+        found = [f"{sentence} (The part of the batch is that of worker {i}.)" for i, sentence in enumerate(sentences) if sentence]
+        return found[0] if found else bad.describe()
+
+    def _error(self, message: str) -> Exception:
+        return self._parts.agreement.cluster.agreed(NonFiniteError(message))
 
     def roll_back(self, reason: str) -> None:
         """Goes back to the last good state because a hook asked for it.
@@ -74,5 +86,5 @@ class BadSteps:
         """Counts a recovery, and raises `NonFiniteError` if the budget is used up."""
         decisions = self._parts.decisions
         if decisions[policy.action] >= policy.budget:
-            raise NonFiniteError(f"{message} The budget of {policy.budget} for {policy.action!r} is used up.")
+            raise self._error(f"{message} The budget of {policy.budget} for {policy.action!r} is used up.")
         decisions[policy.action] += 1

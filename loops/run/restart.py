@@ -186,7 +186,7 @@ class Restart:
             resume=found[1:] if found is not None else None,
             clock=parts.now,
             accounts=parts.accounts,
-            agreement=parts.agreement if parts.agreement.cluster.several else None,
+            agreement=parts.agreement,
         )
         parts.step.open(execution)
         if found is None:

@@ -86,6 +86,11 @@ class RunFeeds:
         finally:
             self._acting = None
 
+    @property
+    def acting_hook(self) -> Hook | None:
+        """The hook of which a method is being called that may assign a feed."""
+        return self._acting[0] if self._acting is not None else None
+
     def begin_epoch(self) -> None:
         """Goes on with the feed that the schedule has for the epoch that begins."""
         if self._schedule is not None and (first := self._schedule.first_epoch(self._parts.progress.epoch)) != self._first_epoch:

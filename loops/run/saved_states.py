@@ -174,7 +174,7 @@ class SavedStates:
         if self.keeps_good:
             self._good = state
         if on_disk and self.workdir is not None:
-            save_feed = parts.execution.save_feed
+            save_feed: Callable[[pathlib.Path], bool] = parts.execution.save_feed
             if self._cluster.several:
                 of_workers = self._shared.gather(state, run_state.own_arrays(parts), save_feed)
                 state, save_feed = self._shared.merged(state, of_workers), self._shared.save_feeds(save_feed, of_workers)
