@@ -159,7 +159,7 @@ class Execution:
         fault_points.reached(fault_points.STEP, done)
         halted = known is None and call.finite is not None and not bool(call.finite)
         self._long = self._is_long(unsettled, held)
-        self.must_settle = halted or (self._long and not self.step.cluster.several)  # a clock decides, which differs from worker to worker
+        self.must_settle = halted or (self._long and not self.step.cluster.several)  # several agree on it, as their clocks differ
         return done < n, halted
 
     def _passed_the_end(self, short: bool, halted: bool) -> bool:
@@ -283,8 +283,8 @@ class Execution:
             self._stale = True
 
     def _open(self, feed: Feed, resume: tuple[pathlib.Path | None] | None = None) -> None:
-        cluster, self._stale = self.step.cluster, False
-        self.feed = feed = part_of(feed, cluster.index, cluster.count)
+        self._stale = False
+        self.feed = feed = part_of(feed, self.step.cluster.index, self.step.cluster.count)
         self._most_held = _NO_LIMIT if feed.seekable or not self._guarded else steps_of_bytes(feed.element_spec)
         saved, resuming = (resume[0], True) if resume is not None else (None, False)
         self._reader: FeedReader = open_reader(
