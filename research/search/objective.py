@@ -11,7 +11,7 @@ from typing import Any
 
 from loops import hooks
 from research import runner
-from research.search.trials import Trial
+from research.search.trials import STORAGE_ERRORS, Trial
 from research.study import InputError, Study, build
 
 __all__ = ["Objective", "Unusable"]
@@ -51,7 +51,13 @@ class Objective:
         return made
 
     def default(self, folder: pathlib.Path) -> dict[str, Any]:
-        """Trains the config as it is; returns its values and what was noted of them."""
+        """Trains the config as it is; returns its values and what was noted of them.
+
+        Raises:
+            InputError: if no trial can be judged in this way.
+            Unusable, runner.Failed: if it does not train.
+            runner.Interrupted: after Ctrl-C.
+        """
         values, notes = self._train(self.config, folder, ())
         return {"values": values, **notes}
 
@@ -64,12 +70,12 @@ class Objective:
 
         Raises:
             InputError: if no trial can be judged in this way.
-            runner.Interrupted: after Ctrl-C; the trial goes on the next time.
+            runner.Interrupted: after Ctrl-C; the trial goes on the next time, as it does after one of `STORAGE_ERRORS`.
         """
         report = hooks.Report(trial.report, self.metrics[0]) if len(self.metrics) == 1 else None
         try:
             values, notes = self._train(config, trial.folder, [report] if report is not None else [])
-        except (runner.Interrupted, _NoSuchMetric) as error:
+        except (runner.Interrupted, _NoSuchMetric, *STORAGE_ERRORS) as error:
             if isinstance(error, _NoSuchMetric):
                 trial.failed(str(error))
             raise

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.util
 import math
 import pathlib
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -85,11 +87,41 @@ class Space:
         self.parameters, self.function = tuple(parameters), function
 
     def apply(self, trial: Any, config: Any) -> None:
-        """Writes the values for a trial into a config."""
+        """Writes the values for a trial into a config.
+
+        Raises:
+            InputError: if the function fails, or a value does not fit into the config.
+        """
         if self.function is not None:
-            self.function(trial, config)
+            try:
+                self.function(trial, config)
+            except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, NameError) as error:
+                raise InputError(f"search_space(trial, config) fails{_where(self.function, error)}: {_said(error)}.") from error
         for parameter in self.parameters:
             _set(config, parameter.name, parameter.suggest(trial))
+
+    def check(self, trials: Sequence[Any], config: Any) -> None:
+        """Tries a few points, before anything is trained.
+
+        Args:
+            trials: what suggests them, each with an attribute `params`.
+            config: the config; it stays as it is.
+
+        Raises:
+            InputError: if the space cannot be applied, or none of its points differs from the config.
+        """
+        found = []
+        for trial in trials:
+            point = copy.deepcopy(config)
+            self.apply(trial, point)
+            found.append(point.to_dict())
+        if not any(trial.params for trial in trials):
+            raise InputError(
+                "search_space(trial, config) suggests nothing: let it call trial.suggest_float, suggest_int, suggest_categorical."
+            )
+        if all(point == config.to_dict() for point in found):
+            names = ", ".join(dict.fromkeys(name for trial in trials for name in trial.params))
+            raise InputError(f"No point of the space differs from the config: what is suggested ({names}) has to be written into it.")
 
     def grid(self) -> dict[str, list[Any]]:
         """All values of all parameters.
@@ -184,6 +216,21 @@ def module_of(config_file: str | pathlib.Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _where(function: Callable[..., Any], error: Exception) -> str:
+    """The line of the user's own that failed."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" in line {lines[-1]} of {file}" if lines else ""
+
+
+def _said(error: BaseException) -> str:
+    inner: Any = error
+    while isinstance(inner, BaseException) and inner.args:  # of a KeyError, str gives the key in quotes
+        inner = inner.args[0]
+    text = " ".join(str(inner).split())
+    return f"{type(error).__name__}: {text if len(text) <= 160 else text[:160] + '...'}".rstrip(".")
 
 
 def _get(config: Any, name: str) -> Any:
