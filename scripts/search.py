@@ -90,7 +90,7 @@ def _main(args: flags.FlagValues, given: dict[str, str], argv: list[str]) -> int
 def _search(args: flags.FlagValues, space: spaces.Space, config_file: pathlib.Path) -> int:
     from research import run_folders, runner
     from research.search import conclusion
-    from research.search.objective import Objective, Unusable
+    from research.search.objective import NoSuchMetric, Objective, Unusable
     from research.search.trials import STORAGE_ERRORS, Search, guesses
 
     folder = pathlib.Path(args.workdir)
@@ -121,6 +121,9 @@ def _search(args: flags.FlagValues, space: spaces.Space, config_file: pathlib.Pa
                 print(f"default    {_values(metrics, default['values'])}", flush=True)
             except (Unusable, runner.Failed) as error:  # points may do better
                 print(f"default    FAILED  {error}", flush=True)
+            except NoSuchMetric:
+                search.take_back()
+                raise
         _work(args, search, objective, space, metrics)
     except STORAGE_ERRORS as error:
         raise search.gone(error) from error
@@ -183,6 +186,8 @@ def _judged_by(args: flags.FlagValues, study: Any) -> tuple[list[str], list[str]
     modes = args.mode or [study.mode if name == study.monitor else run_folders.better(name) for name in metrics]
     if len(modes) != len(metrics) or not all(mode in ("min", "max") for mode in modes):
         raise InputError(f"Give --mode=min or --mode=max for each of {', '.join(metrics)}.")
+    if len(metrics) > 1 and args.sampler == "cmaes":
+        raise InputError("--sampler=cmaes takes one metric; tpe and random take several.")
     return list(metrics), list(modes)
 
 

@@ -18,6 +18,7 @@ from research.study import PLOTS
 __all__ = ["best_number", "command_of", "draw", "table", "told"]
 
 _SHOWN = 5
+_ENOUGH = 10  # completed trials, for importances to mean something
 
 
 def table(search: Search, metrics: Sequence[str], default: Mapping[str, Any] | None) -> str:
@@ -121,11 +122,12 @@ def _steps(completed: Sequence[optuna.trial.FrozenTrial], pruned: Sequence[optun
 
 
 def _importances(search: Search) -> dict[str, float]:
-    if len(search.study.directions) > 1:
+    completed = [t for t in search.finished() if t.state == optuna.trial.TrialState.COMPLETE]
+    if len(search.study.directions) > 1 or len(completed) < _ENOUGH or len(completed[0].params) < 2:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return dict(optuna.importance.get_param_importances(search.study))
-        except (ValueError, RuntimeError):  # too few trials
+        except (ValueError, RuntimeError):  # trials that are all alike
             return {}

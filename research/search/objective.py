@@ -14,7 +14,7 @@ from research import runner
 from research.search.trials import STORAGE_ERRORS, Trial
 from research.study import InputError, Study, build
 
-__all__ = ["Objective", "Unusable"]
+__all__ = ["NoSuchMetric", "Objective", "Unusable"]
 
 
 class Unusable(ValueError):
@@ -75,8 +75,8 @@ class Objective:
         report = hooks.Report(trial.report, self.metrics[0]) if len(self.metrics) == 1 else None
         try:
             values, notes = self._train(config, trial.folder, [report] if report is not None else [])
-        except (runner.Interrupted, _NoSuchMetric, *STORAGE_ERRORS) as error:
-            if isinstance(error, _NoSuchMetric):
+        except (runner.Interrupted, NoSuchMetric, *STORAGE_ERRORS) as error:
+            if isinstance(error, NoSuchMetric):
                 trial.failed(str(error))
             raise
         except Exception as error:  # whatever it was, other points may do better
@@ -96,7 +96,7 @@ class Objective:
         missing = [name for name in self.metrics if name not in run.history.history]
         if missing:
             known = ", ".join(run.history.history)
-            raise _NoSuchMetric(f"No epoch has logged {missing[0]!r}, by which trials are to be judged; there are {known}.")
+            raise NoSuchMetric(f"No epoch has logged {missing[0]!r}, by which trials are to be judged; there are {known}.")
         values = [float(run.logs.get(name, math.nan)) for name in self.metrics]
         if not all(map(math.isfinite, values)):
             raise Unusable(f"{self.metrics[0]} is {values[0]} in the epoch that was kept")
@@ -104,5 +104,5 @@ class Objective:
         return values, {**notes, "epochs": len(run.history.epoch)}
 
 
-class _NoSuchMetric(InputError):
+class NoSuchMetric(InputError):
     """No trial will have it."""

@@ -80,7 +80,7 @@ class Space:
     Args:
         parameters: ranges and choices of single fields.
         function: `search_space(trial, config)` of the config's module, which suggests values with the trial's `suggest_...` methods and
-            writes them into the config; called before the parameters are set.
+            writes them into the config. Where it suggests a value for the name of a parameter, it gets that of the parameter.
     """
 
     def __init__(self, parameters: Sequence[Range | Choices] = (), function: Callable[[Any, Any], Any] | None = None):
@@ -94,7 +94,7 @@ class Space:
         """
         if self.function is not None:
             try:
-                self.function(trial, config)
+                self.function(_Flagged(trial, self.parameters), config)
             except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, NameError) as error:
                 raise InputError(f"search_space(trial, config) fails{_where(self.function, error)}: {_said(error)}.") from error
         for parameter in self.parameters:
@@ -137,6 +137,24 @@ class Space:
         """The parameters as texts, for a search to be recognized when it is started again."""
         own = [f"{type(p).__name__}{dataclasses.astuple(p)}" for p in self.parameters]
         return own + ([f"{self.function.__module__}.{self.function.__name__}"] if self.function is not None else [])
+
+
+class _Flagged:
+    """A trial whose suggestions for some names are those of flags, whatever the function says of their range."""
+
+    def __init__(self, trial: Any, parameters: Sequence[Range | Choices]):
+        self._trial, self._parameters = trial, {parameter.name: parameter for parameter in parameters}
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._trial, name)
+        if not name.startswith("suggest_"):
+            return method
+
+        def suggest(parameter: str, *arguments: Any, **named: Any) -> Any:
+            flagged = self._parameters.get(parameter)
+            return method(parameter, *arguments, **named) if flagged is None else flagged.suggest(self._trial)
+
+        return suggest
 
 
 def take_flags(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -239,6 +257,8 @@ def _get(config: Any, name: str) -> Any:
         if not hasattr(value, "keys") or part not in value:
             raise InputError(f"--space.{name} names a field that the config does not have; it has {', '.join(value.keys())}.")
         value = value[part]
+    if hasattr(value, "keys"):
+        raise InputError(f"--space.{name} names a group of fields; name one of them: {', '.join(f'{name}.{field}' for field in value)}.")
     return value
 
 

@@ -136,13 +136,13 @@ class Search:
         self._sampler = sampler
         self._grid = space.grid() if sampler == "grid" else None
         identity = json.dumps({**settings, "space": space.describe(), "directions": list(directions)}, sort_keys=True, default=str)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_first(folder / _SEARCH, json.dumps({"place": uuid.uuid4().hex, "search": json.loads(identity)}, indent=2) + "\n")
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_first(folder / _SEARCH, json.dumps({"place": uuid.uuid4().hex, "search": json.loads(identity)}, indent=2) + "\n")
             written = json.loads((folder / _SEARCH).read_text(encoding="utf-8"))
             self._place = written["place"]
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{folder / _SEARCH} cannot be read ({error}); give a new workdir.") from error
+            raise InputError(f"{folder / _SEARCH} cannot be written or read ({error}); give a new workdir.") from error
         _check_same(written["search"], json.loads(identity), f"The search in {folder}")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.url = storage or f"sqlite:///{folder / 'search.db'}"
@@ -151,6 +151,7 @@ class Search:
             with self._alone():
                 self.study = _opened(self.url, name, directions, self.sampler(0), _pruner(pruner))
                 known = self.study.user_attrs.get("search")
+                self._made_here = known is None
                 if known is None:
                     self.study.set_user_attr("search", json.loads(identity))
         except Exception as error:  # Optuna's, SQLAlchemy's and the drivers' own
@@ -198,6 +199,13 @@ class Search:
     def begun(self) -> int:
         """How many trials have begun and not ended, here or on other machines."""
         return len(self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]))
+
+    def take_back(self) -> None:
+        """Forgets a search that this process has made and that has no trials: what it was made for was wrong."""
+        with self._alone():
+            if self._made_here and not self.study.get_trials(deepcopy=False):
+                optuna.delete_study(study_name=self.study.study_name, storage=self.url)
+                (self.folder / _SEARCH).unlink()
 
     def gone(self, error: Exception) -> InputError:
         """The sentence for one of `STORAGE_ERRORS`."""
