@@ -90,7 +90,7 @@ def _main(args: flags.FlagValues, given: dict[str, str], argv: list[str]) -> int
 def _search(args: flags.FlagValues, space: spaces.Space, config_file: pathlib.Path) -> int:
     from research import run_folders, runner
     from research.search import conclusion
-    from research.search.objective import NoSuchMetric, Objective, Unusable
+    from research.search.objective import Objective
     from research.search.trials import STORAGE_ERRORS, Search, guesses
 
     folder = pathlib.Path(args.workdir)
@@ -116,14 +116,7 @@ def _search(args: flags.FlagValues, space: spaces.Space, config_file: pathlib.Pa
     default = None
     try:
         if not args.only_work:
-            try:
-                default = objective.default(folder / "default")
-                print(f"default    {_values(metrics, default['values'])}", flush=True)
-            except (Unusable, runner.Failed) as error:  # points may do better
-                print(f"default    FAILED  {error}", flush=True)
-            except NoSuchMetric:
-                search.take_back()
-                raise
+            default = _default(search, objective, metrics)
         _work(args, search, objective, space, metrics)
     except STORAGE_ERRORS as error:
         raise search.gone(error) from error
@@ -145,6 +138,25 @@ def _search(args: flags.FlagValues, space: spaces.Space, config_file: pathlib.Pa
         print(f"Train it:    {conclusion.command_of(spaces.module_of(config_file).get_config().to_dict(), written, name, folder)}")
     print(f"TensorBoard: tensorboard --logdir={folder}")
     return int(number is None)
+
+
+def _default(search: Any, objective: Any, metrics: list[str]) -> dict[str, Any] | None:
+    """Trains the config as it is, unless another process does so just now; returns what it reached, None if it did not train."""
+    from loops.run.workdir_lock import is_locked
+    from research import runner
+    from research.search.objective import NoSuchMetric, Unusable
+
+    folder = search.folder / "default"
+    try:
+        reached: dict[str, Any] | None = None if is_locked(folder) else objective.default(folder)
+    except (Unusable, runner.Failed) as error:  # points may do better
+        print(f"default    FAILED  {error}", flush=True)
+        return None
+    except NoSuchMetric:
+        search.take_back()
+        raise
+    print(f"default    {'trained by another process' if reached is None else _values(metrics, reached['values'])}", flush=True)
+    return reached
 
 
 def _work(args: flags.FlagValues, search: Any, objective: Any, space: spaces.Space, metrics: list[str]) -> None:
