@@ -3,7 +3,8 @@
 As it stands: scikit-learn's diabetes data, a trial in a few seconds and without a network. House prices in California, the error in units
 of $100,000:
 
-    python scripts/search.py --config=search_optuna --config.dataset=california_housing --compile=graph --trials=40 --workdir=runs/search
+    python scripts/search.py --config=search_optuna --config.dataset=california_housing --compile=graph --pruner=hyperband --trials=40 \\
+        --workdir=runs/search
 
 It ends with the best points beside the default, the parameters by importance, and the command that trains the best point by itself. In
 TensorBoard: HParams shows all trials, as a table and in parallel coordinates.
