@@ -31,6 +31,7 @@ ROOMS = (
     ("loops.engine",),
     ("loops.tasks",),
     ("loops.feeds",),
+    ("loops.cluster",),
     ("loops.snapshots",),
     ("loops.xla",),
     ("loops.graphs",),
