@@ -21,6 +21,7 @@ from typing import IO, Any, TextIO
 __all__ = ["Group", "Signals", "tell"]
 
 _PATIENCE = 3  # the third Ctrl-C kills
+_ASKED = (os.EX_TEMPFAIL, 128 + signal.SIGINT, -signal.SIGINT)
 _SET_PARENT_DEATH_SIGNAL = 1
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
@@ -111,6 +112,7 @@ class Group:
         """
         running = set(range(len(self._processes)))
         codes: list[int] = []  # of those that were not ended by this program
+        ending = False
         end_them = kill_them = float("inf")
         while running:
             now = time.monotonic()
@@ -119,6 +121,7 @@ class Group:
                     tell(f"{_listed(running)} did not end within {self._grace:g} seconds: killed")
                 for index in running:
                     self._processes[index].send_signal(signal.SIGKILL if now >= kill_them else signal.SIGTERM)
+                ending = True
                 end_them, kill_them = float("inf"), now + self._grace if now < kill_them else float("inf")
             try:
                 index = self._ended.get(timeout=max(0.0, min(1.0, end_them - now, kill_them - now)))
@@ -126,13 +129,13 @@ class Group:
                 continue
             running.discard(index)
             code = self._processes[index].returncode
-            if code == 0 or kill_them < float("inf"):
+            if code == 0 or ending:
                 continue
             codes.append(code)
-            # Those that leave with 75 were asked to, and so were the others: they leave by themselves.
-            preempted = code == os.EX_TEMPFAIL
-            end_them = min(end_them, now + self._grace) if preempted else now
-            then = f"; {'waiting for' if preempted else 'ending'} {_listed(running)}" if running else ""
+            # Who was asked to leave is not alone: the others leave by themselves, as soon as they have saved.
+            asked = code in _ASKED
+            end_them = min(end_them, now + self._grace) if asked else now
+            then = f"; {'waiting for' if asked else 'ending'} {_listed(running)}" if running else ""
             tell(f"worker {index} {_said(code)}{then}")
         for reader in self._readers:
             reader.join(timeout=1.0)  # not for ever: a grandchild may hold the pipe open

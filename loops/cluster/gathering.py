@@ -12,7 +12,6 @@ import json
 import selectors
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 from loops.cluster.members import Members
@@ -28,13 +27,12 @@ _LONGEST_MESSAGE = 1_000_000
 _NAMED = 5
 
 
-def gather(members: Members, join_timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+def gather(members: Members, join_timeout: float) -> None:
     """Returns when all members are there, on all of them.
 
     Args:
         members: who they are.
         join_timeout: seconds until it gives up.
-        clock: the time in seconds.
 
     Raises:
         OSError: if the port of this worker is taken.
@@ -43,7 +41,7 @@ def gather(members: Members, join_timeout: float, clock: Callable[[], float] = t
     """
     with _own_port(members) as listener:
         if len(members.addresses) > 1:
-            patience = _Patience(join_timeout, clock)
+            patience = _Patience(join_timeout)
             if members.number == 0:
                 _Chief(members, listener, patience).wait()
             else:
@@ -53,23 +51,23 @@ def gather(members: Members, join_timeout: float, clock: Callable[[], float] = t
 class _Patience:
     """How long to wait still, and when to say for whom."""
 
-    def __init__(self, limit: float, clock: Callable[[], float]):
-        self.limit, self._clock = limit, clock
-        self._end = clock() + limit
-        self._next_word = clock() + _FIRST_WORD
+    def __init__(self, limit: float):
+        self.limit = limit
+        self._end = time.monotonic() + limit
+        self._next_word = time.monotonic() + _FIRST_WORD
 
     @property
     def left(self) -> float:
-        return self._end - self._clock()
+        return self._end - time.monotonic()
 
     @property
     def until_next_word(self) -> float:
-        return max(0.0, min(self._next_word - self._clock(), self.left))
+        return max(0.0, min(self._next_word - time.monotonic(), self.left))
 
     def is_time_for_a_word(self) -> bool:
-        if self._clock() < self._next_word:
+        if time.monotonic() < self._next_word:
             return False
-        self._next_word = self._clock() + _CADENCE
+        self._next_word = time.monotonic() + _CADENCE
         return True
 
 
@@ -77,7 +75,7 @@ def _own_port(members: Members) -> socket.socket:
     address = members.addresses[members.number]
     port = int(address.rpartition(":")[2])
     try:
-        return socket.create_server(("", port), backlog=min(len(members.addresses), 4096))
+        return socket.create_server(("", port), backlog=min(len(members.addresses) + 128, 4096))
     except OSError as error:
         reason = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
         raise OSError(

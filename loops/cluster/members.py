@@ -14,12 +14,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from loops.cluster import slurm
+
 __all__ = ["Members", "found"]
 
 _EXAMPLE = """TF_CONFIG='{"cluster": {"worker": ["host0:12345", "host1:12345"]}, "task": {"type": "worker", "index": 0}}'"""
-_SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE")
-# Below the ports that Linux gives to outgoing connections. Jobs that share a node begin at different ones.
-_FIRST_PORT, _PORTS = 12_000, 20_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +70,7 @@ def found(resolver: tf.distribute.cluster_resolver.ClusterResolver | None = None
         return _of_resolver(resolver)
     if os.environ.get("TF_CONFIG", "").strip():
         return _of_tf_config(os.environ["TF_CONFIG"])
-    if all(name in os.environ for name in _SLURM):
+    if slurm.is_step(os.environ):
         return _of_slurm()
     raise ValueError(
         "Nothing says which processes train together: TF_CONFIG is not set. Give it to each of them, with an index of its own, such as "
@@ -96,19 +95,13 @@ def _of_tf_config(text: str) -> Members:
 
 
 def _of_slurm() -> Members:
-    """The tasks of a Slurm step. TensorFlow's resolver reads the lists of nodes; it would also share out the GPUs of a node, which
-    Slurm does itself (`--gpus-per-task`), and which fails where there are none."""
-    tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
-    first_port = _FIRST_PORT + int(os.environ.get("SLURM_JOB_ID", "0")) * 61 % _PORTS
-    slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(
-        port_base=first_port, gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
-    )
-    spec = slurm.cluster_spec()
+    addresses, rank = slurm.tasks_of_step(os.environ)
+    # This counts GPUs without starting TensorFlow's runtime.
     gpus = len(tf.config.get_visible_devices("GPU"))
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        spec, task_type=slurm.task_type, task_id=slurm.task_id, num_accelerators={"GPU": gpus}, rpc_layer="grpc"
+        tf.train.ClusterSpec({"worker": addresses}), task_type="worker", task_id=rank, num_accelerators={"GPU": gpus}, rpc_layer="grpc"
     )
-    return _checked("Slurm's environment", spec.as_dict(), slurm.task_type, slurm.task_id, resolver)
+    return _checked("Slurm's environment", {"worker": addresses}, "worker", rank, resolver)
 
 
 def _checked(source: str, cluster: Mapping[str, Any], job: Any, index: Any, resolver: Any = None) -> Members:
