@@ -47,11 +47,11 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
 
 def program(argv: list[str]) -> int:
     """Does what a command line says; returns the exit code."""
-    own, command = _split(argv)
+    own, command = split(argv)
     return command_line.run(lambda args: _main(args, command), define_flags, own)
 
 
-def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+def split(argv: list[str]) -> tuple[list[str], list[str]]:
     """The program's own arguments, and the command to start: what begins with the first argument that is no flag, or with `-m`."""
     values = flags.FlagValues()
     define_flags(values, argv)
