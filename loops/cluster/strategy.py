@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import tensorflow as tf
 
 from loops import _private_api
 from loops.cluster.gathering import gather
-from loops.cluster.members import found
+from loops.cluster.members import Members, found
 from loops.user_errors.tracebacks import shortened
 
 __all__ = ["multi_worker_strategy"]
@@ -70,6 +72,7 @@ def multi_worker_strategy(
         )
     members = found(resolver)
     gather(members, join_timeout)
+    _avoid_proxies(members)
     _private_api.configure_coordination(
         members.leader,
         {job: len(addresses) for job, addresses in members.jobs.items()},
@@ -84,3 +87,11 @@ def multi_worker_strategy(
         raise TimeoutError(
             f"All workers had come, but TensorFlow could not connect them; start all of them again. It says: {said}"
         ) from error
+
+
+def _avoid_proxies(members: Members) -> None:
+    """gRPC, by which the workers are connected, would ask the proxy that the environment names for web pages to reach them."""
+    if any(os.environ.get(name) for name in ("grpc_proxy", "https_proxy", "http_proxy")):
+        known = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy") or ""
+        hosts = dict.fromkeys(address.rpartition(":")[0] for address in members.addresses)
+        os.environ["no_grpc_proxy"] = ",".join([*filter(None, [known]), *hosts])

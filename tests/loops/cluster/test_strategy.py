@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import re
-import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +23,12 @@ WORKER = """
 import json, os, sys, time
 import tensorflow as tf
 import loops
+import loops.cluster.strategy
+
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+if sys.argv[2:] == [str(index)]:
+    gather = loops.cluster.strategy.gather
+    loops.cluster.strategy.gather = lambda *arguments: (gather(*arguments), os._exit(9))
 strategy = loops.multi_worker_strategy(timeout=float(sys.argv[1]), join_timeout=60.0)
 
 @tf.function
@@ -31,7 +36,6 @@ def summed(value):
     context = tf.distribute.get_replica_context
     return strategy.run(lambda v: context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(v)), args=(value,))
 
-index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
 assert summed(tf.constant(index + 1.0)) == 3.0
 print("together", flush=True)
 try:
@@ -102,6 +106,18 @@ def test_what_tensorflow_is_asked_for(two, not_started, monkeypatch):
     assert not_started["limits"]["heartbeat"] == 45.0
 
 
+def test_workers_are_not_looked_for_behind_a_proxy_for_web_pages(two, not_started, monkeypatch):
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda *given: given)
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+    loops.multi_worker_strategy()
+    assert os.environ["no_grpc_proxy"] == ""
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", ".home")
+    loops.multi_worker_strategy()
+    assert os.environ["no_grpc_proxy"] == ".home,localhost"
+
+
 def test_workers_that_tensorflow_cannot_connect(two, not_started, monkeypatch):
     def fails(*given):
         raise tf.errors.DeadlineExceededError(None, None, "Barrier timed out.\nMore.")
@@ -111,33 +127,47 @@ def test_workers_that_tensorflow_cannot_connect(two, not_started, monkeypatch):
         loops.multi_worker_strategy()
 
 
-def start(number, addresses, timeout):
-    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": number}}
-    environment = {**os.environ, "TF_CONFIG": json.dumps(config), "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(timeout)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-@pytest.mark.parametrize(("victim", "timeout"), [(1, 4.0), *(pytest.param(victim, 10.0, marks=pytest.mark.matrix) for victim in (0, 1))])
-def test_a_killed_worker_ends_the_other_within_the_timeout(victim, timeout):
+@contextlib.contextmanager
+def started(timeout, *more):
+    """Two workers; they are gone afterwards."""
     held = [socket.create_server(("", 0)) for _ in range(2)]
     addresses = [f"localhost:{each.getsockname()[1]}" for each in held]
     for each in held:
         each.close()
-    workers = [start(number, addresses, timeout) for number in (0, 1)]
+    workers = []
     try:
+        for index in (0, 1):
+            config = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
+            environment = {**os.environ, "TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+            command = [sys.executable, "-c", WORKER, str(timeout), *map(str, more)]
+            workers.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+
+
+@pytest.mark.parametrize(("victim", "timeout"), [(1, 4.0), *(pytest.param(victim, 10.0, marks=pytest.mark.matrix) for victim in (0, 1))])
+def test_a_killed_worker_ends_the_other_within_the_timeout(victim, timeout):
+    with started(timeout) as workers:
         for worker in workers:
             while (line := worker.stdout.readline()) != "together\n":
-                assert re.match("Waiting for worker", line), (line, worker.stderr.read())
+                assert line.startswith("Waiting for worker"), worker.stderr.read()
         workers[victim].kill()
         killed = time.monotonic()
         assert workers[1 - victim].stdout.readline() == "lost\n"
         noticed = time.monotonic() - killed
         assert workers[1 - victim].wait(60) == 75
-        assert noticed < timeout + 5.0  # the timeout, and what a busy machine adds
-        assert workers[victim].wait(10) == -signal.SIGKILL
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.communicate()
+        assert noticed < timeout + 5.0  # what a busy machine adds
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_that_dies_while_tensorflow_connects_them_ends_the_other(victim):
+    with started(10.0, victim) as workers:
+        assert workers[victim].wait(120) == 9
+        died = time.monotonic()
+        _, errors = workers[1 - victim].communicate(timeout=100)
+        assert time.monotonic() - died < 60.0
+        assert "TimeoutError: All workers had come, but TensorFlow could not connect them; start all of them again." in errors
