@@ -14,6 +14,7 @@ from loops.user_errors.tracebacks import shortened
 __all__ = ["multi_worker_strategy"]
 
 _SHORTEST_TIMEOUT = 1.0
+_NO_PROXY = "no_grpc_proxy"  # where gRPC looks, and else at "no_proxy"; in small letters only
 _CONNECTING = 30.0  # seconds for TensorFlow's runtimes to connect, once all processes are there
 
 
@@ -92,6 +93,6 @@ def multi_worker_strategy(
 def _avoid_proxies(members: Members) -> None:
     """gRPC, by which the workers are connected, would ask the proxy that the environment names for web pages to reach them."""
     if any(os.environ.get(name) for name in ("grpc_proxy", "https_proxy", "http_proxy")):
-        known = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy") or ""
+        known = os.environ.get(_NO_PROXY) or os.environ.get("no_proxy") or ""
         hosts = dict.fromkeys(address.rpartition(":")[0] for address in members.addresses)
-        os.environ["no_grpc_proxy"] = ",".join([*filter(None, [known]), *hosts])
+        os.environ[_NO_PROXY] = ",".join([*filter(None, [known]), *hosts])

@@ -111,11 +111,11 @@ def test_workers_are_not_looked_for_behind_a_proxy_for_web_pages(two, not_starte
     for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
         monkeypatch.setenv(name, "")  # so that it is as before afterwards
     loops.multi_worker_strategy()
-    assert os.environ["no_grpc_proxy"] == ""
+    assert os.environ[module._NO_PROXY] == ""
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
     monkeypatch.setenv("no_proxy", ".home")
     loops.multi_worker_strategy()
-    assert os.environ["no_grpc_proxy"] == ".home,localhost"
+    assert os.environ[module._NO_PROXY] == ".home,localhost"
 
 
 def test_workers_that_tensorflow_cannot_connect(two, not_started, monkeypatch):
