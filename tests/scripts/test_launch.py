@@ -69,7 +69,7 @@ def started(*arguments):
 def test_each_process_knows_all_and_itself_and_its_lines_have_its_name(child):
     program = child(
         """
-        print(json.dumps({"config": config, "arguments": sys.argv[1:]}))
+        print(json.dumps({"config": config, "arguments": sys.argv[1:], "own session": os.getsid(0) == os.getpid()}))
         print("wrong", file=sys.stderr)
         """
     )
@@ -83,6 +83,7 @@ def test_each_process_knows_all_and_itself_and_its_lines_have_its_name(child):
     assert len(set(ports)) == 3
     for port in ports:
         socket.create_server(("", port)).close()  # nobody holds it
+    assert all(each["own session"] for each in said)  # a terminal's Ctrl-C does not come twice
     assert all(each["arguments"] == ["--epochs=2", "-x", "--workers=7"] for each in said)
     assert sorted(done.stderr.splitlines()) == [f"[worker {i}] wrong" for i in range(3)]
 
@@ -113,13 +114,14 @@ def test_on_a_terminal_only_the_chief_draws_and_lines_of_others_do_not_hit_what_
     program = child(
         r"""
         if index == 0:
-            for percent in (10, 20, 30):
+            for percent, seconds in ((10, 0.3), (20, 2.0), (30, 0.3)):
                 print(f"\r{percent}%", end="", flush=True)
-                time.sleep(0.4)
+                time.sleep(seconds)
             print()
         else:
             time.sleep(0.6)
             print("\rdrawn by another", end="", flush=True)
+            time.sleep(0.4)
             print("\rline of another")
         """
     )
@@ -138,6 +140,7 @@ def test_on_a_terminal_only_the_chief_draws_and_lines_of_others_do_not_hit_what_
     assert process.wait(10) == 0
     os.close(ours)
     assert _screen(seen) == ["[worker 1] line of another", "[worker 0] 30%", ""]
+    assert re.search(rb"line of another\r?\n\[worker 0\] 20%", seen)  # drawn again below it
     assert b"[worker 0] 10%" in seen and b"[worker 0] 20%" in seen and b"drawn by another" not in seen
 
 
