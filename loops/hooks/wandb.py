@@ -40,7 +40,7 @@ class WandB(Tracker):
 
     W&B's step is the training step. A run that was killed goes on in the same run of W&B, which then holds each point once: the hook asks W&B
     for its last step, or reads it from W&B's files if it is offline, and logs what is missing. A run that went on offline has several folders
-    `offline-run-*`; give all of them to `wandb sync`. A run that began offline and goes on online is whole without them. If W&B fails, the
+    `wandb/offline-run-*`; give all of them to `wandb sync`, which joins them. A run that began offline and goes on online is whole without them. If W&B fails, the
     hook says so once, and tries again now and then; training goes on. After a rollback the points of the steps that were dropped stay.
 
     Args:
@@ -117,7 +117,8 @@ class _Run:
         self._run = run = wandb.init(**arguments, id=self._identity, resume="allow", reinit="create_new")
         run.config.update(self._config, allow_val_change=True)
         # The step at which W&B goes on comes from its server; offline it is always 0.
-        self._next = 1 + self._last_step_of_files(pathlib.Path(run.settings.sync_dir)) if run.offline else run.step
+        folder = pathlib.Path(run.settings.sync_dir)
+        self._next = 1 + self._last_step_of_files(folder) if run.offline else run.step
 
     def send(self, points: Sequence[Point]) -> None:
         import wandb
@@ -149,8 +150,13 @@ class _Run:
                 run.finish(exit_code=1)
 
     def _last_step_of_files(self, folder: pathlib.Path) -> int:
-        others = [path for path in folder.parent.glob(f"*run-*-{self._identity}/run-{self._identity}.wandb") if path.parent != folder]
-        return max((_wandb_files.last_step(path) for path in others), default=-1)
+        """The last step in the files of earlier processes."""
+        last = -1
+        for path in folder.parent.glob(f"*run-*-{self._identity}*/run-{self._identity}.wandb"):
+            if path.parent == folder or (path.parent.name.startswith("offline-") and not _wandb_files.made_whole(path)):
+                continue
+            last = max(last, _wandb_files.last_step(path))
+        return last
 
 
 def _given(settings: Any) -> dict[str, Any]:
