@@ -262,4 +262,7 @@ def _best_of(hook: Hook) -> pathlib.Path | None:
 
 
 def _text(failure: Exception | None) -> str:
-    return f"{type(failure).__name__}: {' '.join(str(failure).split())}" if failure is not None else "it took too long"
+    if failure is None:
+        return "it took too long"
+    said = str(failure).strip().partition("\n")[0]
+    return f"{type(failure).__name__}: {said}" if said else type(failure).__name__
