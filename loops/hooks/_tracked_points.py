@@ -1,8 +1,8 @@
 """The points that a run gives to a tracker: a file that holds all of them, and those that the tracker has not got yet.
 
 A tracker gets points late, in a thread, and may lose those that it got last when the process is killed. So all points stay in a file of
-the workdir, one a line, and the next process asks the tracker what it has and gives it the rest. The file is cut back when a run is resumed:
-it then holds the points up to the snapshot, and the run makes those behind it again.
+the workdir, one a line, and the next process asks the tracker what it has and gives it the rest. The file is cut back when a run is
+resumed: it then holds the points up to the snapshot, and the run makes those behind it again.
 """
 
 from __future__ import annotations

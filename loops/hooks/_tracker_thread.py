@@ -94,7 +94,7 @@ class TrackerThread:
                 self._done, self.failure = True, None
                 return
             except Exception as error:  # whatever a tracker does, training goes on
-                self.failure = error
+                self.failure = self.failure or error  # the first says why; what follows may be a consequence
                 with contextlib.suppress(Exception):
                     self._client.abandon()
             if last_try:

@@ -2,7 +2,7 @@
 
 A `.wandb` file is a LevelDB log: a header of 7 bytes, then blocks of 32 KB with chunks `checksum (4 bytes), length (2), kind (1), content`.
 A record is one chunk (kind 1) or several (2, then any number of 3, then 4) and holds a message of W&B's public protocol. W&B writes whole
-blocks, and what is less after some seconds, so that the file of a process that was killed may lack its last points, and end within a record.
+blocks, and what is less after some seconds: the file of a process that was killed may lack its last points, and end within a record.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import pathlib
 import shutil
 import struct
 from collections.abc import Iterator
+from typing import Any
 
-__all__ = ["last_step", "made_whole", "records"]
+__all__ = ["is_complete", "last_step", "made_whole", "records"]
 
 _HEADER, _BLOCK, _CHUNK = 7, 32768, struct.Struct("<IHB")
 _FULL, _FIRST, _LAST = 1, 2, 4
@@ -21,14 +22,12 @@ _FULL, _FIRST, _LAST = 1, 2, 4
 
 def last_step(path: pathlib.Path) -> int:
     """The last step of the history in a `.wandb` file; -1 if it has none."""
-    from wandb.proto import wandb_internal_pb2
+    return max((record.history.step.num for record in _messages(path) if record.WhichOneof("record_type") == "history"), default=-1)
 
-    last = -1
-    for content, _ in records(path.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(content)
-        if record.WhichOneof("record_type") == "history":
-            last = max(last, record.history.step.num)
-    return last
+
+def is_complete(path: pathlib.Path) -> bool:
+    """Whether a `.wandb` file has all records of its run, the last of which says how the run ended."""
+    return any(record.WhichOneof("record_type") == "exit" for record in _messages(path))
 
 
 def made_whole(path: pathlib.Path) -> bool:
@@ -63,3 +62,9 @@ def records(data: bytes) -> Iterator[tuple[bytes, int]]:
         parts = content if kind in (_FULL, _FIRST) else parts + content
         if kind in (_FULL, _LAST):
             yield parts, place
+
+
+def _messages(path: pathlib.Path) -> Iterator[Any]:
+    from wandb.proto import wandb_internal_pb2
+
+    return (wandb_internal_pb2.Record.FromString(content) for content, _ in records(path.read_bytes()))

@@ -28,7 +28,8 @@ class MLflow(Tracker):
 
     | in MLflow | what |
     |---|---|
-    | parameters | the loop's `config`, by names with dots between nested fields. One that a resumed run changes becomes the tag `config.NAME` |
+    | parameters | the loop's `config`, by names with dots between nested fields |
+    | tags `config.NAME` | what a resumed run has changed in it, as MLflow's parameters cannot be changed |
     | metrics `NAME`, `learning_rate`, `epoch` | the logs of each epoch, at the training step at which it ended |
     | metrics `val_NAME` and so on | each evaluation, at the training step at which it was made |
     | metrics `batch/NAME` | with `every`: the mean over the steps since the last look, or the value of the epoch to date |
@@ -36,9 +37,9 @@ class MLflow(Tracker):
     | artifacts `pictures/` | what `image` was given, and files of the workdir's folder `plots` |
     | status, tags `outcome`, `reason` | FINISHED, also if it was stopped early; KILLED: interrupted, it can go on; FAILED |
 
-    A run that was killed goes on in the same run of MLflow, which then holds each point once: the hook asks it for its last step of each
-    metric, and logs what is missing. Points are logged in a thread. If the server fails, the hook says so once, and tries again now and then;
-    training goes on. After a rollback the points of the steps that were dropped stay.
+    A run that was killed goes on in the same run of MLflow, which then holds each point once: the hook asks MLflow for the last step of
+    each metric, and logs what is missing. Points are logged in a thread. If the server fails, the hook says so once, and tries again now
+    and then; training goes on. After a rollback the points of the steps that were dropped stay.
 
     Args:
         experiment: name of the experiment, which is made if there is none.

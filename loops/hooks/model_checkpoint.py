@@ -320,9 +320,7 @@ class _Attempt:
         before: the attempt before, if it may not have come into its place.
     """
 
-    def __init__(
-        self, best: float | None, files: list[str], *, path: str | None, in_place: bool = False, before: _Attempt | None = None
-    ):
+    def __init__(self, best: float | None, files: list[str], *, path: str | None, in_place: bool = False, before: _Attempt | None = None):
         self.best, self.files, self.path, self.in_place, self._before = best, files, path, in_place, before
 
     @property

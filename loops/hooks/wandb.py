@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import os
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from loops.triggers import Trigger
 __all__ = ["WandB"]
 
 _OURS = ("config", "fork_from", "id", "reinit", "resume", "resume_from")  # arguments of `wandb.init` that the hook gives
+_SECONDS_FOR_THE_FILE = 20.0
 
 
 class WandB(Tracker):
@@ -33,15 +35,17 @@ class WandB(Tracker):
     | `NAME`, `learning_rate`, `epoch` | the logs of each epoch, at the training step at which it ended |
     | `val_NAME` and so on | each evaluation, at the training step at which it was made; one after training is in the summary |
     | `batch/NAME` | with `every`: the mean over the steps since the last look, or the value of the epoch to date |
-    | an artifact of the type `model` | the best file of each `hooks.ModelCheckpoint(save_best_only=True)`, when training ends |
     | pictures | what `image` was given, at its step |
+    | an artifact of the type `model` | the best file of each `hooks.ModelCheckpoint(save_best_only=True)`, when training ends |
     | files | those of the workdir's folder `plots`, and what `add_files` was given |
-    | summary `outcome`, `reason` | how training ended. W&B's state is finished, also if it was stopped early; preempted: interrupted, it can go on; failed |
+    | summary `outcome`, `reason` | how training ended |
+    | state | finished, also if it was stopped early; preempted: interrupted, it can go on; failed |
 
-    W&B's step is the training step. A run that was killed goes on in the same run of W&B, which then holds each point once: the hook asks W&B
-    for its last step, or reads it from W&B's files if it is offline, and logs what is missing. A run that went on offline has several folders
-    `wandb/offline-run-*`; give all of them to `wandb sync`, which joins them. A run that began offline and goes on online is whole without them. If W&B fails, the
-    hook says so once, and tries again now and then; training goes on. After a rollback the points of the steps that were dropped stay.
+    W&B's step is the training step. A run that was killed goes on in the same run of W&B, which then holds each point once: the hook asks
+    W&B for its last step, or reads it from W&B's files if it is offline, and logs what is missing. A run that went on offline has several
+    folders `wandb/offline-run-*`; give all of them to `wandb sync`, which joins them. A run that began offline and goes on online is whole
+    without them. If W&B fails, the hook says so once, and tries again now and then; training goes on. After a rollback the points of the
+    steps that were dropped stay.
 
     Args:
         project: name of the project; None: W&B's own setting (WANDB_PROJECT).
@@ -142,12 +146,22 @@ class _Run:
         if ending.outcome == "interrupted":
             run.mark_preempting()
         run.finish(exit_code=0 if ending.outcome in ("finished", "stopped") else 1)
+        if run.offline:
+            self._wait_for_file(pathlib.Path(run.settings.sync_dir) / f"run-{self._identity}.wandb")
 
     def abandon(self) -> None:
         run, self._run = self._run, None
         if run is not None:
             with contextlib.suppress(Exception):
                 run.finish(exit_code=1)
+
+    def _wait_for_file(self, path: pathlib.Path) -> None:
+        """Waits for the last record of an offline run, which W&B's own process writes after `finish` has returned."""
+        end = time.monotonic() + _SECONDS_FOR_THE_FILE
+        while path.parent.exists() and not _wandb_files.is_complete(path):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{path} was not completed within {_SECONDS_FOR_THE_FILE:g} seconds")
+            time.sleep(0.02)
 
     def _last_step_of_files(self, folder: pathlib.Path) -> int:
         """The last step in the files of earlier processes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import shutil
@@ -38,7 +39,9 @@ def own_settings(tmp_path, monkeypatch):
 def server(monkeypatch):
     with wandb_server() as running:
         monkeypatch.setenv("WANDB_BASE_URL", running.root)
+        wandb.teardown()  # W&B reads the environment once in a process
         yield running
+        wandb.teardown()
 
 
 def offline(**arguments):
@@ -52,13 +55,15 @@ def files(workdir):
 def records(workdir):
     from wandb.proto import wandb_internal_pb2
 
-    return [wandb_internal_pb2.Record.FromString(content) for path in files(workdir) for content, _ in _wandb_files.records(path.read_bytes())]
+    contents = [content for path in files(workdir) for content, _ in _wandb_files.records(path.read_bytes())]
+    return [wandb_internal_pb2.Record.FromString(content) for content in contents]
 
 
 def synced(workdir):
     """The points after `wandb sync` of all folders of a run."""
     with wandb_server() as server:
-        program = [sys.executable, "-c", "from wandb.cli.cli import cli; cli()", "sync", "--yes", *(str(path.parent) for path in files(workdir))]
+        folders = [str(path.parent) for path in files(workdir)]
+        program = [sys.executable, "-c", "from wandb.cli.cli import cli; cli()", "sync", "--yes", *folders]
         environment = {**os.environ, "WANDB_BASE_URL": server.root}
         shown = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120)
         assert shown.returncode == 0 and "ERROR" not in shown.stderr, shown.stderr
@@ -126,7 +131,8 @@ def test_killed_anywhere_online_the_same_run_goes_on_and_has_each_point_once(tmp
     for i, (name, count, _) in enumerate(KILLS):
         copies.restore((name, count))
         # What the server has got by then is not known: any beginning of the history, also one behind the snapshot.
-        server.histories = {run: history[: len(history) * i // len(KILLS)]}
+        ended = json.loads((workdir / "trackers" / "WandB" / "run.json").read_text())["ended"]
+        server.histories = {run: history[: len(history) * i // len(KILLS)] if ended is None else list(history)}
         make()[0].run(epochs=EPOCHS)
         assert server.points() == wanted, (name, count)
 
@@ -144,6 +150,7 @@ def test_a_process_that_is_really_killed_loses_nothing(tmp_path):
     undisturbed, workdir = tmp_path / "whole" / "run", tmp_path / "run"
     tracked_runs.make(undisturbed, offline()).run(epochs=EPOCHS)
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(loops.__file__).parents[1])}
+    environment.pop("WANDB_SERVICE", None)  # the process of W&B that belongs to this one
     killed = subprocess.run([sys.executable, "-c", SCRIPT, str(workdir), "('step', 14)"], env=environment, capture_output=True, timeout=240)
     assert killed.returncode == -9, killed.stderr
     time.sleep(0.5)  # W&B's own process ends after ours
@@ -189,9 +196,10 @@ def test_fit_takes_it_as_a_callback(tmp_path):
     model = tracked_runs.tiny.Classifier().model
     model.compile("sgd", "sparse_categorical_crossentropy")
     x, y = tracked_runs.tiny.data(32)
-    history = loops.fit(model, x, y, epochs=2, verbose=0, callbacks=[hooks.WandB("p", mode="offline", settings=QUICK)])
+    history = loops.fit(model, x, y, epochs=2, verbose=0, callbacks=[offline(dir=str(tmp_path))])
     lines = [record.history for record in records(tmp_path) if record.WhichOneof("record_type") == "history"]
-    assert [float(item.value_json) for line in lines for item in line.item if "loss" in (item.key, *item.nested_key)] == history.history["loss"]
+    values = [float(item.value_json) for line in lines for item in line.item if "loss" in (item.key, *item.nested_key)]
+    assert values == history.history["loss"]
 
 
 def test_how_training_ended_is_the_state_of_the_run(tmp_path, server):
@@ -202,12 +210,12 @@ def test_how_training_ended_is_the_state_of_the_run(tmp_path, server):
 
 
 def test_a_tracker_that_fails_is_said_once_and_what_it_missed_comes_later(tmp_path, monkeypatch):
-    workdir = tmp_path / "run"
+    workdir, hook = tmp_path / "run", offline()
     with (
         tracked_runs.failing(monkeypatch, wandb, "init"),
         pytest.warns(UserWarning, match=r"WandB could not .*OSError: nobody is there") as caught,
     ):
-        loop = tracked_runs.make(workdir, offline())
+        loop = tracked_runs.make(workdir, hook)
         loop.run(epochs=1)
     assert loop.outcome == "finished" and len([w for w in caught if "WandB" in str(w.message)]) == 1
     tracked_runs.make(workdir, offline()).run(epochs=EPOCHS)

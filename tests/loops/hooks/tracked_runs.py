@@ -107,11 +107,11 @@ def talking(monkeypatch, kind):
 
 
 @contextlib.contextmanager
-def failing(monkeypatch, kind, *names, error=OSError("nobody is there")):
+def failing(monkeypatch, kind, *names):
     """Methods of a client fail in this context."""
 
     def fail(*arguments, **named):
-        raise error
+        raise OSError("nobody is there")
 
     with monkeypatch.context() as patch:
         for name in names:
