@@ -28,7 +28,7 @@ KILLS = [
 
 def make(workdir, hook, *more, **arguments):
     """The loop, as a fresh process would make it: evaluated at epochs, and at steps between."""
-    task = tiny.Classifier(random=True)
+    task = tiny.Classifier()
     feed = loops.ArrayFeed(tiny.data(16 * STEPS), 16, shuffle=True, seed=5)
     val, early = loops.ArrayFeed(tiny.data(32, seed=1), 16), loops.ArrayFeed(tiny.data(16, seed=2), 16)
     chosen = [hooks.Evaluate(early, "early", every=loops.triggers.At(3, 8, 16)), hook, *more]
