@@ -25,7 +25,8 @@ def own_folder(tmp_path, monkeypatch):
 def empty_store(tmp_path_factory):
     """A store with its tables, which take seconds to make."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").create_experiment("runs")
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}")
+    client.create_experiment("runs", artifact_location=str(path.with_name("artifacts")))
     return path.read_bytes()
 
 
