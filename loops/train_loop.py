@@ -197,7 +197,7 @@ class TrainLoop:
         finally:
             self.progress.seconds = self.clock() - begun
             self._running = False
-            ending.end(parts, self._saved)
+            ending.end(parts, self._saved, self._evaluations)
             parts.accounts.end()
         if interrupts.preempted and self.outcome == "interrupted":
             raise Preempted

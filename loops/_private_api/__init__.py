@@ -71,6 +71,7 @@ from loops._private_api.of_tensorflow import (
     op_definition,
     op_module,
     registered_function,
+    surroundings,
     undistributed,
     variant_of,
 )
@@ -140,6 +141,7 @@ __all__ = [
     "remembering_attributes",
     "sample_weights_of_classes",
     "slots_from",
+    "surroundings",
     "takes_training",
     "tensorflow_variable",
     "unsupported",

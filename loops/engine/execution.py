@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from loops import fault_points
-from loops.engine.backup import Backup, FiniteCheck, ReadAgain
+from loops.engine.backup import Backup
 from loops.engine.batch_readers import eager_batch
 from loops.engine.call_length import CallLength
 from loops.engine.nonfinite import NonFiniteStep
@@ -81,7 +81,6 @@ class Execution:
         self._guarded, self._continuing = guarded, continuing
         self._unsettled: Unsettled | None = None
         self._finite: Any = None
-        self._check, self._read = FiniteCheck(), ReadAgain()
         self._writes = StateWrites(program)
         self._last: tuple[Call, Any, int] | None = None
         self.metrics: dict[str, Any] = {}
@@ -98,7 +97,7 @@ class Execution:
 
     def use(self, program: Program) -> None:
         """Continues with another program, after a retrace."""
-        program.step.used = self.program.step.used
+        program.step.used.continues(self.program.step.used)
         self.program, self._writes, self._finite = program, StateWrites(program), None
 
     def begin_epoch(self) -> None:
@@ -213,7 +212,7 @@ class Execution:
 
     def _all_finite(self, unsettled: Unsettled) -> bool:
         # In eager mode the state was looked at after every step.
-        return bool(self._finite) and (self.program.mode == "eager" or self._check(unsettled.backup))
+        return bool(self._finite) and (self.program.mode == "eager" or self.program.check(unsettled.backup))
 
     def skip_batch(self) -> None:
         """Drops the batch of the bad step that `settle` has just taken back."""
@@ -284,7 +283,7 @@ class Execution:
             if self._unsettled is None:
                 backup = Backup(rows=None if eager else self.step.kept_rows)
                 self._unsettled = Unsettled(backup, dataclasses.replace(self.progress), self._clock())
-            self._unsettled.backup.cover(whole, self._read)
+            self._unsettled.backup.cover(whole, self.program.read)
             self._unsettled.backup.cover_rows(rows)
             self._unsettled.covered.add(key)
         return self._unsettled
@@ -325,7 +324,7 @@ class Execution:
             raise
 
     def _take_back(self, unsettled: Unsettled) -> tuple[NonFiniteStep, list[Any]]:
-        recovery = Recovery(self.program, self.feed, self.progress, self._check, self._writes)
+        recovery = Recovery(self.program, self.feed, self.progress, self.program.check, self._writes)
         taken_back = recovery.take_back(unsettled, self._reader)
         self._bad_is_held = taken_back.holds_bad
         if taken_back.reader is None:

@@ -134,7 +134,9 @@ class Restart:
         if saved is not None:
             parts.rates.load_state_dict(saved.state["learning_rates"])
             self._saved.load_feed(parts, saved, found[1] if found is not None else None)
-        if not parts.step.is_open:
+        if parts.step.is_open:
+            parts.step.run_begins_again()
+        else:
             self._open_execution(found)
         if saved is not None:
             self._restore(saved)

@@ -53,6 +53,18 @@ class KerasTask(Task):
         self._follow_model()
         self._reports = {"train": StepLogs(), "eval": StepLogs()}
 
+    def begin_again(self) -> None:
+        """Looks at the model anew: it may have been compiled again, or its methods replaced, since the last run.
+
+        Raises:
+            ValueError: if it is not compiled as a task needs it.
+        """
+        calls = vars(self).pop("_metric_calls")
+        self._follow_model()
+        if calls.model is self.model:
+            self._metric_calls = calls
+            calls.begin_again()
+
     def check_functions(self, *names: str) -> None:
         """Refuses a model that overrides one of the methods `make_..._function`.
 
@@ -237,6 +249,9 @@ class PredictionTask(KerasTask):
 
     def owns(self, method: str) -> bool:
         return True
+
+    def begin_again(self) -> None:
+        """Does nothing: predicting needs nothing that is compiled."""
 
     def build(self, spec: Any) -> None:
         """Does nothing: there is no optimizer, and tracing builds the model."""
