@@ -76,6 +76,7 @@ from loops._private_api.of_tensorflow import (
     variant_of,
 )
 from loops._private_api.of_variables import (
+    global_seed_generator,
     hidden_draws,
     is_global_seed,
     is_trackable_object,
@@ -112,6 +113,7 @@ __all__ = [
     "functions_of",
     "given_to_compile",
     "graph_of_function",
+    "global_seed_generator",
     "have_tangents",
     "hidden_draws",
     "inputs_of",

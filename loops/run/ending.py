@@ -14,7 +14,9 @@ __all__ = ["end"]
 
 
 def end(parts: RunParts, saved: SavedStates, evaluations: Evaluations) -> None:
-    """Ends a run, and leaves its programs to others. After an error, call it while that error is being handled (in `finally`), so that it is not replaced by another.
+    """Ends a run, and leaves its programs to others.
+
+    After an error, call it while that error is being handled (in `finally`), so that it is not replaced by another.
 
     Raises:
         Exception: the first error of a hook or of the workdir, if no other error is being handled.

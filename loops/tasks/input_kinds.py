@@ -22,6 +22,7 @@ __all__ = ["NOTES_OF_KERAS", "InputKind", "is_of_keras", "is_plain", "is_users",
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice, tf.DType, tf.TensorShape, np.dtype, np.generic)
 _LIBRARIES = frozenset({"tensorflow", "keras", "numpy", "scipy", "pandas", "torch", "jax", "PIL", "matplotlib", "h5py", "google", "absl"})
+_INSTALLED = ("site-packages", "dist-packages")
 _OF_PYTHON = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, staticmethod, classmethod, property, functools.cached_property)
 _OF_KERAS = (
@@ -118,17 +119,28 @@ def _found(kind: type) -> InputKind:
         return InputKind.USERS
     if kind.__module__ == "loops.tasks.clipping":
         return InputKind.OURS
-    return InputKind.USERS if is_users(kind) else InputKind.OTHER
+    return InputKind.USERS if _has_attributes(kind) else InputKind.OTHER
 
 
 def is_users(what: Any) -> bool:
-    """Whether a class or function is neither of this library nor of one that it is built on, nor of Python."""
+    """Whether a class or function is the user's own: not of this library, nor of Python or an installed package."""
     return is_users_module(str(getattr(what, "__module__", "")))
 
 
+@functools.lru_cache(maxsize=4096)
 def is_users_module(name: str) -> bool:
+    """Whether a module is the user's own."""
     root = name.partition(".")[0]
-    return bool(root) and root != "loops" and root not in _LIBRARIES and (root == "__main__" or root not in sys.stdlib_module_names)
+    if not root or root == "loops" or root in _LIBRARIES or root in sys.stdlib_module_names - {"__main__"}:
+        return False
+    file = str(getattr(sys.modules.get(name), "__file__", None) or "")
+    return not any(folder in file for folder in _INSTALLED)
+
+
+def _has_attributes(kind: type) -> bool:
+    """Whether the attributes of such objects are looked at: settings may be kept in objects of an installed package, too."""
+    root = kind.__module__.partition(".")[0]
+    return root != "loops" and root not in _LIBRARIES and root not in sys.stdlib_module_names - {"__main__"}
 
 
 def is_of_keras(value: Any) -> bool:

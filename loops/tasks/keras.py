@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,7 +85,7 @@ class KerasTask(Task):
                 raise ValueError(f"The task's new model {self.model.name!r} is not compiled: call model.compile(...) before you assign it.")
             check_compile_names(self.model)
             self._metric_calls = MetricCalls(self.model)
-            self._trained: tuple[Any, ...] = ()
+            self._trained: tuple[weakref.ref[Any], ...] = ()  # no part of the task: they may be gone from the model
             self._own_train_step = _overridden(self.model, "train_step")
             self._own_test_step = _overridden(self.model, "test_step")
 
@@ -113,8 +114,8 @@ class KerasTask(Task):
         An own step may leave weights to other optimizers, so those that it did not update before are no reason.
         """
         weights, optimizer = self.model.trainable_weights, getattr(self.model, "optimizer", None)
-        freed = [w for w in weights if not any(w is before for before in self._trained)] if self._trained else []
-        self._trained = tuple(weights)
+        freed = [w for w in weights if not any(w is before() for before in self._trained)] if self._trained else []
+        self._trained = tuple(map(weakref.ref, weights))
         if freed and isinstance(optimizer, keras.optimizers.Optimizer) and optimizer.built:
             self._build(optimizer, [*_private_api.variables_to_update(optimizer), *freed])
 

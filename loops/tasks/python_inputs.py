@@ -65,18 +65,20 @@ class PythonInputs:
     def __len__(self) -> int:
         return len(self._found)
 
-    def difference(self, now: PythonInputs, apart: Iterable[str] = ()) -> tuple[str, Any, Any] | None:
+    def difference(self, now: PythonInputs, apart: Mapping[str, Any] | None = None) -> tuple[str, Any, Any] | None:
         """The first that differs: its path, and what it was and is; None if all is the same.
 
         Args:
             now: what there is now.
-            apart: paths that do not count.
+            apart: path -> plain value that does not count as a change.
         """
-        before, after, apart = self._found, now._found, set(apart)
+        before, after = self._found, now._found
         if before == after:
             return None
         for path in {**before, **after}:
-            if path in apart or (path not in before and path in now._slots):
+            if path not in before and path in now._slots:
+                continue
+            if apart and path in apart and after.get(path) == (type(apart[path]), apart[path]):
                 continue
             if before.get(path, _ABSENT) != after.get(path, _ABSENT):
                 return path.replace("._layers.", ".layers."), _shown(before.get(path, _ABSENT)), _shown(after.get(path, _ABSENT))
@@ -86,13 +88,12 @@ class PythonInputs:
 class _Same:
     """Stands for an object that is compared by identity. It does not keep the object alive if that can be."""
 
-    __slots__ = ("_object", "_reference", "_text")
+    __slots__ = ("_object", "_reference")
 
     def __init__(self, value: Any):
-        self._object, self._reference, self._text = None, None, ""
+        self._object, self._reference = None, None
         try:
             self._reference = weakref.ref(value)
-            self._text = f"{getattr(value, '__qualname__', type(value).__qualname__)}"
         except TypeError:
             self._object = value
 
@@ -190,11 +191,10 @@ class _Walk:
             return
         self._seen[id(value)] = value
         items: Any = dict(value) if kind is InputKind.MAPPING else list(value)
-        values = items.values() if kind is InputKind.MAPPING else items
-        if len(items) > _LONG and is_plain(values) and (kind is not InputKind.MAPPING or is_plain(items)):
-            self.found[path] = (type(value), marshal.dumps(sorted(items, key=repr) if kind is InputKind.SET else items, 2))
+        if len(items) > _LONG and (digest := _digest(items)) is not None:
+            self.found[path] = (type(value), digest)
             return
-        self.found[f"len({path})"] = (type(value), len(items))
+        self.found[path], self.found[f"len({path})"] = (type(value), ...), (int, len(items))
         if kind is InputKind.SET:
             items = sorted((item for item in items), key=_order)
         if kind is InputKind.MAPPING:
@@ -269,6 +269,14 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, (float, complex, np.generic)) and value != value:
         return "nan"  # no NaN equals another
     return value
+
+
+def _digest(items: Any) -> str | None:
+    """A digest of a list or dict of plain values, nested or not; None if there is something else in it."""
+    try:
+        return hashlib.blake2b(marshal.dumps(items, 2)).hexdigest()
+    except ValueError:
+        return None
 
 
 def _array(array: np.ndarray) -> tuple[Any, ...]:

@@ -125,7 +125,7 @@ def _settings() -> tuple[Any, ...]:
     """What a trace takes from Keras's and TensorFlow's settings."""
     keras_own = keras.config.floatx(), keras.config.epsilon(), keras.config.image_data_format(), keras.config.dtype_policy().name
     tensorflow_own = tf.config.functions_run_eagerly(), tf.config.experimental.tensor_float_32_execution_enabled()
-    return *keras_own, *tensorflow_own, *_private_api.surroundings()
+    return *keras_own, *tensorflow_own, *_private_api.surroundings(), _private_api.global_seed_generator()
 
 
 def _short(value: Any) -> str:
