@@ -269,6 +269,8 @@ class Execution:
     def _open(self, feed: Feed, resume: tuple[pathlib.Path | None] | None = None) -> None:
         self.feed, self._stale = feed, False
         self._most_held = _NO_LIMIT if feed.seekable or not self._guarded else _steps_of_bytes(feed.element_spec)
+        if self.program.mode == "xla":
+            feed.cut_like(self.program.blocks)
         saved, resuming = (resume[0], True) if resume is not None else (None, False)
         self._reader: FeedReader = open_reader(
             feed, self.progress.position, self.program.mode, continuing=self._continuing, saved=saved, resuming=resuming

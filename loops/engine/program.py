@@ -76,6 +76,7 @@ class Program:
 
     Attributes:
         mode: the mode in which a call runs.
+        blocks: under XLA, the specs of batches and the lengths of blocks for which there is a program; see `Feed.cut_like`.
         check, read: for those who run the program; what they compile is kept with it.
         in_use, of_one_run, looked_at: for `KeptPrograms`: whether a run uses the program, whether a trace holds what belongs to one run
             only, and in how many traces that was looked for.
@@ -87,6 +88,7 @@ class Program:
             self.step = step.for_xla()
             self.mode = "xla" if step.strategy.num_replicas_in_sync == 1 else "graph"
         self._compiled: dict[Any, Any] = {}
+        self.blocks: list[tuple[Any, int]] = []
         self.check, self.read = FiniteCheck(), ReadAgain()
         self._state_writes: dict[int, list[tf.Variable]] = {}
         self.in_use, self.of_one_run, self.looked_at = False, False, 0
@@ -172,6 +174,7 @@ class Program:
         key = (type(source).__name__, capacity, finite is not None, step_key)
         if key not in self._compiled:
             function = self._compile(source, spec, capacity, guarded=finite is not None)
+            self.blocks += [(spec, capacity)] if capacity is not None else []
             concrete, meta = self.step.traced(spec)
             self._compiled[key] = function, meta, concrete.structured_outputs["collected"]
         function, meta, structure = self._compiled[key]

@@ -287,6 +287,8 @@ def _calls(
     """
     if feed.endless and steps is None:
         raise ValueError("The feed never ends; say how many batches to evaluate (steps=...).")
+    if program.mode == "xla":
+        feed.cut_like(program.blocks)
     reader = open_reader(feed, Position(), program.mode, continuing=False, passes=1)
     done = 0
     try:

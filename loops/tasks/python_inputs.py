@@ -289,7 +289,7 @@ def _array(array: np.ndarray) -> tuple[Any, ...]:
 
 def _holds_variables(item: Any) -> bool:
     if kind_of(type(item)) is InputKind.SEQUENCE:
-        return bool(item) and all(part is None or isinstance(part, keras.Variable) for part in item)
+        return all(part is None or isinstance(part, keras.Variable) for part in item)
     return isinstance(item, keras.Variable)
 
 
