@@ -54,8 +54,8 @@ _LEFT_ALONE = (
 NOTES_OF_KERAS = frozenset({
     "_auto_config", "_build_shapes_dict", "_call_signature", "_called", "_compiled_trainable_state", "_epoch_iterator",
     "_eval_epoch_iterator", "_flat_losses", "_flat_metrics", "_flat_weighted_metrics", "_inbound_nodes", "_initial_epoch",
-    "_input_layers", "_inputs", "_layers_by_depth", "_lock", "_loss_ids", "_losses", "_losses_override", "_metrics", "_nodes",
-    "_nodes_by_depth", "_non_trainable_variables", "_operations_by_depth", "_outbound_nodes", "_output_layers", "_outputs",
+    "_input_layers", "_inputs", "_jit_compile", "_layers_by_depth", "_lock", "_loss_ids", "_losses", "_losses_override", "_metrics",
+    "_nodes", "_nodes_by_depth", "_non_trainable_variables", "_operations_by_depth", "_outbound_nodes", "_output_layers", "_outputs",
     "_parent_path", "_path", "_saved_model_arg_spec", "_saved_model_inputs_spec", "_tapeloops_tasks", "_tracked", "_tracker",
     "_trainable_variables", "_trainable_variables_indices", "_variables", "_y_pred_build_structure", "_y_true_build_structure", "built",
     "history", "output_names", "predict_function", "stop_evaluating", "stop_predicting", "stop_training", "test_function",
