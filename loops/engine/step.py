@@ -32,7 +32,7 @@ from loops.tasks.metric_results import ResultsRecorded, with_metrics
 from loops.tasks.plain_values import before_trace, changes_by_trace
 from loops.tasks.reductions import Collect
 from loops.tasks.step_context import StepContext, Transform
-from loops.tasks.trace_changes import TraceChanges
+from loops.tasks.trace_changes import TraceChanges, inputs_of
 from loops.tasks.updates import DirectUpdatesRefused
 from loops.tasks.used_variables import UsedVariables
 from loops.user_errors.tracebacks import original_errors
@@ -160,7 +160,7 @@ class GlobalStep:
 
     def _trace(self, spec: Any) -> Any:
         function = tf.function(self.__call__ if self.clock is None else self.clock.around(self.__call__), autograph=False)
-        before = before_trace(self.task)
+        before, inputs = before_trace(self.task), inputs_of(self.task, self._transforms)
         kept = self.kept_rows.watching(xla=self._xla) if self.kept_rows is not None else contextlib.nullcontext()
         with StepErrors(self.task, self.method, spec):
             self.build(spec)
@@ -169,9 +169,9 @@ class GlobalStep:
         for sentence in changes_by_trace(self.task, before):
             warn(f"Warning: {sentence}")
         if self.changes is None:
-            self.changes = TraceChanges(self.task, self._transforms)
+            self.changes = TraceChanges(self.task, self._transforms, inputs)
         else:
-            self.consistent &= self.changes.changed_inputs(self._transforms) is None
+            self.consistent &= self.changes.traced_again(self._transforms, inputs)
         return traced
 
     def eager(self, batch: Any, step: tf.Tensor) -> tuple[dict[str, Any], StepMeta]:

@@ -65,12 +65,34 @@ class PythonInputs:
     def __len__(self) -> int:
         return len(self._found)
 
-    def difference(self, now: PythonInputs, apart: Mapping[str, Any] | None = None) -> tuple[str, Any, Any] | None:
+    def counted(self, after: PythonInputs, known: Iterable[str] = ()) -> dict[str, Any]:
+        """What code counts and lists while it is traced, which decides nothing: path -> how it is compared, after the trace.
+
+        Args:
+            after: what there was after a trace that began with this.
+            known: paths that earlier traces gave.
+        """
+        found = {path: after._found.get(path) for path in known}
+        for path, token in sorted(after._found.items(), key=lambda item: len(item[0].removeprefix("len("))):
+            before = self._found.get(path)
+            if before == token:
+                continue
+            if isinstance(token, tuple) and isinstance(before, tuple):
+                if token[0] is before[0] and token[0] in (int, list, dict):
+                    found[path] = token
+            elif before is None and any(f"len({container})" in found for container in _containers_of(path)):
+                found[path] = token
+        return found
+
+    def difference(
+        self, now: PythonInputs, apart: Mapping[str, Any] | None = None, counted: Mapping[str, Any] | None = None
+    ) -> tuple[str, Any, Any] | None:
         """The first that differs: its path, and what it was and is; None if all is the same.
 
         Args:
             now: what there is now.
             apart: path -> plain value that does not count as a change.
+            counted: what `counted` gave after the last trace; what is still so does not count either.
         """
         before, after = self._found, now._found
         if before == after:
@@ -78,11 +100,21 @@ class PythonInputs:
         for path in {**before, **after}:
             if path not in before and path in now._slots:
                 continue
+            if counted and path in counted and after.get(path) == counted[path]:
+                continue
             if apart and path in apart and after.get(path) == (type(apart[path]), apart[path]):
                 continue
             if before.get(path, _ABSENT) != after.get(path, _ABSENT):
                 return path.replace("._layers.", ".layers."), _shown(before.get(path, _ABSENT)), _shown(after.get(path, _ABSENT))
         return None
+
+
+def _containers_of(path: str) -> Iterator[str]:
+    """Paths of what may hold what a path leads to, or the length of it."""
+    path = path.removeprefix("len(").removesuffix(")")
+    while path:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        yield path
 
 
 class _Same:
@@ -266,9 +298,9 @@ def _known_by(value: Any) -> Any:
 
 
 def _comparable(value: Any) -> Any:
-    if isinstance(value, (float, complex, np.generic)) and value != value:
-        return "nan"  # no NaN equals another
-    return value
+    if isinstance(value, np.generic):
+        return value.dtype.str, value.tobytes()
+    return "nan" if isinstance(value, (float, complex)) and value != value else value  # no NaN equals another
 
 
 def _digest(items: Any) -> str | None:

@@ -213,6 +213,48 @@ def test_values_outside_of_the_model_are_noticed(work, monkeypatch):
         keras.config.set_epsilon(epsilon)
 
 
+counts = {"train": 0, "eval": 0, "predict": 0, "all": []}
+
+
+class Counting(Custom):
+    """Counts its traces in Python, as tests do."""
+
+    def __init__(self):
+        super().__init__()
+        self.traces = 0
+
+    def train_step(self, data):
+        counts["train"] += 1
+        counts["all"].append(("train", self.traces))
+        self.traces += 1
+        return super().train_step(data)
+
+    def test_step(self, data):
+        counts["eval"] += 1
+        counts["all"].append(("eval", self.traces))
+        self.traces += 1
+        return super().test_step(data)
+
+    def predict_step(self, data):
+        counts["predict"] += 1
+        counts["all"].append(("predict", self.traces))
+        return super().predict_step(data)
+
+
+def test_counting_traces_in_python_causes_none():
+    model = Counting()
+    model.compile("sgd", "mse")
+    for _ in range(3):
+        loops.predict(model, X, 16)
+        loops.evaluate(model, X, Y, 16)
+        fit(model)
+        fit(model, X[:60], Y[:60])
+    assert counts["train"] == counts["eval"] == counts["predict"] == 2  # the first trace of a model that is not built is made twice
+    counts["train"] = 100  # somebody else's change is one
+    fit(model)
+    assert counts["train"] == 101
+
+
 def test_settings_of_a_fit_are_part_of_its_program_and_those_used_last_stay(work):
     model, given = model_of(), [{}, {"clip": 0.1}, {"clip": 0.2}, {"compile": "xla"}, {"hooks": [Observing()]}]
     for arguments in given:
