@@ -109,6 +109,11 @@ class GlobalStep:
         """The graph of the first trace, None before it."""
         return next((function.graph for function, _ in self._traced.values()), None)
 
+    def graph_for(self, spec: Any) -> tf.Graph | None:
+        """The graph of the trace for batches of `spec`, None if there is none."""
+        traced = self._traced.get(self.key(spec))
+        return None if traced is None else traced[0].graph
+
     @property
     def graphs(self) -> list[tf.Graph]:
         """The graphs of all traces, in the order in which they were made."""

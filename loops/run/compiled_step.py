@@ -67,7 +67,7 @@ class CompiledStep:
         self._of_eager_steps: TraceChanges | None = None
         self._cached_logs: tuple[int, dict[str, Any]] | None = None
         self._looked_at: Any = None
-        self._named = False
+        self._named = self._has_run = False
 
     # Programs.
 
@@ -106,6 +106,7 @@ class CompiledStep:
 
     def run_ends(self, *, keep: bool) -> None:
         """The run has ended: other runs of the task may use its program, unless it ended by an error."""
+        self._has_run = False
         self._release(keep=keep)
 
     def run_begins_again(self) -> None:
@@ -144,8 +145,10 @@ class CompiledStep:
 
     @property
     def graph(self) -> tf.Graph | None:
-        """The graph of the step, once it was traced."""
-        return self._execution.step.graph if self._execution is not None else None
+        """The graph of the step, once it was traced; that for the feed's batches, if it is known apart from others."""
+        if self._execution is None:
+            return None
+        return self._execution.step.graph_for(self._execution.feed.element_spec) or self._execution.step.graph
 
     # Tracing.
 
@@ -169,6 +172,16 @@ class CompiledStep:
         """Traces the step if there is no graph of it: some variables of the run's state are found in the graph only."""
         if self.graph is None and self.mode != "eager":
             self.trace()
+
+    def trace_ahead(self) -> None:
+        """Traces a step of graph mode for the feed's batches, if the program has traced it for others only, or not at all."""
+        if self.execution.step.graph_for(self.execution.feed.element_spec) is None:
+            self.trace()
+
+    def has_run(self) -> None:
+        """To be called after each call: from now on the constants of the trace are those of the run."""
+        self._has_run = True
+        self.remember_constants()
 
     def remember_constants(self) -> None:
         """Remembers the values that the trace took for constants; does nothing if called again before the next retrace."""
@@ -214,11 +227,13 @@ class CompiledStep:
             if self._changes.changed_flags():  # the next step will see them; optimizers get slots then
                 self._before_retrace()
                 self._of_eager_steps = None
+        elif names := self._changes.changed_flags():
+            self.retrace(f"`trainable` changed for {names}")
+        elif not self._has_run and (reason := self._changes.changed_inputs(self._transforms)):
+            self.retrace(reason)  # a hook has changed it before the first step
         else:
             for sentence in self._changes.changed_constants():
                 warn(f"Warning: {sentence}")
-            if names := self._changes.changed_flags():
-                self.retrace(f"`trainable` changed for {names}")
 
     def retrace(self, reason: str) -> None:
         """Makes a new program, so that the step is traced again before the next call, and says why."""

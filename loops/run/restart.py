@@ -194,7 +194,9 @@ class Restart:
 
     def _restore(self, saved: RunState) -> None:
         parts = self._parts
-        run_state.build_optimizers(parts.task, saved)  # if the models are not built yet, tracing builds them, and `restore` does this
+        # If the models are not built yet, tracing builds them, and `restore` does this.
+        if run_state.build_optimizers(parts.task, saved) and parts.step.graph is not None:
+            parts.step.retrace(run_state.BUILT)
         parts.step.trace()
         parts.step.set_flags(saved.state["trainable"])
         self._saved.restore(parts, saved)

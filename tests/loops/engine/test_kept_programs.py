@@ -103,6 +103,16 @@ def test_a_number_that_changes_while_a_run_is_on_is_warned_of_and_noticed_by_the
     assert float(task.weight) == 13.0 and task.traces == 3
 
 
+def test_what_a_hook_changes_before_the_first_step_counts_from_it_on():
+    task = Plain()
+    run(task)
+    for mode in ("graph", "xla", "xla"):
+        task.factor, task.weight = 1.0, tf.Variable(0.0)
+        change = hooks.LambdaHook(on_epoch_begin=lambda loop: setattr(task, "factor", 2.0))
+        loops.TrainLoop(task, loops.ArrayFeed(X, 16), [change], compile=mode).run(epochs=1)
+        assert float(task.weight) == 4.0
+
+
 class CountsInPython(Plain):
     def train_step(self, batch):
         self.calls = getattr(self, "calls", 0) + 1
