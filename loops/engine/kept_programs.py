@@ -26,6 +26,7 @@ from loops.tasks.step_context import Transform
 
 __all__ = ["KeptPrograms", "ProgramOfLoop", "StepSettings"]
 
+_ATTRIBUTE = "_tapeloops_programs"
 _MOST = 8  # of one task; those used last stay
 _MOST_SIGNATURES = 16  # of one program, which begins anew then
 
@@ -75,9 +76,9 @@ class KeptPrograms:
     def of(cls, task: Task) -> KeptPrograms:
         """Those of a task; an attribute of it, so that they end with it."""
         # Not by setattr: a class of the user's may have its own.
-        found: KeptPrograms = vars(task).setdefault("_programs", cls(task))
+        found: KeptPrograms = vars(task).setdefault(_ATTRIBUTE, cls(task))
         if found._task is None or found._task() is not task:  # the task is a copy of another one
-            vars(task)["_programs"] = found = cls(task)
+            vars(task)[_ATTRIBUTE] = found = cls(task)
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -29,7 +29,7 @@ from loops.tasks import loss_weights, replicas
 from loops.tasks.base import Task
 from loops.tasks.keras import KerasTask
 from loops.tasks.metric_results import ResultsRecorded, with_metrics
-from loops.tasks.plain_values import before_trace, changes_by_trace
+from loops.tasks.plain_values import before_trace, changes_by_trace, drew_random_numbers
 from loops.tasks.reductions import Collect
 from loops.tasks.step_context import StepContext, Transform
 from loops.tasks.trace_changes import TraceChanges, inputs_of
@@ -69,7 +69,7 @@ class GlobalStep:
     Attributes:
         training_step: variable with the number of training steps, for a step of an evaluation, which is not counted itself; else None.
         changes: what the first trace took for constant, to be compared with what there is later; None before it.
-        consistent: whether all traces took the same for constant.
+        consistent: whether all traces took the same for constant, and none drew random numbers of NumPy.
         draws_seeds: whether a trace called `Task.seed`, so that it holds the seed of the run.
         saw_no_writer: whether `tf.summary` had nowhere to write to in a trace, which left out what would have been written.
     """
@@ -171,6 +171,7 @@ class GlobalStep:
             self.build(spec)
             with self.strategy.scope(), self.used.while_traced(), kept:
                 traced = function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
+        self.consistent &= not drew_random_numbers(self.task, before)
         for sentence in changes_by_trace(self.task, before):
             warn(f"Warning: {sentence}")
         if self.changes is None:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["before_trace", "changed_while_traced", "changes_by_trace", "plain_values"]
+__all__ = ["before_trace", "changed_while_traced", "changes_by_trace", "drew_random_numbers", "plain_values"]
 
 _DEPTH = 4
 _MOST_ITEMS, _MOST_VALUES = 50, 200
@@ -81,6 +81,11 @@ def changes_by_trace(task: Any, before: Mapping[str, Any]) -> list[str]:
                 "its Python code once, not in every step: keep what changes in a tf.Variable, or use self.step."
             )
     return sentences
+
+
+def drew_random_numbers(task: Any, before: Mapping[str, Any]) -> bool:
+    """Whether NumPy has drawn random numbers since `before`, what `before_trace` returned: a trace holds those that it drew."""
+    return any(before.get(path) != state for path, state in before_trace(task).items() if path.startswith(_DRAWN))
 
 
 def changed_while_traced(task: Any) -> dict[str, Any]:

@@ -205,6 +205,15 @@ def test_a_step_with_hidden_random_state_is_traced_for_each_run():
     assert task.traces == 2
 
 
+def test_a_step_that_draws_numbers_of_numpy_is_traced_for_each_run():
+    class Drawing(Plain):
+        def train_step(self, batch):
+            return {**super().train_step(batch), "drawn": float(np.random.normal())}
+
+    task = Drawing()
+    assert run(task)["drawn"] != run(task)["drawn"] and task.traces == 2
+
+
 def test_copies_of_a_task_have_programs_of_their_own():
     task = Plain()
     run(task)
