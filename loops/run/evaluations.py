@@ -69,6 +69,8 @@ class Evaluations:
                     f"Warning: there was no batch for the evaluation {name!r}, so it adds no logs. Data that is evaluated more than once "
                     "has to be given in a form that can be read again: arrays, a PyDataset, a function that returns a generator."
                 )
+        if parts.loop.outcome is not None:  # between two runs
+            self.run_ends(keep=True)
         logs = {f"{name}_{key}": value for key, value in results.items()}
         parts.logs.evaluation.update(logs)
         for hook in parts.hooks:

@@ -10,6 +10,7 @@ import tensorflow as tf
 import loops
 from loops import hooks
 from loops.engine.kept_programs import KeptPrograms
+from loops.engine.step import GlobalStep
 from loops.tasks import python_inputs
 from loops.testing import read_events
 from tests.loops import tiny
@@ -62,6 +63,19 @@ def test_loops_of_one_task_share_its_programs():
     assert loops.EvalLoop(task, compile="graph").run(evaluated["val"]) == {"noise": first["val_noise"][0]}
     run(task)
     assert task.traces == 1
+
+
+def test_evaluations_between_two_runs_leave_their_program_to_others(monkeypatch):
+    traced, trace = [], GlobalStep._trace
+    monkeypatch.setattr(GlobalStep, "_trace", lambda self, spec: traced.append(self.method) or trace(self, spec))
+    task, feed = Noisy(), loops.ArrayFeed(X, 16)
+    loop = loops.TrainLoop(task, feed, compile="graph")
+    loop.run(epochs=1)
+    loop.evaluate(feed, "val")
+    loops.EvalLoop(task, compile="graph").run(feed)
+    loop.run(epochs=2)
+    loop.evaluate(feed, "val")
+    assert traced == ["train_step", "eval_step"]
 
 
 def test_another_seed_of_the_run_is_another_program_where_it_is_drawn_from():
