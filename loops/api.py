@@ -23,6 +23,7 @@ from loops.hooks.profile import Profile
 from loops.hooks.progress_bar import ProgressBar
 from loops.messages import warn
 from loops.run.eval_loop import EvalLoop, Predictions, PredictLoop
+from loops.tasks.kept_tasks import task_of
 from loops.tasks.keras import KerasTask, PredictionTask
 from loops.train_loop import TrainLoop
 from loops.triggers import At, EveryEpochs
@@ -89,47 +90,47 @@ def fit(
         >>> history.epoch
         [0, 1, 2]
     """
-    task = KerasTask(model)
-    task.check_functions("make_train_function", *(["make_test_function"] if validation_data is not None or validation_split else []))
-    if x is None:
-        raise ValueError("loops.fit was given no data: `x` is None.")
-    epochs, steps_per_epoch = _capped(epochs, keras.config.max_epochs(), "epochs"), _capped_steps(steps_per_epoch)
-    if validation_split and validation_data is None:
-        (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
-    feed = feed_for(
-        x, y, sample_weight, batch_size=batch_size, steps=steps_per_epoch, shuffle=shuffle, class_weight=class_weight, seed=seed
-    )
-    verbosity = 1 if verbose == "auto" else int(verbose)
-    given = [*_listed(callbacks), *_listed(hooks)]
-    if verbosity and not any(isinstance(item, (ProgressBar, keras.callbacks.ProgbarLogger)) for item in given):
-        given.append(ProgressBar(verbose=verbosity))
-    if validation_data is not None:
-        size, steps = validation_batch_size or batch_size, _capped_steps(validation_steps)
-        validation = feed_for(*keras.utils.unpack_x_y_sample_weight(validation_data), batch_size=size, steps=steps, replay=True)
-        given.append(Evaluate(validation, "val", every=_validation_trigger(validation_freq), steps=steps))
-    loop = TrainLoop(
-        task,
-        feed,
-        given,
-        steps_per_epoch=steps_per_epoch,
-        workdir=workdir,
-        resume=resume,
-        strategy=strategy or _strategy(model),
-        compile=_mode(model, compile),
-        seed=seed,
-        clip=clip,
-        on_nonfinite=on_nonfinite,
-    )
-    loop.progress.epoch = initial_epoch
-    for hook in loop.hooks:
-        if isinstance(hook, KerasCallbacks):
-            hook.verbose = verbosity
-    own = next((item for item in given if isinstance(item, keras.callbacks.History)), None)
-    model.history = loop.history if own is None else own
-    loop.run(epochs=epochs)
-    if loop.outcome == "interrupted":
-        raise KeyboardInterrupt
-    return model.history
+    with task_of(model, KerasTask) as task:
+        task.check_functions("make_train_function", *(["make_test_function"] if validation_data is not None or validation_split else []))
+        if x is None:
+            raise ValueError("loops.fit was given no data: `x` is None.")
+        epochs, steps_per_epoch = _capped(epochs, keras.config.max_epochs(), "epochs"), _capped_steps(steps_per_epoch)
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
+        feed = feed_for(
+            x, y, sample_weight, batch_size=batch_size, steps=steps_per_epoch, shuffle=shuffle, class_weight=class_weight, seed=seed
+        )
+        verbosity = 1 if verbose == "auto" else int(verbose)
+        given = [*_listed(callbacks), *_listed(hooks)]
+        if verbosity and not any(isinstance(item, (ProgressBar, keras.callbacks.ProgbarLogger)) for item in given):
+            given.append(ProgressBar(verbose=verbosity))
+        if validation_data is not None:
+            size, steps = validation_batch_size or batch_size, _capped_steps(validation_steps)
+            validation = feed_for(*keras.utils.unpack_x_y_sample_weight(validation_data), batch_size=size, steps=steps, replay=True)
+            given.append(Evaluate(validation, "val", every=_validation_trigger(validation_freq), steps=steps))
+        loop = TrainLoop(
+            task,
+            feed,
+            given,
+            steps_per_epoch=steps_per_epoch,
+            workdir=workdir,
+            resume=resume,
+            strategy=strategy or _strategy(model),
+            compile=_mode(model, compile),
+            seed=seed,
+            clip=clip,
+            on_nonfinite=on_nonfinite,
+        )
+        loop.progress.epoch = initial_epoch
+        for hook in loop.hooks:
+            if isinstance(hook, KerasCallbacks):
+                hook.verbose = verbosity
+        own = next((item for item in given if isinstance(item, keras.callbacks.History)), None)
+        model.history = loop.history if own is None else own
+        loop.run(epochs=epochs)
+        if loop.outcome == "interrupted":
+            raise KeyboardInterrupt
+        return model.history
 
 
 @shortened
@@ -167,15 +168,16 @@ def evaluate(
     Raises:
         ValueError: if there is no data, or the model is not compiled or overrides `make_test_function`.
     """
-    task, steps = KerasTask(model), _capped_steps(steps)
-    task.check_functions("make_test_function")
-    feed = feed_for(x, y, sample_weight, batch_size=batch_size, steps=steps)
-    watchers = EvaluationWatchers(task, _joined(callbacks, hooks), verbose=verbose, steps=steps or feed.steps_per_epoch)
-    loop = EvalLoop(task, strategy=strategy or _strategy(model), compile=_mode(model, compile))
-    watchers.begin()
-    logs = loop.run(feed, steps=steps, on_batch=watchers.on_batch, on_call=watchers.on_call, stopped=watchers.stopped)
-    logs = watchers.end(logs)
-    return logs if return_dict else _private_api.logs_in_order(model, logs)
+    steps = _capped_steps(steps)
+    with task_of(model, KerasTask) as task:
+        task.check_functions("make_test_function")
+        feed = feed_for(x, y, sample_weight, batch_size=batch_size, steps=steps)
+        watchers = EvaluationWatchers(task, _joined(callbacks, hooks), verbose=verbose, steps=steps or feed.steps_per_epoch)
+        loop = EvalLoop(task, strategy=strategy or _strategy(model), compile=_mode(model, compile))
+        watchers.begin()
+        logs = loop.run(feed, steps=steps, on_batch=watchers.on_batch, on_call=watchers.on_call, stopped=watchers.stopped)
+        logs = watchers.end(logs)
+        return logs if return_dict else _private_api.logs_in_order(model, logs)
 
 
 @shortened
@@ -208,17 +210,18 @@ def predict(
     Raises:
         ValueError: if there is no data, or the model overrides `make_predict_function`.
     """
-    task, steps = PredictionTask(model), _capped_steps(steps)
-    task.check_functions("make_predict_function")
-    feed: Feed = feed_for(x, None, None, batch_size=batch_size, steps=steps)
-    watchers = PredictionWatchers(task, _joined(callbacks, hooks), verbose=verbose, steps=steps or feed.steps_per_epoch)
-    loop = PredictLoop(task, strategy=strategy or _strategy(model), compile=_mode(model, compile))
-    watchers.begin()
-    outputs = loop.run(
-        feed, steps=steps, batches=watchers.batches, on_batch=watchers.on_batch, on_call=watchers.on_call, stopped=watchers.stopped
-    )
-    watchers.end(outputs)
-    return outputs
+    steps = _capped_steps(steps)
+    with task_of(model, PredictionTask) as task:
+        task.check_functions("make_predict_function")
+        feed: Feed = feed_for(x, None, None, batch_size=batch_size, steps=steps)
+        watchers = PredictionWatchers(task, _joined(callbacks, hooks), verbose=verbose, steps=steps or feed.steps_per_epoch)
+        loop = PredictLoop(task, strategy=strategy or _strategy(model), compile=_mode(model, compile))
+        watchers.begin()
+        outputs = loop.run(
+            feed, steps=steps, batches=watchers.batches, on_batch=watchers.on_batch, on_call=watchers.on_call, stopped=watchers.stopped
+        )
+        watchers.end(outputs)
+        return outputs
 
 
 @shortened

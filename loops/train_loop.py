@@ -198,7 +198,7 @@ class TrainLoop:
         finally:
             self.progress.seconds = self.clock() - begun
             self._running = False
-            ending.end(parts, self._saved)
+            ending.end(parts, self._saved, self._evaluations)
             parts.accounts.end()
         if parts.agreement.ends_by_system and self.outcome == "interrupted":
             raise Preempted

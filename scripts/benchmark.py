@@ -7,6 +7,7 @@
     python scripts/benchmark.py --batch_sizes=32,128,512                 # each workload in each batch size
     python scripts/benchmark.py --contenders=loops_xla,products          # beside the matrix products alone, in NumPy
     python scripts/benchmark.py --contenders=loops,loops_xla --operations=8    # what a step of each is made of
+    python scripts/benchmark.py --first_step                             # instead: seconds from `fit` to its first step, twice
 
 Contenders take turns, round after round, so that a machine that becomes slower does so for all. A ratio is formed within each round; shown
 is the median over the rounds. Compiling and a first epoch come before the first round and do not count.
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from research.benchmarks.workloads import Workload
 
 Rates = dict[str, list[float]]  # contender -> steps per second in each round
+Fits = list[tuple[float, float]]  # of each fit of a model the seconds to its first step, and to its end
 
 GRAPH_FITS = ("fit", "fit_50", "fit_200")
 FITS = (*GRAPH_FITS, "fit_50_xla")
@@ -66,6 +68,9 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_integer(
         "operations", 0, "Kinds of operations to show of an epoch of each contender, the dearest first.", lower_bound=0, flag_values=values
     )
+    flags.DEFINE_bool(
+        "first_step", False, "Measure the time to the first step of a first and a second fit instead of rates.", flag_values=values
+    )
     flags.DEFINE_bool("markdown", False, "Print tables in Markdown.", flag_values=values)
     flags.DEFINE_string("json", None, "File for all that was measured.", flag_values=values)
 
@@ -77,6 +82,8 @@ def main(args: flags.FlagValues) -> int:
         from research.benchmarks.workloads import WORKLOADS
 
     workloads = _sized(_chosen(args.workloads, WORKLOADS, "workload"), args.batch_sizes, args.rows)
+    if args.first_step:
+        return _first_steps(workloads, args)
     contenders = _chosen(args.contenders, {**CONTENDERS, "products": Products}, "contender")
     if args.peers:
         from research.benchmarks import peers
@@ -97,6 +104,24 @@ def main(args: flags.FlagValues) -> int:
     if args.json:
         settings = {"rounds": args.rounds, "seconds": args.seconds, "rows": args.rows}
         _write_json(pathlib.Path(args.json), {"machine": machine, "settings": settings, "workloads": summaries(measured)})
+    return 0
+
+
+def _first_steps(workloads: Mapping[str, Workload], args: flags.FlagValues) -> int:
+    from research.benchmarks import first_step
+
+    print(_machine_line(machine := _machine()), flush=True)
+    measured: dict[str, dict[str, list[Fits]]] = {}
+    for name, workload in workloads.items():
+        _say(f"fitting {name}")
+        measured[name] = {
+            contender: [[(one.first_step, one.whole) for one in fits] for fits in rounds]
+            for contender, rounds in first_step.measure(workload, args.rounds).items()
+        }
+        _say("")
+        print(f"\n{name}: {workload.title}", *first_step_table(measured[name], args.markdown), sep="\n", flush=True)
+    if args.json:
+        _write_json(pathlib.Path(args.json), {"machine": machine, "settings": {"rounds": args.rounds}, "first_step": measured})
     return 0
 
 
@@ -185,6 +210,21 @@ def table(rates: Rates, markdown: bool = False) -> list[str]:
         for name, values in rates.items()
     ]
     return _aligned([["contender", "steps/s", "spread", *columns], *rows], markdown) + _legend(rates)
+
+
+def first_step_table(measured: Mapping[str, list[Fits]], markdown: bool = False) -> list[str]:
+    """Lines of the table of first steps: medians over the rounds, in milliseconds.
+
+    Args:
+        measured: contender -> for each round the seconds to the first step and to the end, of the first and of the second fit.
+        markdown: whether to print Markdown.
+    """
+    rows = []
+    for name, rounds in measured.items():
+        cells = [statistics.median(fits[fit][what] for fits in rounds) for fit in (0, 1) for what in (0, 1)]
+        rows.append([name, *(f"{1000 * seconds:,.0f}" for seconds in cells)])
+    titles = ["contender", "1st fit: first step, ms", "all of it", "2nd fit: first step, ms", "all of it"]
+    return _aligned([titles, *rows], markdown)
 
 
 def mean_table(measured: Mapping[str, Rates], markdown: bool = False) -> list[str]:

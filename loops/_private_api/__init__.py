@@ -73,10 +73,12 @@ from loops._private_api.of_tensorflow import (
     op_module,
     registered_function,
     report_to_cluster,
+    surroundings,
     undistributed,
     variant_of,
 )
 from loops._private_api.of_variables import (
+    global_seed_generator,
     hidden_draws,
     is_global_seed,
     is_trackable_object,
@@ -114,6 +116,7 @@ __all__ = [
     "functions_of",
     "given_to_compile",
     "graph_of_function",
+    "global_seed_generator",
     "has_started",
     "have_tangents",
     "hidden_draws",
@@ -146,6 +149,7 @@ __all__ = [
     "remembering_attributes",
     "sample_weights_of_classes",
     "slots_from",
+    "surroundings",
     "takes_training",
     "tensorflow_variable",
     "unsupported",

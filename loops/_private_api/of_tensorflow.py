@@ -45,6 +45,13 @@ def op_module(path: str) -> Any:
     return module(path)
 
 
+def surroundings() -> tuple[Any, ...]:
+    """What TensorFlow takes from outside of a function while it traces it: the device, and who is told of every operation."""
+    eager = module(CONTEXT).context()
+    users = [callback for callback in eager.op_callbacks if not str(getattr(callback, "__module__", "")).startswith("loops.")]
+    return str(eager.device_name or ""), *map(id, users)
+
+
 @contextlib.contextmanager
 def op_callback(callback: Callable[..., None]) -> Iterator[None]:
     """Within this context `callback` is called after every op that this thread runs: (type, inputs, attributes, outputs, name, graph).

@@ -71,10 +71,14 @@ def hidden_draws(noticed: Callable[[], None]) -> Iterator[None]:
         seeds.get_seed = original
 
 
+def global_seed_generator() -> Any:
+    """The seed generator that Keras uses where none is given; None if none was needed yet."""
+    return getattr(module(GLOBAL_STATE), "get_global_attribute", lambda name: None)("global_seed_generator")
+
+
 def is_global_seed(variable: Any) -> bool:
     """Whether this is the state of the seed generator that Keras uses where none is given; `variable` is a plain TensorFlow variable."""
-    generator = getattr(module(GLOBAL_STATE), "get_global_attribute", lambda name: None)("global_seed_generator")
-    value = getattr(getattr(generator, "state", None), "value", None)
+    value = getattr(getattr(global_seed_generator(), "state", None), "value", None)
     return value is variable or any(copy is variable for copy in getattr(value, "values", ()))
 
 

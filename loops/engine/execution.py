@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from loops import fault_points
 from loops.cluster import Agreement
-from loops.engine.backup import Backup, FiniteCheck, ReadAgain
+from loops.engine.backup import Backup
 from loops.engine.batch_readers import eager_batch
 from loops.engine.call_length import CallLength
 from loops.engine.held_batches import MOST_STEPS, steps_of_bytes, too_many, uncounted
@@ -84,13 +84,11 @@ class Execution:
         self._agreement = agreement or Agreement(program.step.cluster, clock, lambda: (False, False))
         self._unsettled: Unsettled | None = None
         self._finite: Any = None
-        self._check, self._read = FiniteCheck(program.step.cluster), ReadAgain()
         self._writes = StateWrites(program)
         self._last: tuple[Call, Any, int] | None = None
         self.metrics: dict[str, Any] = {}
         self._call_length, self._clock = CallLength(), clock
-        self._examples_counted = 0
-        self._bad_is_held = self.must_settle = False
+        self._examples_counted, self._bad_is_held, self.must_settle = 0, False, False
         self.trace.start(progress.step)
         self._open(feed, resume)
 
@@ -100,7 +98,7 @@ class Execution:
 
     def use(self, program: Program) -> None:
         """Continues with another program, after a retrace."""
-        program.step.used = self.program.step.used
+        program.step.used.continues(self.program.step.used)
         self.program, self._writes, self._finite = program, StateWrites(program), None
 
     def begin_epoch(self) -> None:
@@ -227,7 +225,7 @@ class Execution:
 
     def _all_finite(self, unsettled: Unsettled) -> bool:
         # In eager mode the state was looked at after every step.
-        return bool(self._finite) and (self.program.mode == "eager" or self._check(unsettled.backup))
+        return bool(self._finite) and (self.program.mode == "eager" or self.program.check(unsettled.backup))
 
     def skip_batch(self) -> None:
         """Drops the batch of the bad step that `settle` has just taken back."""
@@ -285,6 +283,8 @@ class Execution:
         self._stale = False
         self.feed = feed = part_of(feed, self.step.cluster.index, self.step.cluster.count)
         self._most_held = _NO_LIMIT if feed.seekable or not self._guarded else steps_of_bytes(feed.element_spec)
+        if self.program.mode == "xla":
+            feed.cut_like(self.program.blocks)
         saved, resuming = (resume[0], True) if resume is not None else (None, False)
         self._reader: FeedReader = open_reader(
             feed, self.progress.position, self.program.mode, continuing=self._continuing, saved=saved, resuming=resuming
@@ -299,7 +299,7 @@ class Execution:
             if self._unsettled is None:
                 backup = Backup(rows=None if eager else self.step.kept_rows)
                 self._unsettled = Unsettled(backup, dataclasses.replace(self.progress), self._clock())
-            self._unsettled.backup.cover(whole, self._read)
+            self._unsettled.backup.cover(whole, self.program.read)
             self._unsettled.backup.cover_rows(rows)
             self._unsettled.covered.add(key)
         return self._unsettled
@@ -340,7 +340,7 @@ class Execution:
             raise
 
     def _take_back(self, unsettled: Unsettled) -> tuple[NonFiniteStep, list[Any]]:
-        recovery = Recovery(self.program, self.feed, self.progress, self._check, self._writes)
+        recovery = Recovery(self.program, self.feed, self.progress, self.program.check, self._writes)
         taken_back = recovery.take_back(unsettled, self._reader)
         self._bad_is_held = taken_back.holds_bad
         if taken_back.reader is None:

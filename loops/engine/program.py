@@ -21,15 +21,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from loops.engine.backup import Backup, FiniteCheck
+from loops.engine.backup import Backup, FiniteCheck, ReadAgain
 from loops.engine.batch_readers import eager_batch, inputs_of, reader_for, signature_of
 from loops.engine.kept_rows import writes_rows
 from loops.engine.outputs import Outputs, concatenated, unpacked
 from loops.engine.rows import CHECK, LogSpec, aligned
 from loops.engine.step import GlobalStep, StepMeta
 from loops.feeds import Block
-from loops.graphs.written_resources import written_variables
-from loops.tasks.run_variables import variables_of
+from loops.graphs.written_resources import written_captures, written_variables
+from loops.tasks.replicas import local_variables
+from loops.tasks.run_variables import flat, variables_of
 from loops.user_errors.reasons import in_short, without_nodes
 
 __all__ = ["Call", "Program"]
@@ -75,6 +76,10 @@ class Program:
 
     Attributes:
         mode: the mode in which a call runs.
+        blocks: under XLA, the specs of batches and the lengths of blocks for which there is a program; see `Feed.cut_like`.
+        check, read: for those who run the program; what they compile is kept with it.
+        in_use, of_one_run, looked_at: for `KeptPrograms`: whether a run uses the program, whether a trace holds what belongs to one run
+            only, and in how many traces that was looked for.
     """
 
     def __init__(self, step: GlobalStep, mode: str):
@@ -83,7 +88,10 @@ class Program:
             self.step = step.for_xla()
             self.mode = "xla" if step.strategy.num_replicas_in_sync == 1 else "graph"
         self._compiled: dict[Any, Any] = {}
-        self._check = FiniteCheck(step.cluster)
+        self.blocks: list[tuple[Any, int]] = []
+        self.check, self.read = FiniteCheck(step.cluster), ReadAgain()
+        self._state_writes: dict[int, list[tf.Variable]] = {}
+        self.in_use, self.of_one_run, self.looked_at = False, False, 0
         self._known_key: tuple[Any, Any] | None = None
 
     @property
@@ -112,6 +120,14 @@ class Program:
     def graph_for(self, source: Any, spec: Any) -> tf.Graph | None:
         """The graph of the step that a call with this source runs; the variables that it creates exist then. None in eager mode."""
         return None if self.mode == "eager" else self.step.concrete(self._spec(source, spec)).graph
+
+    def state_writes(self, graph: tf.Graph) -> list[tf.Variable]:
+        """The variables of the state, and others that the graph of the step holds, that it may write. It is searched once."""
+        if id(graph) not in self._state_writes:  # the step keeps its graphs
+            by_handle = {id(v.handle): v for v in [*local_variables(graph.variables), *flat(self.variables())]}
+            found = (by_handle.get(id(handle)) for handle, _ in written_captures(graph))
+            self._state_writes[id(graph)] = [variable for variable in found if variable is not None]
+        return self._state_writes[id(graph)]
 
     def key(self, source: Any, spec: Any) -> Any:
         """A hashable identity of the step that a call with this source runs."""
@@ -158,6 +174,7 @@ class Program:
         key = (type(source).__name__, capacity, finite is not None, step_key)
         if key not in self._compiled:
             function = self._compile(source, spec, capacity, guarded=finite is not None)
+            self.blocks += [(spec, capacity)] if capacity is not None else []
             concrete, meta = self.step.traced(spec)
             self._compiled[key] = function, meta, concrete.structured_outputs["collected"]
         function, meta, structure = self._compiled[key]
@@ -227,7 +244,7 @@ class Program:
             parts.append((meta.spec, result["row"]))
             metrics.update(meta.metrics)
             if undo is not None:
-                finite = tf.math.is_finite(results[-1]["row"][CHECK]) & self._check(undo)
+                finite = tf.math.is_finite(results[-1]["row"][CHECK]) & self.check(undo)
         spec, rows = aligned(parts) if parts else (LogSpec({}), tf.zeros([0, 2], tf.float64))
         collected = tf.nest.map_structure(lambda *v: concatenated(v), *[r["collected"] for r in results]) if results else {}
         observed = results[-1]["observed"] if results else {}

@@ -23,7 +23,7 @@ from loops.engine.returned import checked_logs
 from loops.engine.rows import LogSpec, merge_replicas, merge_workers, row_of
 from loops.engine.step_clock import StepClock
 from loops.engine.step_errors import StepErrors
-from loops.engine.summary_step import summaries_at
+from loops.engine.summary_step import records, summaries_at
 from loops.feeds.split import split
 from loops.graphs.dependence import EagerOps
 from loops.messages import warn
@@ -31,9 +31,10 @@ from loops.tasks import loss_weights, replicas
 from loops.tasks.base import Task
 from loops.tasks.keras import KerasTask
 from loops.tasks.metric_results import ResultsRecorded, with_metrics
-from loops.tasks.plain_values import before_trace, changes_by_trace
+from loops.tasks.plain_values import before_trace, changes_by_trace, drew_random_numbers
 from loops.tasks.reductions import Collect
 from loops.tasks.step_context import StepContext, Transform
+from loops.tasks.trace_changes import TraceChanges, inputs_of
 from loops.tasks.updates import DirectUpdatesRefused
 from loops.tasks.used_variables import UsedVariables
 from loops.user_errors.tracebacks import original_errors
@@ -68,8 +69,14 @@ class GlobalStep:
         seed: seed of the run.
         transforms: gradient transforms.
         observes: names of the tensors that hooks observe.
-        training_step: variable with the number of training steps, for a step that is not counted itself (one of an evaluation).
         fuse: whether the step is for graph mode, where updates may be fused (see `loops.tasks.fused_updates`).
+
+    Attributes:
+        training_step: variable with the number of training steps, for a step of an evaluation, which is not counted itself; else None.
+        changes: what the first trace took for constant, to be compared with what there is later; None before it.
+        consistent: whether all traces took the same for constant, and none drew random numbers of NumPy.
+        draws_seeds: whether a trace called `Task.seed`, so that it holds the seed of the run.
+        saw_no_writer: whether `tf.summary` had nowhere to write to in a trace, which left out what would have been written.
     """
 
     def __init__(
@@ -81,12 +88,14 @@ class GlobalStep:
         seed: int = 0,
         transforms: Sequence[Transform] = (),
         observes: frozenset[str] = frozenset(),
-        training_step: tf.Variable | None = None,
         fuse: bool = False,
     ):
         self.task, self.method, self.strategy, self.cluster = task, method, strategy, Cluster.of(strategy)
-        self._seed, self._transforms, self._observes, self._training_step = seed, transforms, observes, training_step
+        self.seed, self._transforms, self._observes = seed, transforms, observes
+        self.training_step = tf.Variable(0, dtype=tf.int64, trainable=False) if method == "eval_step" else None
         self._fuse, self._xla = fuse, False
+        self.changes: TraceChanges | None = None
+        self.consistent, self.draws_seeds, self.saw_no_writer = True, False, False
         # Only for graph mode: a program of XLA cannot read the time, and takes its batches from blocks.
         self.clock = StepClock() if "waiting" in observes and fuse else None
         # A variable with a copy on each replica is not made within a trace.
@@ -104,6 +113,11 @@ class GlobalStep:
     def graph(self) -> tf.Graph | None:
         """The graph of the first trace, None before it."""
         return next((function.graph for function, _ in self._traced.values()), None)
+
+    def graph_for(self, spec: Any) -> tf.Graph | None:
+        """The graph of the trace for batches of `spec`, None if there is none."""
+        traced = self._traced.get(self.key(spec))
+        return None if traced is None else traced[0].graph
 
     @property
     def graphs(self) -> list[tf.Graph]:
@@ -128,6 +142,7 @@ class GlobalStep:
         """
         step = copy.copy(self)
         step._xla, step._traced, step.meta, step.traces = True, {}, None, 0
+        step.changes, step.consistent, step.draws_seeds, step.saw_no_writer = None, True, False, False
         return step
 
     def build(self, spec: Any) -> None:
@@ -155,14 +170,19 @@ class GlobalStep:
 
     def _trace(self, spec: Any) -> Any:
         function = tf.function(self.__call__ if self.clock is None else self.clock.around(self.__call__), autograph=False)
-        before = before_trace(self.task)
+        before, inputs = before_trace(self.task), inputs_of(self.task, self._transforms)
         kept = self.kept_rows.watching(xla=self._xla) if self.kept_rows is not None else contextlib.nullcontext()
         with StepErrors(self.task, self.method, spec):
             self.build(spec)
             with self.strategy.scope(), self.used.while_traced(), kept:
                 traced = function.get_concrete_function(spec, tf.TensorSpec([], tf.int64))
+        self.consistent &= not drew_random_numbers(self.task, before)
         for sentence in changes_by_trace(self.task, before):
             warn(f"Warning: {sentence}")
+        if self.changes is None:
+            self.changes = TraceChanges(self.task, self._transforms, inputs)
+        else:
+            self.consistent &= self.changes.traced_again(self._transforms, inputs)
         return traced
 
     def eager(self, batch: Any, step: tf.Tensor) -> tuple[dict[str, Any], StepMeta]:
@@ -202,13 +222,13 @@ class GlobalStep:
         return self.strategy.experimental_distribute_values_from_function(lambda c: parts[int(c.replica_id_in_sync_group) % count])
 
     def _on_replica(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
-        counted = step if self._training_step is None else self._training_step.read_value()
+        counted = step if self.training_step is None else self.training_step.read_value()
         examples = self.task.batch_size(batch)
         context = StepContext(
             counted,
             step,
             examples,
-            self._seed,
+            self.seed,
             self._transforms,
             self._observes,
             fuse=self._fuse,
@@ -221,7 +241,8 @@ class GlobalStep:
         with context, ops or contextlib.nullcontext(), _private_api.loss_scaling(by_keras=False, sums=sums, scalars=of_batches):
             keep = self._per_replica_state() if context.replicas > 1 else []
             scope = tf.xla.experimental.jit_scope() if self._xla and context.replicas > 1 else contextlib.nullcontext()
-            summaries = summaries_at(counted, 1 if self._training_step is None else 0)
+            summaries = summaries_at(counted, 1 if self.training_step is None else 0)
+            self.saw_no_writer |= not records()
             with scope, FastOps() if self._xla else contextlib.nullcontext(), summaries, original_errors():
                 returned = self._user_step()(batch)
             for variable, before in keep:
@@ -244,6 +265,7 @@ class GlobalStep:
             spec, row = row_of(scalars, context.examples, context.total_loss(scalars))
             if self.cluster.several:
                 row = merge_workers(spec, row)
+        self.draws_seeds |= context.drew_seeds
         self._check_reductions({**spec.kinds, **dict.fromkeys(metrics, keras.metrics.Metric)})
         self.meta = StepMeta(spec, metrics)
         return {"row": row, "observed": context.observed, "collected": collected}

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-__all__ = ["summaries_at"]
+__all__ = ["records", "summaries_at"]
+
+
+def records() -> bool:
+    """Whether `tf.summary` may write now: somebody has made a writer the default one. Without one a trace leaves the calls out."""
+    recorded = tf.get_static_value(tf.summary.should_record_summaries())  # None if it is decided at each step
+    return recorded is None or bool(recorded)
 
 
 @contextlib.contextmanager
@@ -18,8 +24,7 @@ def summaries_at(step: tf.Tensor, done: int) -> Iterator[None]:
         step: int64 scalar, training steps completed before.
         done: added to it: 1 for a training step, which TensorBoard shows at the number of steps that are complete after it.
     """
-    recorded = tf.get_static_value(tf.summary.should_record_summaries())  # False without a writer; None if it is decided at each step
-    if tf.summary.experimental.get_step() is not None or (recorded is not None and not recorded):
+    if tf.summary.experimental.get_step() is not None or not records():
         yield
         return
     tf.summary.experimental.set_step(step + done)

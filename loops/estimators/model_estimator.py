@@ -132,6 +132,10 @@ class ModelEstimator(LoopsEstimator):
         return dataclasses.replace(rows, y=self._target(self._learn_target(rows.y, None, reset=False), model))
 
     def _prediction_task(self) -> PredictionTask:
+        before = self.__dict__.get("_predictor")
+        if before is not None and before.task.model is self.model_:  # `partial_fit`: the task keeps its program
+            task: PredictionTask = before.task
+            return task
         return PredictionTask(self.model_)
 
 

@@ -20,10 +20,13 @@ class Predictor:
         task: a task with a `predict_step` that returns one array, `[B, ...]`.
         batch_size: rows in a batch.
         compile: as the task was trained; prediction itself is a graph, or eager.
+
+    Attributes:
+        task: that task.
     """
 
     def __init__(self, task: Task, batch_size: int, compile: str):
-        self._batch_size = batch_size
+        self.task, self._batch_size = task, batch_size
         self._loop = PredictLoop(task, compile="eager" if compile == "eager" else "graph")
 
     def __call__(self, x: Any) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +20,7 @@ from loops.feeds.split import part_of_rows
 
 __all__ = ["ArrayFeed"]
 
+_NEAR = 4  # of other lengths of blocks those up to so many times as short or long will do
 _MAX_BLOCK_STEPS = 1024
 
 
@@ -90,6 +91,7 @@ class ArrayFeed(Feed):
         self.element_spec = self._pack(self._specs())
         batch_bytes = sum(_tf_dtype(a).size * self.batch_size * int(np.prod(a.shape[1:])) for a in self._arrays)
         self.block_steps = block_steps(batch_bytes, min(_MAX_BLOCK_STEPS, max(1, full)))
+        self._compiled_steps: int | None = None
         self._orders = Permutations(self.n_examples, self.seed) if self.shuffle else None
 
     def _specs(self) -> list[tf.TensorSpec]:
@@ -118,14 +120,21 @@ class ArrayFeed(Feed):
         described = {"examples": self.n_examples, "batch_size": self.batch_size, **order, **super().describe()}
         return {**described, "fingerprint": self.fingerprint}
 
+    def cut_like(self, compiled: Sequence[tuple[Any, int]]) -> None:
+        wanted = self.block_steps
+        found = [k for spec, k in compiled if {s.shape[0] for s in tf.nest.flatten(spec) if s is not None} == {self.batch_size}]
+        known = [k for k in found if wanted / _NEAR <= k <= wanted * _NEAR]
+        self._compiled_steps = min(known, key=lambda k: max(k / wanted, wanted / k), default=None)
+
     def blocks(self, position: Position) -> Iterator[Block]:
+        steps = self._compiled_steps or self.block_steps
         order = self._orders.of(position.pass_index) if self._orders is not None else None
         first = position.batch
         while first < self._full:
             if self._orders is not None and 2 * first >= self._full:
                 self._orders.prepare(position.pass_index + 1)
-            n = min(self.block_steps, self._full - first)
-            yield self._cut(order, first * self.batch_size, n, self.block_steps, self.batch_size)
+            n = min(steps, self._full - first)
+            yield self._cut(order, first * self.batch_size, n, steps, self.batch_size)
             first += n
         if self._tail and first < self._full + 1:
             yield self._cut(order, self._full * self.batch_size, 1, 1, self._tail)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -92,6 +92,13 @@ class Feed(abc.ABC):
     @abc.abstractmethod
     def blocks(self, position: Position) -> Iterator[Block]:
         """Yields the blocks of pass `position.pass_index`, beginning with batch `position.batch`."""
+
+    def cut_like(self, compiled: Sequence[tuple[Any, int]]) -> None:
+        """Called before an XLA program reads blocks: a feed may cut them to a length for which the program is compiled already.
+
+        Args:
+            compiled: type specs of a batch, and the number of batches in a block, of each program.
+        """
 
     def in_epochs_of(self, steps: int) -> None:
         """Called before a run whose epochs are `steps` long. A feed with `passes_apart` makes each of its passes such an epoch."""

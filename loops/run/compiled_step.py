@@ -10,15 +10,15 @@ import tensorflow as tf
 from loops.cluster import Cluster
 from loops.engine import compile_mode
 from loops.engine.execution import Execution
+from loops.engine.kept_programs import KeptPrograms, StepSettings
 from loops.engine.program import Program
-from loops.engine.step import GlobalStep
 from loops.feeds import Feed
 from loops.messages import say, warn
-from loops.run.trace_changes import TraceChanges
 from loops.tasks import replicas
 from loops.tasks.base import Task
 from loops.tasks.run_variables import CAPTURED, identities, note_on
 from loops.tasks.step_context import Transform
+from loops.tasks.trace_changes import TraceChanges
 from loops.tasks.tracking import Tracked, apply_flags
 from loops.tasks.trained import Trained
 from loops.tasks.used_variables import alike
@@ -63,10 +63,12 @@ class CompiledStep:
         self._task, self._strategy, self._seed, self._transforms, self._observed = task, strategy, seed, transforms, observed
         self._before_retrace = before_retrace
         self._execution: Execution | None = None
-        self._changes: TraceChanges | None = None
+        self._programs = KeptPrograms.of(task)
+        self._taken: list[tuple[Program, StepSettings]] = []
+        self._of_eager_steps: TraceChanges | None = None
         self._cached_logs: tuple[int, dict[str, Any]] | None = None
         self._looked_at: Any = None
-        self._named = False
+        self._named = self._has_run = False
 
     # Programs.
 
@@ -85,19 +87,45 @@ class CompiledStep:
             return program
         choice = compile_mode.choose(self._program, feed, steps=steps, guarded=guarded)
         self.mode, self.why_mode = choice.program.mode, choice.why
+        self._release(but=choice.program)
         return choice.program
 
     def _program(self, mode: str) -> Program:
-        step = GlobalStep(
-            self._task,
-            "train_step",
-            self._strategy,
-            seed=self._seed,
-            transforms=self._transforms,
-            observes=self._observed(),
-            fuse=mode == "graph",
-        )
-        return Program(step, mode)
+        settings = self._settings(mode)
+        program = self._programs.take(settings)
+        self._taken.append((program, settings))
+        return program
+
+    def _settings(self, mode: str) -> StepSettings:
+        return StepSettings("train_step", mode, self._strategy, self._seed, tuple(self._transforms), self._observed())
+
+    def _release(self, *, but: Program | None = None, keep: bool = True) -> None:
+        for program, settings in self._taken:
+            if program is not but:
+                self._programs.release(program, settings, keep=keep)
+        self._taken = [taken for taken in self._taken if taken[0] is but]
+
+    def run_ends(self, *, keep: bool) -> None:
+        """The run has ended: other runs of the task may use its program, unless it ended by an error."""
+        self._has_run = False
+        self._release(keep=keep)
+
+    def run_begins_again(self) -> None:
+        """Before a further run of the loop: goes on with its program, or has the step traced again if the task has changed since then.
+
+        Hooks change models, layers and flags at looks, too; these changes `notice_changes` finds.
+        """
+        announced = self._changes is not None and self._changes.is_outdated()
+        if self._taken or announced or self.mode in (None, "eager"):
+            return
+        assert self.mode is not None
+        settings, before = self._settings(self.mode), self.execution.program
+        program, reason = self._programs.take_again(before, settings)
+        if reason is not None:
+            self._retraced_for(reason)
+        self._taken.append((program, settings))
+        if program is not before:
+            self._execution_uses(program)
 
     # The execution.
 
@@ -118,8 +146,10 @@ class CompiledStep:
 
     @property
     def graph(self) -> tf.Graph | None:
-        """The graph of the step, once it was traced."""
-        return self._execution.step.graph if self._execution is not None else None
+        """The graph of the step, once it was traced; that for the feed's batches, if it is known apart from others."""
+        if self._execution is None:
+            return None
+        return self._execution.step.graph_for(self._execution.feed.element_spec) or self._execution.step.graph
 
     # Tracing.
 
@@ -144,9 +174,20 @@ class CompiledStep:
         if self.graph is None and self.mode != "eager":
             self.trace()
 
+    def trace_ahead(self) -> None:
+        """Traces a step of graph mode for the feed's batches, if the program has traced it for others only, or not at all."""
+        if self.execution.step.graph_for(self.execution.feed.element_spec) is None:
+            self.trace()
+
+    def has_run(self) -> None:
+        """To be called after each call: from now on the constants of the trace are those of the run."""
+        self._has_run = True
+        self.remember_constants()
+
     def remember_constants(self) -> None:
         """Remembers the values that the trace took for constants; does nothing if called again before the next retrace."""
-        self._changes = self._changes or TraceChanges(self._task)
+        if self._changes is None:
+            self._of_eager_steps = TraceChanges(self._task)
         self._name_what_is_not_found()
 
     def _name_what_is_not_found(self) -> None:
@@ -186,23 +227,39 @@ class CompiledStep:
         elif self.mode == "eager":
             if self._changes.changed_flags():  # the next step will see them; optimizers get slots then
                 self._before_retrace()
-                self._changes = None
+                self._of_eager_steps = None
+        elif names := self._changes.changed_flags():
+            self.retrace(f"`trainable` changed for {names}")
+        elif not self._has_run and (reason := self._changes.changed_inputs(self._transforms)):
+            self.retrace(reason)  # a hook has changed it before the first step
         else:
             for sentence in self._changes.changed_constants():
                 warn(f"Warning: {sentence}")
-            if names := self._changes.changed_flags():
-                self.retrace(f"`trainable` changed for {names}")
 
     def retrace(self, reason: str) -> None:
         """Makes a new program, so that the step is traced again before the next call, and says why."""
+        self._retraced_for(reason)
+        self._release(keep=False)
+        if self._execution is not None:
+            assert self.mode is not None
+            self._execution_uses(self._program(self.mode))
+
+    def _retraced_for(self, reason: str) -> None:
         say(f"{'The training step is another one now' if self.mode == 'eager' else 'Retracing the training step'}: {reason}.")
         self._before_retrace()
         self.retraces += 1
         self.replaced |= self._changes is not None and self._changes.changed_objects() is not None
-        if self._execution is not None:
-            assert self.mode is not None
-            self._execution.use(self._program(self.mode))
-        self._changes = None
+
+    def _execution_uses(self, program: Program) -> None:
+        self.execution.use(program)
+        self._of_eager_steps, self._looked_at = None, None
+
+    @property
+    def _changes(self) -> TraceChanges | None:
+        """What the steps took for constant; None before the first."""
+        if self._execution is None or self.mode == "eager":
+            return self._of_eager_steps
+        return self._execution.program.step.changes
 
     def set_flags(self, flags: Mapping[str, list[bool]]) -> None:
         """Sets the `trainable` flags of a state before it is restored, and retraces if the step was traced with other flags."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from loops.messages import say
+from loops.run.evaluations import Evaluations
 from loops.run.parts import RunParts
 from loops.run.saved_states import SavedStates
 from loops.tasks.reductions import to_floats
@@ -12,13 +13,24 @@ from loops.tasks.reductions import to_floats
 __all__ = ["end"]
 
 
-def end(parts: RunParts, saved: SavedStates) -> None:
-    """Ends a run. After an error, call it while that error is being handled (in `finally`), so that it is not replaced by another.
+def end(parts: RunParts, saved: SavedStates, evaluations: Evaluations) -> None:
+    """Ends a run, and leaves its programs to others.
+
+    After an error, call it while that error is being handled (in `finally`), so that it is not replaced by another.
 
     Raises:
         Exception: the first error of a hook or of the workdir, if no other error is being handled.
         SaveError: if something could not be saved.
     """
+    try:
+        _end(parts, saved)
+    finally:
+        keep = parts.loop.outcome != "failed"
+        parts.step.run_ends(keep=keep)
+        evaluations.run_ends(keep=keep)
+
+
+def _end(parts: RunParts, saved: SavedStates) -> None:
     if parts.step.is_open:
         _settle(parts)
         parts.execution.rewind()

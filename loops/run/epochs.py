@@ -82,7 +82,7 @@ class Epochs:
             if pass_ended and before == (progress.step, 0):
                 self._stop_without_data()
                 break
-            parts.step.remember_constants()
+            parts.step.has_run()
             progress.seconds = parts.now() - begun
             self._end_epoch_if_complete(pass_ended)
             due = parts.agreement.is_due(progress.step) or progress.epoch_ended or parts.execution.must_settle
@@ -109,7 +109,7 @@ class Epochs:
         if parts.step.mode != "eager" and any(hook.evaluation_feed is not None for hook in parts.hooks):
             with parts.accounts.of("compile"):
                 if parts.execution.program.mode == "graph":  # XLA's was traced when its program was made
-                    parts.step.trace_if_missing()
+                    parts.step.trace_ahead()
                 self._evaluations.trace()
         for hook in parts.hooks:
             hook.before_first_step(parts.loop)

@@ -14,21 +14,18 @@ import tensorflow as tf
 from loops.choices import Compile, check_choice
 from loops.cluster import Agreement
 from loops.engine.joined_outputs import joined_outputs
+from loops.engine.kept_programs import ProgramOfLoop, StepSettings
 from loops.engine.program import Call, Program
 from loops.engine.rows import TraceLog
-from loops.engine.step import GlobalStep
 from loops.feeds import Feed, Position
 from loops.feeds.base import checked_feed
 from loops.feeds.parts import part_of
 from loops.feeds.reader import FeedIteratorReader, open_reader
-from loops.graphs.walk import nodes
-from loops.graphs.written_resources import written_captures
-from loops.run.trace_changes import TraceChanges
 from loops.tasks.base import Task
 from loops.tasks.checks import check_task
 from loops.tasks.kept_values import KeptValues
 from loops.tasks.reductions import to_floats
-from loops.tasks.replicas import local_variables, strategy_of
+from loops.tasks.replicas import strategy_of
 from loops.tasks.run_variables import flat
 from loops.user_errors.tracebacks import shortened
 
@@ -61,6 +58,8 @@ class EvalLoop:
         strategy: how batches are spread over devices; None: the strategy that the task's variables were made under.
         compile: "auto", "graph", "xla" or "eager".
         seed: seed of `Task.seed` in `eval_step`.
+        of_run: whether a training run evaluates, again and again, until `release`. Python values that change meanwhile are not looked at,
+            as in its training step; models, layers and `trainable` flags are.
 
     Example:
         >>> import keras, numpy as np, loops
@@ -70,49 +69,42 @@ class EvalLoop:
         {'loss': 4.0}
     """
 
-    def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: Compile = "auto", seed: int = 0):
+    def __init__(
+        self,
+        task: Task,
+        *,
+        strategy: tf.distribute.Strategy | None = None,
+        compile: Compile = "auto",
+        seed: int = 0,
+        of_run: bool = False,
+    ):
         check_task(task, "eval_step")
         self.task = task
-        self._strategy = strategy_of(task.tracked.model_variables(), strategy)
-        self._training_step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._seed, self._mode = seed, resolve_mode(compile)
-        self._changes: TraceChanges | None = None
-        self._traced_ahead: TraceChanges | None = None
+        strategy = strategy_of(task.tracked.model_variables(), strategy)
+        self._programs = ProgramOfLoop(task, StepSettings("eval_step", resolve_mode(compile), strategy, seed), of_run=of_run)
         self._first_specs: weakref.WeakKeyDictionary[Feed, Any] = weakref.WeakKeyDictionary()
-        self.program = self._new_program()
         self._kept = KeptValues()
-        self._written: dict[int, list[tf.Variable]] = {}
 
     def __repr__(self) -> str:
-        return f"EvalLoop({self.task!r}, {self.program.mode!r})"
-
-    def _new_program(self) -> Program:
-        step = GlobalStep(self.task, "eval_step", self._strategy, seed=self._seed, training_step=self._training_step)
-        return Program(step, self._mode)
+        return f"EvalLoop({self.task!r}, {self._programs.settings.mode!r})"
 
     def trace(self, feed: Feed) -> None:
         """Traces the step for the batches of `feed`, if their shapes are known, without a read that the feed could not repeat.
 
         `run` uses the trace, unless the task has changed since then.
         """
-        if self.program.mode == "eager":
+        if self._programs.settings.mode == "eager":
             return
-        feed = own_part(feed, self.program)
-        self._renew_if_outdated()
-        if feed not in self._first_specs:
-            self._first_specs[feed] = first_spec(self.program, feed)  # which may read a block
-        if (spec := self._first_specs[feed]) is not None:
-            graph = self.program.step.concrete(spec).graph
-            self._traced_ahead = TraceChanges(self.task)
-            if any(True for _ in nodes(graph, lambda kind: "Summary" in kind)):  # these write to what was the default writer
-                self.program, self._traced_ahead = self._new_program(), None
+        with self._programs.borrowed(ahead=True) as program:
+            feed = own_part(feed, program)
+            if feed not in self._first_specs:
+                self._first_specs[feed] = first_spec(program, feed)  # which may read a block
+            if (spec := self._first_specs[feed]) is not None:
+                program.step.concrete(spec)
 
-    def _renew_if_outdated(self) -> None:
-        """Begins a new program if the task is another one than the traced one. What is constant in a trace counts until the first run."""
-        ahead = self._traced_ahead
-        outdated = self._changes is not None and self._changes.is_outdated()
-        if outdated or (ahead is not None and (ahead.is_outdated() or ahead.constants_differ())):
-            self.program, self._changes, self._traced_ahead = self._new_program(), None, None
+    def release(self, *, keep: bool) -> None:
+        """The training run that evaluates has ended; others may use the program then, unless there was an error."""
+        self._programs.release(keep=keep)
 
     @shortened
     def run(
@@ -137,12 +129,23 @@ class EvalLoop:
         Returns:
             name -> float (array for a metric with several values), sorted by name.
         """
-        feed = own_part(checked_feed(feed, "feed"), self.program)
-        self._renew_if_outdated()
-        self._traced_ahead = None
-        self._training_step.assign(self.task.step)
-        kept, eager = self._kept, self.program.mode == "eager"
-        kept.keep(flat(self.program.variables()) if eager else self.task.tracked.metric_variables())
+        checked_feed(feed, "feed")
+        with self._programs.borrowed() as program:
+            return self._run(program, own_part(feed, program), steps, on_batch, on_call, stopped)
+
+    def _run(
+        self,
+        program: Program,
+        feed: Feed,
+        steps: int | None,
+        on_batch: OnBatch | None,
+        on_call: OnCall | None,
+        stopped: Callable[[], bool] | None,
+    ) -> dict[str, Any]:
+        assert program.step.training_step is not None
+        program.step.training_step.assign(self.task.step)
+        kept, eager = self._kept, program.mode == "eager"
+        kept.keep(flat(program.variables()) if eager else self.task.tracked.metric_variables())
         self.task.reset_metrics()
         trace, metrics, done = TraceLog(), dict[str, Any](), 0
         collected: list[tuple[Call, int]] = []
@@ -159,12 +162,11 @@ class EvalLoop:
 
             most = 1 if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
             with kept.of_all_used() if eager else contextlib.nullcontext():
-                for call, n in _calls(self.program, feed, steps, most, before, self._keep_what_is_written):
+                for call, n in _calls(program, feed, steps, most, before, lambda graph: kept.keep(program.state_writes(graph))):
                     trace.append(call.rows, n, call.meta.spec)
                     metrics.update(call.meta.metrics)
                     collected.append((call, n))
                     done += n
-                    self._changes = self._changes or TraceChanges(self.task)
                     if on_call is not None:
                         on_call(done, lambda: self._results(trace, metrics))
                     if stopped is not None and stopped():
@@ -175,18 +177,11 @@ class EvalLoop:
             logs = self._results(trace, metrics)
             if not any(call.collected for call, _ in collected):
                 return logs
-            joined = joined_outputs(collected, self.program.step.cluster)
+            joined = joined_outputs(collected, program.step.cluster)
             with kept.of_all_used():
                 return to_floats({**logs, **self.task.eval_end(joined)})
         finally:
             kept.put_back()
-
-    def _keep_what_is_written(self, graph: Any) -> None:
-        """Keeps the values of those variables that the traced step can write, before it runs."""
-        if id(graph) not in self._written:  # the program keeps its graphs
-            by_handle = {id(v.handle): v for v in [*local_variables(graph.variables), *flat(self.program.variables())]}
-            self._written[id(graph)] = [by_handle[id(handle)] for handle, _ in written_captures(graph) if id(handle) in by_handle]
-        self._kept.keep(self._written[id(graph)])
 
     def _results(self, trace: TraceLog, metrics: dict[str, Any]) -> dict[str, Any]:
         return to_floats(self.task.results("eval", trace.epoch_logs(), metrics))
@@ -203,16 +198,12 @@ class PredictLoop:
 
     def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: Compile = "auto"):
         check_task(task, "predict_step")
-        self._task, self._mode = task, resolve_mode(compile)
-        self._strategy = strategy_of(task.tracked.model_variables(), strategy)
-        self._changes: TraceChanges | None = None
-        self.program = self._new_program()
+        self._task = task
+        strategy = strategy_of(task.tracked.model_variables(), strategy)
+        self._programs = ProgramOfLoop(task, StepSettings("predict_step", resolve_mode(compile), strategy))
 
     def __repr__(self) -> str:
-        return f"PredictLoop({self._task!r}, {self.program.mode!r})"
-
-    def _new_program(self) -> Program:
-        return Program(GlobalStep(self._task, "predict_step", self._strategy), self._mode)
+        return f"PredictLoop({self._task!r}, {self._programs.settings.mode!r})"
 
     @shortened
     def run(
@@ -239,9 +230,7 @@ class PredictLoop:
         Returns:
             The outputs in the structure that `predict_step` returns: arrays `[N, ...]`, ragged or sparse tensors where it returns those.
         """
-        feed = own_part(checked_feed(feed, "feed"), self.program)
-        if self._changes is not None and self._changes.is_outdated():
-            self.program, self._changes = self._new_program(), None
+        checked_feed(feed, "feed")
 
         def before(batch: int) -> bool:
             if on_batch is not None:
@@ -250,19 +239,19 @@ class PredictLoop:
 
         most = batches if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
         calls, done = [], 0
-        for call, n in _calls(self.program, feed, steps, most, before):
-            calls.append((call, n))
-            done += n
-            self._changes = self._changes or TraceChanges(self._task)
-            if on_batch is not None:
-                on_batch(done - n, call.collected["output"])
-            if on_call is not None:
-                on_call(done)
-            if stopped is not None and stopped():
-                break
+        with self._programs.borrowed() as program:
+            for call, n in _calls(program, own_part(feed, program), steps, most, before):
+                calls.append((call, n))
+                done += n
+                if on_batch is not None:
+                    on_batch(done - n, call.collected["output"])
+                if on_call is not None:
+                    on_call(done)
+                if stopped is not None and stopped():
+                    break
         if not calls:
             raise EmptyFeed("There was nothing to predict: the feed gave no batch.")
-        return joined_outputs(calls, self.program.step.cluster)["output"]
+        return joined_outputs(calls, program.step.cluster)["output"]
 
 
 def own_part(feed: Feed, program: Program) -> Feed:
@@ -308,6 +297,8 @@ def _calls(
     """
     if feed.endless and steps is None:
         raise ValueError("The feed never ends; say how many batches to evaluate (steps=...).")
+    if program.mode == "xla":
+        feed.cut_like(program.blocks)
     reader = open_reader(feed, Position(), program.mode, continuing=False, passes=1)
     agreement = Agreement(program.step.cluster, time.monotonic, lambda: (False, False))
     done = 0

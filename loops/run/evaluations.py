@@ -70,6 +70,8 @@ class Evaluations:
                     f"Warning: there was no batch for the evaluation {name!r}, so it adds no logs. Data that is evaluated more than once "
                     "has to be given in a form that can be read again: arrays, a PyDataset, a function that returns a generator."
                 )
+        if parts.loop.outcome is not None:  # between two runs
+            self.run_ends(keep=True)
         logs = {f"{name}_{key}": value for key, value in results.items()}
         parts.logs.evaluation.update(logs)
         for hook in parts.hooks:
@@ -97,6 +99,11 @@ class Evaluations:
                     error.add_note(f"(found when the evaluation {hook.evaluation!r} was traced, before training)")
                     raise
 
+    def run_ends(self, *, keep: bool) -> None:
+        """The run has ended: other runs of the task may use its evaluation program, unless it ended by an error."""
+        if self._loop is not None:
+            self._loop.release(keep=keep)
+
     def _will_run(self, hook: Hook) -> bool:
         """Whether an evaluation may come before the targets of this run are reached."""
         loop, progress, trigger = self._parts.loop, self._parts.progress, parse(hook.every)
@@ -119,6 +126,7 @@ class Evaluations:
     def _evaluator(self) -> EvalLoop:
         """The evaluation program. After a retrace of the training step it is made again, because it may depend on what has changed."""
         if self._loop is None or self._retraces != self._parts.step.retraces:
-            self._loop = EvalLoop(self._parts.task, strategy=self._strategy, compile=self._compile, seed=self._seed)
+            self.run_ends(keep=False)
+            self._loop = EvalLoop(self._parts.task, strategy=self._strategy, compile=self._compile, seed=self._seed, of_run=True)
             self._retraces = self._parts.step.retraces
         return self._loop

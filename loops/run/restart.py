@@ -136,7 +136,9 @@ class Restart:
         if saved is not None:
             parts.rates.load_state_dict(saved.state["learning_rates"])
             self._saved.load_feed(parts, saved, found[1] if found is not None else None)
-        if not parts.step.is_open:
+        if parts.step.is_open:
+            parts.step.run_begins_again()
+        else:
             self._open_execution(found)
         if saved is not None:
             self._restore(saved)
@@ -219,7 +221,9 @@ class Restart:
 
     def _restore(self, saved: RunState) -> None:
         parts = self._parts
-        run_state.build_optimizers(parts.task, saved)  # if the models are not built yet, tracing builds them, and `restore` does this
+        # If the models are not built yet, tracing builds them, and `restore` does this.
+        if run_state.build_optimizers(parts.task, saved) and parts.step.graph is not None:
+            parts.step.retrace(run_state.BUILT)
         parts.step.trace()
         parts.step.set_flags(saved.state["trainable"])
         self._saved.restore(parts, saved)

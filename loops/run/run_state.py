@@ -29,6 +29,9 @@ from loops.tasks.tracking import apply_flags, flags_of
 __all__ = ["RunState", "build_optimizers", "check_model", "gather", "own_arrays", "restore", "select"]
 
 
+BUILT = "the optimizers are built for the variables of the restored state"
+
+
 @dataclasses.dataclass(frozen=True)
 class RunState:
     """A run at one instant, on the host.
@@ -81,7 +84,7 @@ def restore(parts: RunParts, saved: RunState) -> None:
     """
     arrays, state = saved.arrays, saved.state
     if build_optimizers(parts.task, saved) and parts.step.graph is not None:
-        parts.step.retrace("the optimizers are built for the variables of the restored state")
+        parts.step.retrace(BUILT)
     parts.step.trace_if_missing()
     _create_what_is_missing(parts, state["variables"], state["trainable"])
     groups = parts.execution.program.variables()

@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from loops.tasks.python_inputs import PythonInputs
+
 __all__ = ["MetricCalls"]
 
 _CALLS_BEFORE_COMPILING = 2  # in a short run, tracing costs more than it saves
@@ -47,6 +49,16 @@ class MetricCalls:
         self._known: list[Any] = []
         self._compiled: dict[str, Callable[[], Any]] = {}
         self._calls = collections.Counter[str]()
+        self._inputs: PythonInputs | None = None
+
+    def begin_again(self) -> None:
+        """Before another run: what is compiled stays if the metrics are set as they were."""
+        self._calls.clear()
+        if self._compiled and self._inputs is not None and self._inputs.difference(self._settings()) is not None:
+            self._compiled = {}
+
+    def _settings(self) -> PythonInputs:
+        return PythonInputs({"metrics": list(self.model.metrics)})
 
     def reset(self) -> None:
         """Clears all metrics."""
@@ -62,9 +74,10 @@ class MetricCalls:
         if len(known) != len(self._known) or any(a is not b for a, b in zip(known, self._known, strict=True)):
             self._known, self._compiled, self._calls = known, {}, collections.Counter()
         self._calls[name] += 1
-        if self._calls[name] <= _CALLS_BEFORE_COMPILING or not self._may_compile(metrics):
+        if not self._may_compile(metrics) or (name not in self._compiled and self._calls[name] <= _CALLS_BEFORE_COMPILING):
             return plain()
         if name not in self._compiled:
+            self._inputs = self._settings()
             self._compiled[name] = tf.function(plain, autograph=False).get_concrete_function()
         return self._compiled[name]()
 

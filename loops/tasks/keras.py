@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +54,18 @@ class KerasTask(Task):
         self._follow_model()
         self._reports = {"train": StepLogs(), "eval": StepLogs()}
 
+    def begin_again(self) -> None:
+        """Looks at the model anew: it may have been compiled again, or its methods replaced, since the last run.
+
+        Raises:
+            ValueError: if it is not compiled as a task needs it.
+        """
+        calls = vars(self).pop("_metric_calls")
+        self._follow_model()
+        if calls.model is self.model:
+            self._metric_calls = calls
+            calls.begin_again()
+
     def check_functions(self, *names: str) -> None:
         """Refuses a model that overrides one of the methods `make_..._function`.
 
@@ -72,7 +85,7 @@ class KerasTask(Task):
                 raise ValueError(f"The task's new model {self.model.name!r} is not compiled: call model.compile(...) before you assign it.")
             check_compile_names(self.model)
             self._metric_calls = MetricCalls(self.model)
-            self._trained: tuple[Any, ...] = ()
+            self._trained: tuple[weakref.ref[Any], ...] = ()  # no part of the task: they may be gone from the model
             self._own_train_step = _overridden(self.model, "train_step")
             self._own_test_step = _overridden(self.model, "test_step")
 
@@ -101,8 +114,8 @@ class KerasTask(Task):
         An own step may leave weights to other optimizers, so those that it did not update before are no reason.
         """
         weights, optimizer = self.model.trainable_weights, getattr(self.model, "optimizer", None)
-        freed = [w for w in weights if not any(w is before for before in self._trained)] if self._trained else []
-        self._trained = tuple(weights)
+        freed = [w for w in weights if not any(w is before() for before in self._trained)] if self._trained else []
+        self._trained = tuple(map(weakref.ref, weights))
         if freed and isinstance(optimizer, keras.optimizers.Optimizer) and optimizer.built:
             self._build(optimizer, [*_private_api.variables_to_update(optimizer), *freed])
 
@@ -237,6 +250,9 @@ class PredictionTask(KerasTask):
 
     def owns(self, method: str) -> bool:
         return True
+
+    def begin_again(self) -> None:
+        """Does nothing: predicting needs nothing that is compiled."""
 
     def build(self, spec: Any) -> None:
         """Does nothing: there is no optimizer, and tracing builds the model."""

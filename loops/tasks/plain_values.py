@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["before_trace", "changed_while_traced", "changes_by_trace", "plain_values"]
+__all__ = ["before_trace", "changed_while_traced", "changes_by_trace", "drew_random_numbers", "plain_values"]
 
 _DEPTH = 4
 _MOST_ITEMS, _MOST_VALUES = 50, 200
@@ -20,7 +20,8 @@ _OF_KERAS = ("built", "stop_training")  # set by Keras itself
 
 _LARGEST_ARRAY = 64
 
-_told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+# Task -> path -> value after the last trace, of what some trace has changed.
+_told: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 
 def plain_values(task: Any) -> dict[str, Any]:
@@ -62,11 +63,12 @@ def _state_of(source: Any) -> str:
 
 def changes_by_trace(task: Any, before: Mapping[str, Any]) -> list[str]:
     """A sentence for each value that differs from `before`, what `before_trace` returned; each is told once for a task."""
-    told, sentences = _told.setdefault(task, set()), []
+    told, sentences = _told.setdefault(task, {}), []
     after = before_trace(task)
+    told.update((path, after.get(path)) for path in told)
     for path, value in after.items():
         if path in before and before[path] != value and path not in told:
-            told.add(path)
+            told[path] = value
             if path.startswith(_DRAWN):
                 sentences.append(
                     f"{path} were drawn while the step was traced. If {type(task).__name__} drew them (and no data in another thread), "
@@ -81,9 +83,14 @@ def changes_by_trace(task: Any, before: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def changed_while_traced(task: Any) -> frozenset[str]:
-    """The paths of values that a trace has changed at some time: what counts traces, and decides nothing."""
-    return frozenset(_told.get(task, ()))
+def drew_random_numbers(task: Any, before: Mapping[str, Any]) -> bool:
+    """Whether NumPy has drawn random numbers since `before`, what `before_trace` returned: a trace holds those that it drew."""
+    return any(before.get(path) != state for path, state in before_trace(task).items() if path.startswith(_DRAWN))
+
+
+def changed_while_traced(task: Any) -> dict[str, Any]:
+    """Path -> value after the last trace, of what a trace has changed at some time: as long as it has that value, it only counts traces."""
+    return dict(_told.get(task, {}))
 
 
 def _values(owner: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:

@@ -74,12 +74,15 @@ class Seeds:
         run_seed: seed of the run.
         replica: number of the replica.
         step: int64 scalar tensor that differs from step to step.
+
+    Attributes:
+        drawn: how many were given.
     """
 
     def __init__(self, run_seed: int, replica: int, step: tf.Tensor):
         self._run_seed, self._replica, self._step = run_seed, replica, step
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-        self._sites = 0
+        self._sites, self.drawn = 0, 0
         self._places: dict[Any, int] = {}
         self._used: set[Any] = set()
         self._given: list[Any] = []  # kept, as they are known by their ids
@@ -87,6 +90,7 @@ class Seeds:
 
     def seed(self, fold: tuple[Any, ...]) -> tf.Tensor:
         """A seed pair, int64 `[2]`; see `Task.seed`."""
+        self.drawn += 1
         numbers = [_integer(value) for value in fold]
         self._given.append(fold)
         frames = list(_frames_of_user())

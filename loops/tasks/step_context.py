@@ -83,6 +83,11 @@ class StepContext:
         return self._seeds.seed(fold)
 
     @property
+    def drew_seeds(self) -> bool:
+        """Whether the step called `seed`."""
+        return self._seeds.drawn > 0
+
+    @property
     def within(self) -> bool:
         """Whether a conditional, a loop or a function inside of the step is being traced."""
         return bool(graphs_within(self._graph))

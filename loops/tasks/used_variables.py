@@ -57,6 +57,12 @@ class UsedVariables:
     def __iter__(self) -> Iterator[tf.Variable]:
         return iter([variable for ref in list(self._seen.values()) if (variable := ref()) is not None])
 
+    def continues(self, before: UsedVariables) -> None:
+        """Takes over what `before` noted and holds, because another step goes on with the run."""
+        self._seen = {**before._seen, **self._seen}
+        self.refusal, self._waiting, self._steps = before.refusal, before._waiting, before._steps
+        self._first_values, self._known_ids = before._first_values, before._known_ids
+
     def while_traced(self) -> contextlib.AbstractContextManager[None]:
         """A context for tracing a step: the graph does not list all variables that it uses."""
         return _private_api.uses_of_variables(self._is_new, traces=True)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from research import command_line
+from research.benchmarks import first_step
 from research.benchmarks.workloads import WORKLOADS
 from scripts import benchmark
 from tests.scripts.programs import run
@@ -39,6 +40,19 @@ def test_one_tiny_workload(tmp_path):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[1] == f"{rate:,.0f}"
         assert cells[3] == f"{rate / rates['fit'][0]:.2f}x"
+
+
+def test_the_time_to_the_first_step_of_two_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr(first_step, "CONTENDERS", {name: first_step.CONTENDERS[name] for name in ("fit", "loops")})
+    file = tmp_path / "measured.json"
+    code, out, err = run(benchmark, "--first_step", "--workloads=wide_deep", "--rounds=1", f"--json={file}")
+    assert code == 0, err
+    measured = json.loads(file.read_text())["first_step"]["wide_deep"]
+    assert list(measured) == ["fit", "loops"]
+    for name, (fits,) in measured.items():
+        assert len(fits) == 2 and all(0 < step < whole for step, whole in fits)
+        (line,) = [line for line in out.splitlines() if line.startswith(f"{name} ")]
+        assert line.split()[1:] == [f"{1000 * seconds:,.0f}" for one in fits for seconds in one]
 
 
 def test_a_step_is_shown_by_its_operations():

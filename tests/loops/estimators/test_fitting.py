@@ -10,6 +10,7 @@ from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning
 
 from loops import hooks
+from loops.engine.step import GlobalStep
 from loops.estimators import LoopsClassifier, LoopsRegressor
 from loops.estimators.base import Rows
 from tests.loops.estimators import models
@@ -183,6 +184,17 @@ def test_a_warm_start_goes_on_and_a_cold_one_begins_again(fitted):
     assert warm.n_iter_ == 3 and len(warm.history_["loss"]) == 3 and int(warm.model_.optimizer.iterations.numpy()) == 3
     assert_same(once, once.fit(x, y))
     assert once.n_iter_ == 3
+
+
+def test_going_on_traces_nothing_again(monkeypatch):
+    x, y = models.flowers()
+    traced, trace = [], GlobalStep._trace
+    monkeypatch.setattr(GlobalStep, "_trace", lambda self, spec: traced.append(self.method) or trace(self, spec))
+    estimator = LoopsClassifier(models.perceptron, warm_start=True, **GRAPH)
+    for _ in range(2):
+        estimator.fit(x, y).predict(x)
+        estimator.partial_fit(x[:50], y[:50]).predict(x[50:])
+    assert traced == ["train_step", "predict_step"]
 
 
 def test_partial_fit_is_an_epoch_of_what_it_gets():

@@ -1,19 +1,36 @@
-"""Finds changes that a traced step cannot see: other models, layers or optimizers, `trainable` flags, Python numbers and strings."""
+"""Finds changes that a traced step cannot see: other models, layers or optimizers, `trainable` flags, Python numbers and strings.
+
+At a boundary of a run it looks at what hooks change there; before a run that would use an earlier trace, at all that the trace may have
+read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from loops import _private_api
 from loops.tasks.base import Task
+from loops.tasks.keras import KerasTask
 from loops.tasks.plain_values import changed_while_traced, plain_values
+from loops.tasks.python_inputs import PythonInputs
 from loops.tasks.tracking import Tracked, layers_of
 from loops.tasks.trained import Trained
 
-__all__ = ["TraceChanges"]
+__all__ = ["TraceChanges", "inputs_of"]
+
+
+_MOST_SHOWN = 60
+# What a task keeps for the loops that run it, and no step reads.
+_FOR_LOOPS = ("_progress", "_tapeloops_programs", "_reports", "_metric_calls", "_trained")
+
+
+# What traces of a task have counted up to now; see `PythonInputs.counted`.
+_counted: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 
 class TraceChanges:
@@ -21,12 +38,14 @@ class TraceChanges:
 
     Args:
         task: the task, right after it was traced.
+        transforms: the gradient transforms that were traced with it.
+        before: what `inputs_of` gave right before it was traced.
 
     Attributes:
         trained: the objects that the traced step trains. They are kept alive, so no other object can get the identity of one of them.
     """
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task, transforms: Sequence[Any] = (), before: PythonInputs | None = None):
         self._task = task
         self.trained = Trained.of(task)
         tracked = self.trained.tracked
@@ -36,6 +55,8 @@ class TraceChanges:
         self._watched = [*self._variables, *self.trained.layers]
         self._flags = self._current_flags()
         self._constants = plain_values(task)
+        self._inputs = inputs_of(task, transforms)
+        self._note(before, self._inputs)
 
     def changed_objects(self, tracked: Tracked | None = None) -> str | None:
         """What has come to the task and what has gone from it since the trace, by identity; None if all is the same.
@@ -68,9 +89,9 @@ class TraceChanges:
 
     def changed_constants(self) -> list[str]:
         """A sentence for each attribute whose value differs from that in the trace; each change is reported once."""
-        told = []
+        told, by_traces = [], changed_while_traced(self._task)
         for name, value in plain_values(self._task).items():
-            if name in self._constants and self._constants[name] != value:
+            if name in self._constants and self._constants[name] != value and by_traces.get(name) != value:
                 told.append(
                     f"{type(self._task).__name__}.{name} changed from {self._constants[name]!r} to {value!r}, but the traced step keeps "
                     "the old value. Make it a tf.Variable and assign it, or call loop.retrace(reason)."
@@ -78,14 +99,63 @@ class TraceChanges:
                 self._constants[name] = value
         return told
 
-    def constants_differ(self) -> bool:
-        """Whether a Python value is another one now, apart from those that traces themselves change."""
-        apart = changed_while_traced(self._task)
-        now = plain_values(self._task).items()
-        return any(self._constants.get(name, value) != value for name, value in now if name not in apart)
+    def run_begins(self) -> None:
+        """From now on `changed_constants` reports what differs from now."""
+        self._constants = plain_values(self._task)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that the trace may have read could be looked at; if not, `changed_inputs` may miss something."""
+        return self._inputs.complete
+
+    def traced_again(self, transforms: Sequence[Any], before: PythonInputs) -> bool:
+        """To be called after a further trace of the step; returns whether it took the same for constant as the first."""
+        self._note(before, inputs_of(self._task, transforms))
+        return self.changed_inputs(transforms) is None
+
+    def _note(self, before: PythonInputs | None, after: PythonInputs) -> None:
+        if before is not None:
+            owner = _owner(self._task)
+            _counted[owner] = before.counted(after, _counted.get(owner, ()))
+
+    def changed_inputs(self, transforms: Sequence[Any] = ()) -> str | None:
+        """What has changed of all that the trace may have read in Python, apart from what traces themselves change; None if nothing has.
+
+        Args:
+            transforms: the gradient transforms that a step would be traced with now.
+        """
+        now = inputs_of(self._task, transforms)
+        found = self._inputs.difference(now, changed_while_traced(self._task), _counted.get(_owner(self._task)))
+        if found is None:
+            return None
+        path, before, after = found
+        where = path if path.startswith(("clip", "settings")) else f"{type(self._task).__name__}.{path}"
+        return f"{where} changed from {_short(before)} to {_short(after)}"
 
     def _current_flags(self) -> list[bool]:
         return [bool(item.trainable) for item in self._watched]
+
+
+def _owner(task: Task) -> Any:
+    """Whose traces count together: those of a model's own steps are of the model, which several tasks may stand for."""
+    return task.model if isinstance(task, KerasTask) else task
+
+
+def inputs_of(task: Task, transforms: Sequence[Any] = ()) -> PythonInputs:
+    """What a trace of the task may read in Python now."""
+    return PythonInputs({"": task, "clip": tuple(transforms), "settings of Keras and TensorFlow": _settings()}, _FOR_LOOPS)
+
+
+def _settings() -> tuple[Any, ...]:
+    """What a trace takes from Keras's and TensorFlow's settings."""
+    keras_own = keras.config.floatx(), keras.config.epsilon(), keras.config.image_data_format(), keras.config.dtype_policy().name
+    tensorflow_own = tf.config.functions_run_eagerly(), tf.config.experimental.tensor_float_32_execution_enabled()
+    return *keras_own, *tensorflow_own, *_private_api.surroundings(), _private_api.global_seed_generator()
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."
 
 
 def _objects(tracked: Tracked) -> list[Any]:
