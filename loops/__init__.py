@@ -17,6 +17,7 @@ if unsupported := _private_api.unsupported():
 
 from loops import hooks, triggers
 from loops.api import evaluate, fit, predict, profile
+from loops.cluster.strategy import multi_worker_strategy
 from loops.engine.nonfinite import OnNonFinite
 from loops.engine.progress import Progress
 from loops.engine.rows import Window
@@ -68,6 +69,7 @@ __all__ = [
     "evaluate",
     "fit",
     "hooks",
+    "multi_worker_strategy",
     "predict",
     "profile",
     "triggers",

@@ -59,8 +59,7 @@ class TrainLoop:
             them.
         resume: "auto" carries on the run that the workdir holds, "never" takes a new folder only, "must" a folder with a run only.
         strategy: how batches are spread over devices; None takes the one that the task's variables were made under.
-        compile: "graph" (one TensorFlow graph for a window), "xla" (one XLA program), "eager" (Python, for debugging), or "auto": "graph"
-            for short runs and for what XLA is no good at, else what is faster; see `docs/design.md`.
+        compile: "graph" (one TensorFlow graph for a window), "xla", "eager" (Python, for debugging), or "auto"; see `docs/design.md`.
         seed: seed of `Task.seed`.
         clip: bound of the global gradient norm, or a gradient transform `(gradients, variables) -> gradients`, or a list of them.
         on_nonfinite: what to do about a step that makes loss or state non-finite: "raise" `NonFiniteError`, "stop", "skip" the batch,
@@ -135,7 +134,8 @@ class TrainLoop:
             before_retrace=lambda: self._parts.hooks.before_retrace(self),
         )
         agreement = Agreement(cluster, lambda: self.clock(), lambda: (self._interrupts.requested, self._interrupts.preempted))
-        self._parts = RunParts(self, task, feed, HookSchedule(self.hooks, silent), step, Accounts(lambda: self.clock()), agreement)
+        accounts = Accounts(lambda: self.clock())
+        self._parts = RunParts(self, task, feed, HookSchedule(self.hooks), step, accounts, agreement, [hook.name for hook in every])
         self._parts.feeds = RunFeeds(self._parts, schedule)
         self.progress: Progress = self._parts.progress
         self._restart = Restart(self._parts, self._saved, Settings(compile, self.seed, clip, self.strategy, self.config))

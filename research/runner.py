@@ -22,7 +22,7 @@ from loops import hooks
 from loops.run import workdir
 from research.pictures import plots
 from research.report import metrics_table
-from research.study import Comparison, InputError, Run, Runs, Study, build
+from research.study import PLOTS, Comparison, InputError, Run, Runs, Study, build
 
 __all__ = ["Failed", "Interrupted", "restore", "train"]
 
@@ -205,6 +205,10 @@ def _report(study: Study, loop: loops.TrainLoop, best: hooks.EarlyStopping | Non
         run.picture("learning_curves", plots.learning_curves(history, best=at, title=study.title))
     if study.after is not None and (lines := study.after(run)):
         print("\n".join(["", *lines, ""]))
+    if run.workdir is not None and loop.timing.steps:
+        for hook in loop.hooks:
+            if isinstance(hook, (hooks.MLflow, hooks.WandB)):  # what is drawn after training belongs to the run too
+                hook.add_files(loop, *sorted((run.workdir / PLOTS).glob("*.png")))
     return run
 
 

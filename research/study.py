@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import loops
 
-__all__ = ["Comparison", "InputError", "Run", "Runs", "Study", "build", "from_config", "in_scope"]
+__all__ = ["PLOTS", "Comparison", "InputError", "Run", "Runs", "Study", "build", "from_config", "in_scope"]
 
 COMPARISON = "comparison"  # the TensorBoard run of what a comparison shows as a whole
 PLOTS = "plots"

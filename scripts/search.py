@@ -25,7 +25,7 @@ from typing import Any
 
 from absl import flags
 
-from research import command_line, run_folders
+from research import command_line
 from research.search import space as spaces
 from research.study import InputError
 
@@ -41,7 +41,10 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_enum("sampler", "tpe", spaces.SAMPLERS, "How points are chosen.", flag_values=values)
     flags.DEFINE_enum("pruner", "median", spaces.PRUNERS, "How trials are given up early.", flag_values=values)
     flags.DEFINE_string(
-        "storage", None, "URL of a database that several machines share. Default: a file in the workdir.", flag_values=values
+        "storage",
+        None,
+        "URL of a database to share; the workdir's last part names the search. Default: a file in the workdir.",
+        flag_values=values,
     )
     flags.DEFINE_integer("jobs", 1, "Processes on this machine, each with its share of the cores.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("failures", 5, "So many failed trials in a row end the search.", lower_bound=1, flag_values=values)
@@ -68,8 +71,11 @@ def _main(args: flags.FlagValues, given: dict[str, str], argv: list[str]) -> int
     space = spaces.space_of(config_file, args.config, given)
     if importlib.util.find_spec("optuna") is None:
         raise InputError('A search needs Optuna: pip install -e ".[search]".')
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if args.jobs > cores:
+        raise InputError(f"--jobs={args.jobs} is more than this machine has cores ({cores}): they would only wait for each other.")
     if args.jobs > 1:
-        codes = _jobs(args.jobs, argv)
+        codes = _jobs(args.jobs, max(1, cores // args.jobs), argv)
         if any(codes):
             return max(codes)
     with command_line.quiet_tensorflow():
@@ -82,14 +88,17 @@ def _main(args: flags.FlagValues, given: dict[str, str], argv: list[str]) -> int
 
 
 def _search(args: flags.FlagValues, space: spaces.Space, config_file: pathlib.Path) -> int:
-    from research import runner
+    from research import run_folders, runner
     from research.search import conclusion
     from research.search.objective import Objective
-    from research.search.trials import Search
+    from research.search.trials import STORAGE_ERRORS, Search, guesses
 
     folder = pathlib.Path(args.workdir)
+    if (folder / run_folders.CONFIG).exists():
+        raise InputError(f"{folder} holds a run, not a search; give a new workdir.")
     objective = Objective(args.config, (), args.data_dir, args.compile, args.seed, folder / "logs")
     study = objective.study(copy.deepcopy(args.config))
+    space.check(guesses(), args.config)
     metrics, modes = _judged_by(args, study)
     objective = dataclasses.replace(objective, metrics=metrics)
     settings = {"config": json.loads(json.dumps(args.config.to_dict(), default=str)), "metrics": metrics, "seed": args.seed}
@@ -104,20 +113,22 @@ def _search(args: flags.FlagValues, space: spaces.Space, config_file: pathlib.Pa
         storage=args.storage,
         several=args.jobs > 1 or args.only_work,
     )
+    default = None
     try:
-        default = None if args.only_work else objective.default(folder / "default")
-        if default is not None:
-            print(f"default    {_values(metrics, default['values'])}", flush=True)
+        if not args.only_work:
+            default = _default(search, objective, metrics)
         _work(args, search, objective, space, metrics)
+    except STORAGE_ERRORS as error:
+        raise search.gone(error) from error
     except runner.Interrupted:
         print(f"Interrupted: {len(search.finished())} of {search.limit(args.trials)} trials have ended; the same command goes on.")
         return command_line.EXIT_INTERRUPTED
-    except (runner.Failed, ValueError) as error:
+    except ValueError as error:  # a sampler's
         raise InputError(str(error)) from error
     if args.only_work:
         return 0
     print("\n".join(["", conclusion.table(search, metrics, default), "", *conclusion.told(search)]))
-    for path in conclusion.draw(search):
+    for path in conclusion.draw(search, metrics, default):
         print(f"Picture:     {path}")
     number = conclusion.best_number(search)
     best = None if number is None else run_folders.read(folder / "trials" / f"{number:04d}")
@@ -127,6 +138,25 @@ def _search(args: flags.FlagValues, space: spaces.Space, config_file: pathlib.Pa
         print(f"Train it:    {conclusion.command_of(spaces.module_of(config_file).get_config().to_dict(), written, name, folder)}")
     print(f"TensorBoard: tensorboard --logdir={folder}")
     return int(number is None)
+
+
+def _default(search: Any, objective: Any, metrics: list[str]) -> dict[str, Any] | None:
+    """Trains the config as it is, unless another process does so just now; returns what it reached, None if it did not train."""
+    from loops.run.workdir_lock import is_locked
+    from research import runner
+    from research.search.objective import NoSuchMetric, Unusable
+
+    folder = search.folder / "default"
+    try:
+        reached: dict[str, Any] | None = None if is_locked(folder) else objective.default(folder)
+    except (Unusable, runner.Failed) as error:  # points may do better
+        print(f"default    FAILED  {error}", flush=True)
+        return None
+    except NoSuchMetric:
+        search.take_back()
+        raise
+    print(f"default    {'trained by another process' if reached is None else _values(metrics, reached['values'])}", flush=True)
+    return reached
 
 
 def _work(args: flags.FlagValues, search: Any, objective: Any, space: spaces.Space, metrics: list[str]) -> None:
@@ -141,8 +171,12 @@ def _work(args: flags.FlagValues, search: Any, objective: Any, space: spaces.Spa
             if trial is None:
                 return
             config = copy.deepcopy(args.config)
-            space.apply(trial, config)
-            objective(trial, config)
+            try:
+                space.apply(trial, config)
+            except InputError as error:  # at this point only: `space.check` has tried some
+                trial.failed(str(error))
+            else:
+                objective(trial, config)
             ended = next(t for t in search.finished() if t.number == trial.number)
         words = {"COMPLETE": "", "PRUNED": "given up  ", "FAIL": "FAILED  "}[ended.state.name]
         reached = ended.values if ended.state.name == "COMPLETE" else list(ended.intermediate_values.values())[-1:]
@@ -156,12 +190,16 @@ def _work(args: flags.FlagValues, search: Any, objective: Any, space: spaces.Spa
 
 def _judged_by(args: flags.FlagValues, study: Any) -> tuple[list[str], list[str]]:
     """The metrics, and "min" or "max" for each."""
+    from research import run_folders
+
     metrics = args.metric or ([study.monitor] if study.monitor else None)
     if not metrics:
         raise InputError("The study names no metric to judge by: give --metric=NAME.")
     modes = args.mode or [study.mode if name == study.monitor else run_folders.better(name) for name in metrics]
     if len(modes) != len(metrics) or not all(mode in ("min", "max") for mode in modes):
         raise InputError(f"Give --mode=min or --mode=max for each of {', '.join(metrics)}.")
+    if len(metrics) > 1 and args.sampler == "cmaes":
+        raise InputError("--sampler=cmaes takes one metric; tpe and random take several.")
     return list(metrics), list(modes)
 
 
@@ -169,9 +207,8 @@ def _values(metrics: list[str], values: Any) -> str:
     return "  ".join(f"{name} {value:.5g}" for name, value in zip(metrics, values, strict=False))
 
 
-def _jobs(count: int, argv: list[str]) -> list[int]:
-    """Runs this command `count` times side by side, handing signals on; returns their exit codes."""
-    cores = max(1, (os.cpu_count() or 1) // count)
+def _jobs(count: int, cores: int, argv: list[str]) -> list[int]:
+    """Runs this command `count` times side by side on so many cores each, handing signals on; returns their exit codes."""
     threads = {name: str(cores) for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")}
     command = [sys.executable, *argv, "--jobs=1", "--only_work"]
     workers = [subprocess.Popen(command, env={**os.environ, **threads}) for _ in range(count)]

@@ -5,6 +5,7 @@
     python scripts/train.py --config.dataset=fashion_mnist --config.normalize=minmax --config.epochs=10 --workdir=runs/fashion
     python scripts/train.py --list                       # all configs, a line each
     python scripts/train.py --config=deep_mlp            # one of them
+    python scripts/launch.py --workers=2 scripts/train.py --strategy=multi_worker ...     # two processes train one model
 
 A config says what an experiment is (research/configs/); the other flags say where and how it runs.
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from research import command_line
-from research.study import build
+from research.study import InputError, build
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -37,7 +38,13 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("data_dir", None, "Folder with data that is not bundled. Default: $TAPELOOPS_DATA.", flag_values=values)
-    flags.DEFINE_enum("strategy", "none", ["none", "mirrored"], "none: one device. mirrored: all of them.", flag_values=values)
+    flags.DEFINE_enum(
+        "strategy",
+        "none",
+        ["none", "mirrored", "multi_worker"],
+        "none: one device. mirrored: all of them. multi_worker: those of several processes, started by scripts/launch.py or a scheduler.",
+        flag_values=values,
+    )
     flags.DEFINE_enum("compile", "auto", ["auto", "graph", "xla", "eager"], "How steps run; eager is for debugging.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed of weights, order of the data, and random layers.", flag_values=values)
 
@@ -49,11 +56,16 @@ def main(args: flags.FlagValues) -> int:
     with command_line.quiet_tensorflow():
         import tensorflow as tf
 
+        from loops import errors
         from research import runner
 
+        try:
+            strategy = _strategy(args.strategy)
+        except TimeoutError as error:
+            print(error, file=sys.stderr)
+            return errors.EXIT_PREEMPTED
         tf.config.list_logical_devices()
 
-    strategy = _all_devices() if args.strategy == "mirrored" else None
     made = build(args.config, data_dir=args.data_dir, seed=args.seed, strategy=strategy)
     try:
         trained = runner.train(
@@ -73,6 +85,25 @@ def main(args: flags.FlagValues) -> int:
         return 1
     runs = trained.values() if isinstance(trained, dict) else [trained]
     return int(not all(run.saved for run in runs))
+
+
+def _strategy(name: str) -> tf.distribute.Strategy | None:
+    """The strategy of a flag. Nothing may have used TensorFlow before, if it joins several processes.
+
+    Raises:
+        InputError: if the processes cannot be joined as they were started.
+        TimeoutError: if not all of them came.
+    """
+    import loops
+
+    if name == "multi_worker":
+        try:
+            return loops.multi_worker_strategy()
+        except TimeoutError:
+            raise
+        except (ValueError, RuntimeError, OSError) as error:
+            raise InputError(str(error)) from error
+    return _all_devices() if name == "mirrored" else None
 
 
 def _all_devices() -> tf.distribute.Strategy:

@@ -16,7 +16,7 @@ import pytest
 
 from research import command_line
 from research.search.space import take_flags
-from scripts import evaluate, runs, search, train
+from scripts import evaluate, launch, runs, search, train
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 LOOPS = REPOSITORY / "loops"
@@ -84,9 +84,22 @@ def test_every_flag_in_a_command_of_the_readme_exists(command, monkeypatch):
     assert values.workdir.startswith("runs/")
 
 
+def test_every_flag_in_a_command_that_starts_several_processes_exists():
+    lines = [line.strip() for block in blocks(REPOSITORY / "docs" / "scaling.md", "bash") for line in block.splitlines()]
+    launches = [shlex.split(line)[1:] for line in lines if line.startswith("python scripts/launch.py ")]
+    commands = [shlex.split(line.partition("python ")[2]) for line in lines if "python scripts/train.py " in line]
+    assert len(launches) > 1 and commands
+    for launched in launches:
+        own, command = launch.split(launched)
+        assert command_line.parse(launch.define_flags, own).workers == 2
+        commands += [command] * (command[0] != "-m")
+    for command in commands:
+        assert command_line.parse(train.define_flags, command).strategy == "multi_worker"
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
-def test_a_block_is_a_command_or_python(document):
-    assert {match["kind"] for match in FENCE.finditer(read(document))} <= {"bash", "python", "python no-run"}
+def test_a_block_is_a_command_or_python_or_for_kubernetes(document):
+    assert {match["kind"] for match in FENCE.finditer(read(document))} <= {"bash", "python", "python no-run", "yaml"}
     for block in blocks(document, "python no-run"):
         compile(block, str(document), "exec")
 

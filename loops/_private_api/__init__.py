@@ -15,6 +15,7 @@ from loops._private_api.names import (
     missing,
     unsupported,
 )
+from loops._private_api.of_clusters import configure_coordination, has_started, lacks_coordination
 from loops._private_api.of_keras import (
     build_by_shapes,
     compiled_loss,
@@ -101,6 +102,7 @@ __all__ = [
     "can_be_in_checkpoint",
     "clipping_replaced",
     "compiled_loss",
+    "configure_coordination",
     "converted_by_autograph",
     "counter_of",
     "data_adapter",
@@ -112,6 +114,7 @@ __all__ = [
     "functions_of",
     "given_to_compile",
     "graph_of_function",
+    "has_started",
     "have_tangents",
     "hidden_draws",
     "inputs_of",
@@ -122,6 +125,7 @@ __all__ = [
     "is_model",
     "jit_compile_setting",
     "keras_scales_losses",
+    "lacks_coordination",
     "layers_within",
     "learning_rate_setting",
     "logs_in_order",

@@ -22,6 +22,7 @@ SLICE_ASSIGN = "_strided_slice_assign"  # the method of a variable behind `varia
 STATELESS_RANDOM_OPS_V2 = "tensorflow.python.ops.gen_stateless_random_ops_v2"
 
 CONTEXT = "tensorflow.python.eager.context"
+COORDINATION = "tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2"
 FORWARD = "tensorflow.python.eager.forwardprop_util"
 OP_CALLBACKS = "tensorflow.python.framework.op_callbacks"
 OP_DEFINITIONS = "tensorflow.python.framework.op_def_registry"
@@ -92,7 +93,7 @@ ATTRIBUTES_OF_CALLBACKS: dict[type, tuple[str, ...]] = {
 # has to be given; Keras callbacks are called at every step; functions are searched by their definitions; arrays inside a dataset are not
 # measured; distributed data sets are refused; `Variable.value` is read; weights are written while training waits; XLA compiles slower ops;
 # less of a callback is remembered; a wrong name of a loss or a metric shows at the first batch, a callback whose direction cannot be told
-# after the first epoch.
+# after the first epoch; several processes are refused.
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "keras.Model": ("_jit_compile", "_initial_epoch", "_compile_loss", "_compile_metrics"),
     "keras.metrics.Accuracy": ("_direction",),
@@ -102,6 +103,8 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "tensorflow.python.distribute.input_lib.DistributedDataset": ("_original_dataset",),
     "tensorflow.python.distribute.input_lib.DistributedDatasetsFromFunction": ("_dataset_fn", "_num_replicas_in_sync"),
     "keras.Variable": ("_value",),
+    f"{CONTEXT}.Context": ("_context_handle", "configure_coordination_service", "coordination_service"),
+    COORDINATION: ("CoordinatedJob",),
     SAVING: ("get_attr_skipset",),
     GLOBAL_STATE: ("set_global_attribute", "get_global_attribute"),
     TRACKING: ("AutoTrackable",),

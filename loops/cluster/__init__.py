@@ -1,4 +1,7 @@
-"""Several worker processes that train one model: who they are, and how they agree. It knows no task, no feed and no loop."""
+"""Several worker processes that train one model: who they are, how they find each other, and what they agree on.
+
+It knows no task, no feed and no loop.
+"""
 
 from loops.cluster.agreement import Agreement
 from loops.cluster.cluster import Cluster

@@ -1,6 +1,7 @@
 """What the workers of a run agree on before every call, by one collective: how many steps it does, and whether somebody wants to do else.
 
-    steps       the least that a worker can do: blocks may end at different places
+    steps       the least that a worker can do: blocks may end at different places, and the chief has hooks that others have not
+    look        the nearest step at which a hook of some worker wants to look, or that one wants to look after this call, by the time
     time        that of the chief's clock, so that hooks which count seconds look at the same step everywhere
     interrupted, preempted, settle      if one worker says so, all do it
 
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from loops.cluster.cluster import Cluster
 
 __all__ = ["Agreement"]
+
+_NEVER = 1 << 62
 
 
 class Agreement:
@@ -34,6 +37,7 @@ class Agreement:
         self.cluster, self._clock, self._requests = cluster, clock, requests
         self.interrupted = self.preempted = self.settle = False
         self._now = 0.0
+        self._look, self._by_time = _NEVER, False
 
     def refresh(self) -> None:
         """Agrees without a call to come."""
@@ -53,6 +57,19 @@ class Agreement:
         """Whether the run is to end before the next call."""
         return self.interrupted if self.cluster.several else self._requests()[0]
 
+    def propose(self, look: int, by_time: bool) -> None:
+        """What the hooks of this worker want, for the next agreement.
+
+        Args:
+            look: the next step at which one looks.
+            by_time: whether one that counts seconds is due.
+        """
+        self._look, self._by_time = look, by_time
+
+    def is_due(self, step: int) -> bool:
+        """Whether hooks look after the call that ended at `step`."""
+        return step >= self._look or self._by_time
+
     def before_call(self, steps: int, *, settle: bool) -> int:
         """Agrees on the next call; all workers call it at the same place.
 
@@ -69,10 +86,11 @@ class Agreement:
         if not self.cluster.several:
             return steps
         interrupted, preempted = self._requests()
-        table = self.cluster.table([steps, self._clock(), interrupted, preempted, settle])
+        table = self.cluster.table([steps, self._clock(), self._look, self._by_time, interrupted, preempted, settle])
         least, most = int(table[:, 0].min()), int(table[:, 0].max())
         self._now = float(table[0, 1])
-        self.interrupted, self.preempted, self.settle = (bool(column.any()) for column in table[:, 2:].T)
+        self._look = int(table[:, 2].min())
+        self._by_time, self.interrupted, self.preempted, self.settle = (bool(column.any()) for column in table[:, 3:].T)
         if least == 0 and most:
             ended = ", ".join(str(worker) for worker, n in enumerate(table[:, 0]) if not n)
             raise self.cluster.agreed(

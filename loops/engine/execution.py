@@ -57,7 +57,7 @@ class Execution:
             if it returned False.
         clock: monotonic seconds, by which the length of calls is chosen.
         accounts: count where the time goes.
-        agreement: how several worker processes agree on their calls; None in a run of one process.
+        agreement: how worker processes agree on their calls; None for one that agrees on nothing else.
 
     Attributes:
         metrics: name -> metric that steps of the epoch to date returned.
@@ -90,8 +90,7 @@ class Execution:
         self.metrics: dict[str, Any] = {}
         self._call_length, self._clock = CallLength(), clock
         self._examples_counted = 0
-        self._bad_is_held = False
-        self.must_settle = False
+        self._bad_is_held = self.must_settle = False
         self.trace.start(progress.step)
         self._open(feed, resume)
 

@@ -16,6 +16,7 @@ from loops.hooks.lambda_hook import LambdaHook
 from loops.hooks.learning_rate_scheduler import LearningRateScheduler
 from loops.hooks.load_weights import LoadWeights
 from loops.hooks.loss_spike import LossSpike
+from loops.hooks.mlflow import MLflow
 from loops.hooks.model_checkpoint import ModelCheckpoint
 from loops.hooks.monitor import MonitorHook
 from loops.hooks.notify import Notify
@@ -28,6 +29,7 @@ from loops.hooks.snapshot import Snapshot
 from loops.hooks.tensorboard import TensorBoard
 from loops.hooks.terminate_on_nan import TerminateOnNaN
 from loops.hooks.unfreeze import Unfreeze
+from loops.hooks.wandb import WandB
 
 __all__ = [
     "CSVLogger",
@@ -42,6 +44,7 @@ __all__ = [
     "LoadWeights",
     "Loop",
     "LossSpike",
+    "MLflow",
     "ModelCheckpoint",
     "MonitorHook",
     "Notify",
@@ -55,4 +58,5 @@ __all__ = [
     "TensorBoard",
     "TerminateOnNaN",
     "Unfreeze",
+    "WandB",
 ]

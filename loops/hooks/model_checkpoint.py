@@ -118,6 +118,12 @@ class ModelCheckpoint(MonitorHook):
             )
         self._loop = loop
 
+    def newest_file(self) -> pathlib.Path | None:
+        """The file that was saved last, with `save_best_only` the best; None if there is none. Waits for one that is being written."""
+        self._settle()
+        newest = self._last.last_in_place.path if self._last is not None else None
+        return pathlib.Path(newest) if newest is not None and pathlib.Path(newest).exists() else None
+
     @property
     def needs_direction(self) -> bool:
         return self.save_best_only
@@ -170,7 +176,7 @@ class ModelCheckpoint(MonitorHook):
         if bad:
             warnings.warn(f"ModelCheckpoint did not save after step {loop.progress.step}: {bad}.", stacklevel=5)
             return
-        self._last = self._last or _Attempt(self.best, list(self._files), in_place=True)
+        self._last = self._last or _Attempt(self.best, list(self._files), path=None, in_place=True)
         where = f"\nEpoch {loop.progress.epoch + 1}:"
         if self.save_best_only and not self._is_best(loop, logs, where):
             return
@@ -181,7 +187,7 @@ class ModelCheckpoint(MonitorHook):
         self._write(loop, model, path, obsolete)
 
     def _write(self, loop: Loop, model: Any, path: pathlib.Path, obsolete: list[str]) -> None:
-        attempt = self._last = _Attempt(self.best, list(self._files), before=self._last)
+        attempt = self._last = _Attempt(self.best, list(self._files), path=str(path), before=self._last)
         try:
             if self.save_weights_only:
                 self._in_flight = (loop.progress.step, str(path), obsolete)
@@ -281,19 +287,20 @@ class ModelCheckpoint(MonitorHook):
         if not again:
             self._settle()
             self._raise_failures()
-        kept = self._last.last_in_place if self._last is not None else _Attempt(self.best, list(self._files), in_place=True)
+        kept = self._last.last_in_place if self._last is not None else _Attempt(self.best, list(self._files), path=None, in_place=True)
         return {
             **super().state_dict(),
             "vector_reported": self._vector_reported,
             "files": list(self._files),
             "in_flight": {"path": path, "obsolete": obsolete} if again else None,
-            "kept": {"best": kept.best, "files": kept.files},
+            "kept": {"best": kept.best, "files": kept.files, "path": kept.path},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._vector_reported, self._files = state["vector_reported"], list(state["files"])
-        self._last = _Attempt(state["kept"]["best"], list(state["kept"]["files"]), in_place=True)
+        kept = state["kept"]
+        self._last = _Attempt(kept["best"], list(kept["files"]), path=kept["path"], in_place=True)
         if (lost := state["in_flight"]) is not None:
             if self._loop is None:
                 raise RuntimeError(
@@ -308,12 +315,13 @@ class _Attempt:
     Args:
         best: the best value then.
         files: the files that are kept then.
+        path: the file, None if there was none yet.
         in_place: whether the file is in its place.
         before: the attempt before, if it may not have come into its place.
     """
 
-    def __init__(self, best: float | None, files: list[str], *, in_place: bool = False, before: _Attempt | None = None):
-        self.best, self.files, self.in_place, self._before = best, files, in_place, before
+    def __init__(self, best: float | None, files: list[str], *, path: str | None, in_place: bool = False, before: _Attempt | None = None):
+        self.best, self.files, self.path, self.in_place, self._before = best, files, path, in_place, before
 
     @property
     def last_in_place(self) -> _Attempt:

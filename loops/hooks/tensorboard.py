@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from loops import _private_api, triggers
 from loops.engine.progress import Progress
 from loops.engine.rows import Window
 from loops.engine.timing import Pace
+from loops.hooks._scalars import numbers
 from loops.hooks.base import Hook, Loop, Phase
 from loops.summaries import hparams, model_views, projector
 from loops.summaries.profiler_range import ProfiledRange
@@ -25,7 +26,6 @@ __all__ = ["TensorBoard"]
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 _ROOT = ""  # the run of the directory itself
-_LARGEST_VECTOR = 100  # elements of a metric that get a scalar tag each
 
 
 class TensorBoard(Hook):
@@ -231,7 +231,7 @@ class TensorBoard(Hook):
         return bool(freq) and progress.epoch % freq == 0
 
     def _write_scalars(self, run: str, step: int, values: Mapping[str, Any]) -> None:
-        flat = {tag: [number] for name, value in values.items() for tag, number in _numbers(name, value)}
+        flat = {tag: [number] for name, value in values.items() for tag, number in numbers(name, value)}
         if flat:
             self._runs[run].scalars([step], flat)
 
@@ -309,13 +309,3 @@ def _parse_update_freq(update_freq: str | int) -> int | None:
     if isinstance(update_freq, bool) or not isinstance(update_freq, int) or update_freq < 1:
         raise ValueError(f'TensorBoard(update_freq=...) takes "epoch", "batch" or a number of steps; got {update_freq!r}.')
     return update_freq
-
-
-def _numbers(name: str, value: Any) -> Iterable[tuple[str, float]]:
-    """Tags and values: one for a scalar, one for each element of a short vector, none for other arrays."""
-    array = np.asarray(value)
-    if array.size == 1:
-        yield name, float(array.reshape(()))
-    elif array.ndim == 1 and array.size <= _LARGEST_VECTOR:
-        for i, element in enumerate(array.tolist()):
-            yield f"{name}/{i}", float(element)

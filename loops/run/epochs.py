@@ -77,6 +77,7 @@ class Epochs:
             or parts.target_reached()
         ):
             target, before = self._next_look(), (progress.step, progress.batch)
+            parts.agreement.propose(target, parts.agreement.cluster.several and parts.hooks.due_by_time(progress, parts.agreed_now()))
             pass_ended = parts.execution.advance(max(1, target - progress.step))
             if pass_ended and before == (progress.step, 0):
                 self._stop_without_data()
@@ -84,8 +85,8 @@ class Epochs:
             parts.step.remember_constants()
             progress.seconds = parts.now() - begun
             self._end_epoch_if_complete(pass_ended)
-            due = progress.step >= target or progress.epoch_ended or parts.execution.must_settle
-            if due or parts.hooks.due_by_time(progress, parts.agreed_now()):
+            due = parts.agreement.is_due(progress.step) or progress.epoch_ended or parts.execution.must_settle
+            if due or (not parts.agreement.cluster.several and parts.hooks.due_by_time(progress, parts.now())):
                 self._boundary()
 
     def _begin_epoch(self) -> None:
@@ -185,7 +186,6 @@ class Epochs:
                 if parts.progress.epoch_ended:
                     with parts.feeds.acting(hook, "on_epoch_end"):
                         hook.on_epoch_end(parts.loop, parts.logs)
-        parts.hooks.pass_over_silent(parts.progress, parts.agreed_now())
         share_requests(parts)
         parts.execution.trace.forget(parts.hooks.seen_by_all(parts.progress.step))
 

@@ -17,20 +17,15 @@ class HookSchedule:
 
     Args:
         hooks: the hooks, with unique names.
-        silent: hooks that act in another process only. Their looks count here as well, so that all processes pause at the same steps.
     """
 
-    def __init__(self, hooks: Sequence[Hook], silent: Sequence[Hook] = ()):
+    def __init__(self, hooks: Sequence[Hook]):
         self._hooks: list[Hook] = []
-        self._silent: set[str] = set()
         self._triggers: dict[str, triggers.Trigger] = {}
         self._with_windows: set[str] = set()
         self._last_looks: dict[str, tuple[int, float]] = {}
-        for hook in [*hooks, *silent]:
+        for hook in hooks:
             self.add(hook)
-        for hook in silent:
-            self._hooks.remove(hook)
-            self._silent.add(hook.name)
 
     def add(self, hook: Hook) -> None:
         """Adds a hook; its first window begins at the next `start`.
@@ -57,11 +52,6 @@ class HookSchedule:
         """The hooks, phase by phase."""
         return iter(self._hooks)
 
-    @property
-    def names(self) -> list[str]:
-        """The names of all hooks, those that act elsewhere included, sorted."""
-        return sorted(self._triggers)
-
     def before_retrace(self, loop: Loop) -> None:
         """Tells the hooks that the step is about to be traced again."""
         for hook in self._hooks:
@@ -69,9 +59,9 @@ class HookSchedule:
 
     def start(self, step: int, now: float) -> None:
         """To be called when training begins or goes on, with `step` completed steps."""
-        for name, trigger in self._triggers.items():
-            self._last_looks.setdefault(name, (step, now))
-            trigger.start(now)
+        for hook in self._hooks:
+            self._last_looks.setdefault(hook.name, (step, now))
+            self._triggers[hook.name].start(now)
 
     def next_step(self, step: int) -> int | None:
         """The nearest step after `step` at which a hook will be due."""
@@ -84,13 +74,6 @@ class HookSchedule:
     def due_by_time(self, progress: Progress, now: float) -> bool:
         """Whether a hook whose trigger counts seconds is due."""
         return any(t.may_fire_between_steps() and t.due(progress, now) for t in self._triggers.values())
-
-    def pass_over_silent(self, progress: Progress, now: float) -> None:
-        """Counts the looks of the hooks that act elsewhere."""
-        for name in self._silent:
-            if self._triggers[name].due(progress, now) and self._last_looks[name][0] != progress.step:
-                self._last_looks[name] = (progress.step, now)
-                self._triggers[name].fired(now)
 
     def open_window(self, hook: Hook, step: int, now: float) -> tuple[int, float] | None:
         """Begins a look of `hook` at `step`, and records it as the last one.

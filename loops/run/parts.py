@@ -52,6 +52,7 @@ class RunParts:
         decisions: why the run stops, and how often it recovered; JSON-able, part of the saved state.
         requests: what hooks asked for.
         agreement: what the worker processes of the run agree on.
+        all_hooks: names of all hooks, those included that act in another worker process only.
         feeds: which feed is read when, a `RunFeeds`.
         epoch_begins_again: True after a rollback to a state in which the epoch had not begun.
     """
@@ -63,6 +64,7 @@ class RunParts:
     step: CompiledStep
     accounts: Accounts
     agreement: Agreement
+    all_hooks: list[str]
     progress: Progress = dataclasses.field(default_factory=Progress)
     logs: EpochLogs = dataclasses.field(default_factory=EpochLogs)
     decisions: dict[str, Any] = dataclasses.field(default_factory=lambda: {"stop_reason": None, "skip": 0, "rollback": 0})

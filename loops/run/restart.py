@@ -166,7 +166,7 @@ class Restart:
                 "epochs": parts.loop.epochs,
                 "steps": parts.loop.steps,
                 "workdir": self._saved.workdir is not None,
-                "hooks": parts.hooks.names,
+                "hooks": parts.all_hooks,
                 "variables": variables,
                 "step": parts.progress.step,
             }

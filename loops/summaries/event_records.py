@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-__all__ = ["file_version", "graph", "histogram", "histogram_buckets", "images", "keras_graph", "session_start", "text"]
+__all__ = ["file_version", "graph", "histogram", "histogram_buckets", "images", "keras_graph", "png_files", "session_start", "text"]
 
 
 def file_version(wall_time: float) -> bytes:
@@ -58,13 +58,17 @@ def histogram_buckets(values: npt.ArrayLike, buckets: int = 30) -> npt.NDArray[n
 
 
 def images(tag: str, array: npt.NDArray[Any], step: int, wall_time: float) -> list[bytes]:
-    """Images as PNG files: shape [n, height, width, channels] with 1, 3 or 4 channels, uint8, or floats clipped to 0..1."""
-    if array.dtype != np.uint8:
-        array = (np.clip(np.nan_to_num(array.astype(np.float32)), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    """Images of shape [n, height, width, channels], as `png_files` takes them."""
     height, width = array.shape[1:3]
-    files = [tf.io.encode_png(image).numpy() for image in array]
-    content = np.array([str(width).encode(), str(height).encode(), *files], object)
+    content = np.array([str(width).encode(), str(height).encode(), *png_files(array)], object)
     return [_event(tag, content, step, wall_time, "images")]
+
+
+def png_files(images: npt.NDArray[Any]) -> list[bytes]:
+    """The contents of PNG files: shape [n, height, width, channels] with 1, 3 or 4 channels, uint8, or floats clipped to 0..1."""
+    if images.dtype != np.uint8:
+        images = (np.clip(np.nan_to_num(images.astype(np.float32)), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    return [tf.io.encode_png(image).numpy() for image in images]
 
 
 def text(tag: str, content: str, step: int, wall_time: float) -> list[bytes]:

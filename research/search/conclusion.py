@@ -15,10 +15,10 @@ from research.run_tables import as_text
 from research.search.trials import Search
 from research.study import PLOTS
 
-__all__ = ["command_of", "draw", "table", "told"]
+__all__ = ["best_number", "command_of", "draw", "table", "told"]
 
 _SHOWN = 5
-_PICTURES = ("history", "slices", "parallel_coordinates", "importances")
+_ENOUGH = 10  # completed trials, for importances to mean something
 
 
 def table(search: Search, metrics: Sequence[str], default: Mapping[str, Any] | None) -> str:
@@ -35,12 +35,11 @@ def told(search: Search) -> list[str]:
     trials = search.finished()
     counts = {name: [t for t in trials if t.state.name == name] for name in ("COMPLETE", "PRUNED", "FAIL")}
     lines = [f"{len(trials)} trials: {len(counts['COMPLETE'])} completed, {len(counts['PRUNED'])} pruned, {len(counts['FAIL'])} failed."]
-    full = [t.user_attrs["steps"] for t in counts["COMPLETE"]]
-    if counts["PRUNED"] and full:
-        done = sum(t.user_attrs["steps"] for t in counts["PRUNED"])
-        would = len(counts["PRUNED"]) * sum(full) / len(full)
-        saved = 1 - (done + sum(full)) / (would + sum(full))
-        lines.append(f"Pruning saved {saved:.0%} of the steps, had the pruned trials been as long as the others on average.")
+    if counts["PRUNED"] and counts["COMPLETE"]:
+        done, would = _steps(counts["COMPLETE"], counts["PRUNED"])
+        lines.append(f"Pruning saved {1 - done / would:.0%} of {would:,.0f} steps, had pruned trials run for as many epochs as the others.")
+    if begun := search.begun():
+        lines.append(f"Begun and not ended: {begun}, by other processes, or in other workdirs, which go on by the same command there.")
     for reason in dict.fromkeys(t.user_attrs.get("reason") for t in counts["FAIL"]):
         lines.append(f"Failed: {reason}")
     if importances := _importances(search):
@@ -63,30 +62,35 @@ def command_of(config: Mapping[str, Any], best: Mapping[str, Any], config_name: 
     return f"python scripts/train.py --config={config_name}{flags} --workdir={folder / 'best'}"
 
 
-def draw(search: Search) -> list[pathlib.Path]:
+def draw(search: Search, metrics: Sequence[str], default: Mapping[str, Any] | None) -> list[pathlib.Path]:
     """Writes the pictures into `plots/`; those that need more trials, or one objective, are left out."""
-    from optuna.visualization import matplotlib as pictures
+    from research.pictures import searches  # matplotlib takes a second to import
 
-    folder, written = search.folder / PLOTS, []
+    done = [t for t in search.finished() if t.state != optuna.trial.TrialState.FAIL]
+    if len(metrics) > 1 or not _best(search):
+        return []
+    points = [searches.Point(t.number, t.params, t.value if t.state == optuna.trial.TrialState.COMPLETE else None) for t in done]
+    scales = {name: _scale(d) for trial in done for name, d in trial.distributions.items()}
+    kind = (metrics[0], search.study.direction.name.lower()[:3])
+    pictures = {"history": searches.history(points, *kind, default=default["values"][0] if default is not None else None)}
+    if scales:
+        pictures["slices"] = searches.slices(points, scales, *kind)
+    if len(scales) > 1 and any(set(scales) <= set(p.params) for p in points if p.value is not None):
+        pictures["parallel_coordinates"] = searches.parallel_coordinates(points, scales, *kind)
+    if shares := _importances(search):
+        pictures["importances"] = searches.importances(shares)
+    folder = search.folder / PLOTS
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = (
-        pictures.plot_optimization_history,
-        pictures.plot_slice,
-        pictures.plot_parallel_coordinate,
-        pictures.plot_param_importances,
-    )
-    for name, kind in zip(_PICTURES, kinds, strict=True):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna calls its pictures experimental
-            try:
-                axes = kind(search.study)
-            except (ValueError, RuntimeError, ZeroDivisionError):  # too few trials, or several objectives
-                continue
-            figure = (axes if not hasattr(axes, "flat") else axes.flat[0]).figure
-            figure.set_size_inches(max(figure.get_size_inches()[0], 8), 5)
-            figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
-        written.append(folder / f"{name}.png")
-    return written
+    for name, figure in pictures.items():
+        figure.savefig(folder / f"{name}.png", dpi=120)
+    return [folder / f"{name}.png" for name in pictures]
+
+
+def _scale(distribution: Any) -> Any:
+    from research.pictures import searches
+
+    choices, whole = getattr(distribution, "choices", None), isinstance(distribution, optuna.distributions.IntDistribution)
+    return searches.Scale(log=getattr(distribution, "log", False), whole=whole, choices=None if choices is None else tuple(choices))
 
 
 def best_number(search: Search) -> int | None:
@@ -109,12 +113,21 @@ def _row(name: Any, values: Sequence[float], params: Mapping[str, Any], notes: M
     return {**row, "epochs": notes.get("epochs"), **params}
 
 
+def _steps(completed: Sequence[optuna.trial.FrozenTrial], pruned: Sequence[optuna.trial.FrozenTrial]) -> tuple[float, float]:
+    """The steps that were done, and those that there would have been if pruned trials had as many epochs as completed ones on average."""
+    epochs = sum(t.user_attrs["epochs"] for t in completed) / len(completed)
+    full = sum(t.user_attrs["steps"] for t in completed)
+    done = sum(t.user_attrs["steps"] for t in pruned)
+    return full + done, full + sum(epochs * t.user_attrs["steps"] / t.user_attrs["epochs"] for t in pruned)
+
+
 def _importances(search: Search) -> dict[str, float]:
-    if len(search.study.directions) > 1:
+    completed = [t for t in search.finished() if t.state == optuna.trial.TrialState.COMPLETE]
+    if len(search.study.directions) > 1 or len(completed) < _ENOUGH or len(completed[0].params) < 2:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return dict(optuna.importance.get_param_importances(search.study))
-        except (ValueError, RuntimeError):  # too few trials
+        except (ValueError, RuntimeError):  # trials that are all alike
             return {}

@@ -11,10 +11,10 @@ from typing import Any
 
 from loops import hooks
 from research import runner
-from research.search.trials import Trial
+from research.search.trials import STORAGE_ERRORS, Trial
 from research.study import InputError, Study, build
 
-__all__ = ["Objective", "Unusable"]
+__all__ = ["NoSuchMetric", "Objective", "Unusable"]
 
 
 class Unusable(ValueError):
@@ -51,7 +51,13 @@ class Objective:
         return made
 
     def default(self, folder: pathlib.Path) -> dict[str, Any]:
-        """Trains the config as it is; returns its values and what was noted of them."""
+        """Trains the config as it is; returns its values and what was noted of them.
+
+        Raises:
+            InputError: if no trial can be judged in this way.
+            Unusable, runner.Failed: if it does not train.
+            runner.Interrupted: after Ctrl-C.
+        """
         values, notes = self._train(self.config, folder, ())
         return {"values": values, **notes}
 
@@ -64,13 +70,13 @@ class Objective:
 
         Raises:
             InputError: if no trial can be judged in this way.
-            runner.Interrupted: after Ctrl-C; the trial goes on the next time.
+            runner.Interrupted: after Ctrl-C; the trial goes on the next time, as it does after one of `STORAGE_ERRORS`.
         """
         report = hooks.Report(trial.report, self.metrics[0]) if len(self.metrics) == 1 else None
         try:
             values, notes = self._train(config, trial.folder, [report] if report is not None else [])
-        except (runner.Interrupted, _NoSuchMetric) as error:
-            if isinstance(error, _NoSuchMetric):
+        except (runner.Interrupted, NoSuchMetric, *STORAGE_ERRORS) as error:
+            if isinstance(error, NoSuchMetric):
                 trial.failed(str(error))
             raise
         except Exception as error:  # whatever it was, other points may do better
@@ -90,7 +96,7 @@ class Objective:
         missing = [name for name in self.metrics if name not in run.history.history]
         if missing:
             known = ", ".join(run.history.history)
-            raise _NoSuchMetric(f"No epoch has logged {missing[0]!r}, by which trials are to be judged; there are {known}.")
+            raise NoSuchMetric(f"No epoch has logged {missing[0]!r}, by which trials are to be judged; there are {known}.")
         values = [float(run.logs.get(name, math.nan)) for name in self.metrics]
         if not all(map(math.isfinite, values)):
             raise Unusable(f"{self.metrics[0]} is {values[0]} in the epoch that was kept")
@@ -98,5 +104,5 @@ class Objective:
         return values, {**notes, "epochs": len(run.history.epoch)}
 
 
-class _NoSuchMetric(InputError):
+class NoSuchMetric(InputError):
     """No trial will have it."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.util
 import math
 import pathlib
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -78,18 +80,48 @@ class Space:
     Args:
         parameters: ranges and choices of single fields.
         function: `search_space(trial, config)` of the config's module, which suggests values with the trial's `suggest_...` methods and
-            writes them into the config; called before the parameters are set.
+            writes them into the config. Where it suggests a value for the name of a parameter, it gets that of the parameter.
     """
 
     def __init__(self, parameters: Sequence[Range | Choices] = (), function: Callable[[Any, Any], Any] | None = None):
         self.parameters, self.function = tuple(parameters), function
 
     def apply(self, trial: Any, config: Any) -> None:
-        """Writes the values for a trial into a config."""
+        """Writes the values for a trial into a config.
+
+        Raises:
+            InputError: if the function fails, or a value does not fit into the config.
+        """
         if self.function is not None:
-            self.function(trial, config)
+            try:
+                self.function(_Flagged(trial, self.parameters), config)
+            except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, NameError) as error:
+                raise InputError(f"search_space(trial, config) fails{_where(self.function, error)}: {_said(error)}.") from error
         for parameter in self.parameters:
             _set(config, parameter.name, parameter.suggest(trial))
+
+    def check(self, trials: Sequence[Any], config: Any) -> None:
+        """Tries a few points, before anything is trained.
+
+        Args:
+            trials: what suggests them, each with an attribute `params`.
+            config: the config; it stays as it is.
+
+        Raises:
+            InputError: if the space cannot be applied, or none of its points differs from the config.
+        """
+        found = []
+        for trial in trials:
+            point = copy.deepcopy(config)
+            self.apply(trial, point)
+            found.append(point.to_dict())
+        if not any(trial.params for trial in trials):
+            raise InputError(
+                "search_space(trial, config) suggests nothing: let it call trial.suggest_float, suggest_int, suggest_categorical."
+            )
+        if all(point == config.to_dict() for point in found):
+            names = ", ".join(dict.fromkeys(name for trial in trials for name in trial.params))
+            raise InputError(f"No point of the space differs from the config: what is suggested ({names}) has to be written into it.")
 
     def grid(self) -> dict[str, list[Any]]:
         """All values of all parameters.
@@ -105,6 +137,24 @@ class Space:
         """The parameters as texts, for a search to be recognized when it is started again."""
         own = [f"{type(p).__name__}{dataclasses.astuple(p)}" for p in self.parameters]
         return own + ([f"{self.function.__module__}.{self.function.__name__}"] if self.function is not None else [])
+
+
+class _Flagged:
+    """A trial whose suggestions for some names are those of flags, whatever the function says of their range."""
+
+    def __init__(self, trial: Any, parameters: Sequence[Range | Choices]):
+        self._trial, self._parameters = trial, {parameter.name: parameter for parameter in parameters}
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._trial, name)
+        if not name.startswith("suggest_"):
+            return method
+
+        def suggest(parameter: str, *arguments: Any, **named: Any) -> Any:
+            flagged = self._parameters.get(parameter)
+            return method(parameter, *arguments, **named) if flagged is None else flagged.suggest(self._trial)
+
+        return suggest
 
 
 def take_flags(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -186,12 +236,29 @@ def module_of(config_file: str | pathlib.Path) -> ModuleType:
     return module
 
 
+def _where(function: Callable[..., Any], error: Exception) -> str:
+    """The line of the user's own that failed."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" in line {lines[-1]} of {file}" if lines else ""
+
+
+def _said(error: BaseException) -> str:
+    inner: Any = error
+    while isinstance(inner, BaseException) and inner.args:  # of a KeyError, str gives the key in quotes
+        inner = inner.args[0]
+    text = " ".join(str(inner).split())
+    return f"{type(error).__name__}: {text if len(text) <= 160 else text[:160] + '...'}".rstrip(".")
+
+
 def _get(config: Any, name: str) -> Any:
     value = config
     for part in name.split("."):
         if not hasattr(value, "keys") or part not in value:
             raise InputError(f"--space.{name} names a field that the config does not have; it has {', '.join(value.keys())}.")
         value = value[part]
+    if hasattr(value, "keys"):
+        raise InputError(f"--space.{name} names a group of fields; name one of them: {', '.join(f'{name}.{field}' for field in value)}.")
     return value
 
 

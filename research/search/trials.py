@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
+import sqlalchemy.exc
 
 from loops.errors import WorkdirInUse
 from loops.files import write_first
@@ -25,10 +26,14 @@ from loops.run.workdir_lock import WorkdirLock
 from research.search.space import Space
 from research.study import InputError
 
-__all__ = ["Search", "Trial"]
+__all__ = ["STORAGE_ERRORS", "Search", "Trial", "guesses"]
+
+#: What Optuna raises when its storage cannot be reached.
+STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
 
 _SEARCH, _CLAIMS, TRIALS = "search.json", ".claims", "trials"
-_PLACE, _REASON = "place", "reason"
+_PLACE, _TOKEN, _REASON = "place", "token", "reason"
+_ATTEMPTS = 4  # to open a storage whose tables another process makes just now
 _DONE = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL)
 
 
@@ -57,7 +62,7 @@ class Trial:
     def __getattr__(self, name: str) -> Any:
         """`suggest_float`, `suggest_int` and `suggest_categorical` of Optuna, each with a seed of its own."""
         if not name.startswith("suggest_"):
-            raise AttributeError(name)
+            raise AttributeError(f"A trial has number, params and suggest_float, suggest_int, suggest_categorical, but no {name!r}")
         suggest = getattr(self._trial, name)
 
         def seeded(parameter: str, *arguments: Any, **named: Any) -> Any:
@@ -106,7 +111,8 @@ class Search:
         directions: "minimize" or "maximize", one for each objective.
         sampler, pruner: one of `space.SAMPLERS`, and of `space.PRUNERS`.
         seed: of the samplers.
-        storage: URL of a database for searches on several machines; None: a file in the workdir.
+        storage: URL of a database for searches on several machines, which the last part of `folder` names there; None: a file in the
+            workdir.
         several: whether other processes work on this search too.
 
     Raises:
@@ -130,33 +136,28 @@ class Search:
         self._sampler = sampler
         self._grid = space.grid() if sampler == "grid" else None
         identity = json.dumps({**settings, "space": space.describe(), "directions": list(directions)}, sort_keys=True, default=str)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_first(folder / _SEARCH, json.dumps({"place": uuid.uuid4().hex, "search": json.loads(identity)}, indent=2) + "\n")
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_first(folder / _SEARCH, json.dumps({"place": uuid.uuid4().hex, "search": json.loads(identity)}, indent=2) + "\n")
             written = json.loads((folder / _SEARCH).read_text(encoding="utf-8"))
             self._place = written["place"]
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{folder / _SEARCH} cannot be read ({error}); give a new workdir.") from error
+            raise InputError(f"{folder / _SEARCH} cannot be written or read ({error}); give a new workdir.") from error
         _check_same(written["search"], json.loads(identity), f"The search in {folder}")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        url = storage or f"sqlite:///{folder / 'search.db'}"
+        self.url = storage or f"sqlite:///{folder / 'search.db'}"
+        name = "search" if storage is None else folder.resolve().name
         try:
             with self._alone():
-                self.study = optuna.create_study(
-                    study_name="search" if storage is None else folder.name,
-                    storage=optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}} if "sqlite" in url else None),
-                    directions=list(directions),
-                    sampler=self.sampler(0),
-                    pruner=_pruner(pruner),
-                    load_if_exists=True,
-                )
+                self.study = _opened(self.url, name, directions, self.sampler(0), _pruner(pruner))
                 known = self.study.user_attrs.get("search")
+                self._made_here = known is None
                 if known is None:
                     self.study.set_user_attr("search", json.loads(identity))
         except Exception as error:  # Optuna's, SQLAlchemy's and the drivers' own
-            raise InputError(f"The storage {url!r} cannot be used ({str(error).splitlines()[0]}).") from error
+            raise InputError(f"The storage {self.url!r} cannot be used ({_first_line(error)}).") from error
         if known is not None:
-            _check_same(known, json.loads(identity), f"The search {self.study.study_name!r} in {url}")
+            _check_same(known, json.loads(identity), f"The search {name!r} in {self.url}")
 
     def sampler(self, number: int, parameter: str = "") -> Any:
         """The sampler for a trial, or for one parameter of it."""
@@ -187,35 +188,60 @@ class Search:
         """
         with contextlib.ExitStack() as held:
             with self._alone():
-                trial = self._unfinished(held) or self._new(held, self.limit(trials))
+                limit = self.limit(trials)
+                trial = self._unfinished(held, limit) or self._new(held, limit)
             yield trial
 
     def finished(self) -> list[optuna.trial.FrozenTrial]:
         """The trials that have ended, in whatever way, by number."""
         return self.study.get_trials(deepcopy=False, states=_DONE)
 
-    def _unfinished(self, held: contextlib.ExitStack) -> Trial | None:
-        for frozen in self._running():
+    def begun(self) -> int:
+        """How many trials have begun and not ended, here or on other machines."""
+        return len(self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]))
+
+    def take_back(self) -> None:
+        """Forgets a search that this process has made and that has no trials: what it was made for was wrong."""
+        with self._alone():
+            if self._made_here and not self.study.get_trials(deepcopy=False):
+                optuna.delete_study(study_name=self.study.study_name, storage=self.url)
+                (self.folder / _SEARCH).unlink()
+
+    def gone(self, error: Exception) -> InputError:
+        """The sentence for one of `STORAGE_ERRORS`."""
+        return InputError(
+            f"The storage {self.url!r} cannot be used any more ({_first_line(error)}). The trials that have ended are in it, their runs in "
+            f"{self.folder / TRIALS}; the same command goes on when it is back."
+        )
+
+    def _unfinished(self, held: contextlib.ExitStack, limit: int) -> Trial | None:
+        for frozen in self._running(limit):
             with contextlib.ExitStack() as lock:
-                if not self._hold(lock, frozen.number) or frozen.number not in {other.number for other in self._running()}:
+                if not self._hold(lock, frozen.number) or frozen.number not in {other.number for other in self._running(limit)}:
                     continue  # somebody works on it, or has just ended it
                 held.push(lock.pop_all())
-                self.study.sampler = self.sampler(frozen.number)
-                return Trial(self, optuna.trial.Trial(self.study, frozen._trial_id))
+                return self._trial(frozen)
         return None
 
-    def _running(self) -> list[optuna.trial.FrozenTrial]:
+    def _running(self, limit: int) -> list[optuna.trial.FrozenTrial]:
         running = self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING])
-        return [trial for trial in running if trial.user_attrs.get(_PLACE, self._place) == self._place]
+        return [trial for trial in running if trial.user_attrs.get(_PLACE) == self._place and trial.number < limit]
 
     def _new(self, held: contextlib.ExitStack, limit: int) -> Trial | None:
-        number = len(self.study.get_trials(deepcopy=False))
-        if number >= limit:
+        if len(self.study.get_trials(deepcopy=False)) >= limit:
             return None
-        self.study.sampler = self.sampler(number)
-        trial = self.study.ask()
-        trial.set_user_attr(_PLACE, self._place)
-        return Trial(self, trial) if self._hold(held, trial.number) else None
+        # Not `ask`: between it and a note whose trial it is, another machine might take it for one that nobody works on.
+        token = uuid.uuid4().hex
+        running = optuna.trial.TrialState.RUNNING
+        self.study.add_trial(optuna.trial.create_trial(state=running, user_attrs={_PLACE: self._place, _TOKEN: token}))
+        frozen = next(trial for trial in self.study.get_trials(deepcopy=False) if trial.user_attrs.get(_TOKEN) == token)
+        if frozen.number >= limit or not self._hold(held, frozen.number):
+            return None  # another machine began the last one: this one waits until more are asked for
+        return self._trial(frozen)
+
+    def _trial(self, frozen: optuna.trial.FrozenTrial) -> Trial:
+        self.study.sampler = self.sampler(frozen.number)
+        return Trial(self, optuna.trial.Trial(self.study, frozen._trial_id))
 
     def _hold(self, held: contextlib.ExitStack, number: int) -> bool:
         try:
@@ -236,11 +262,40 @@ class Search:
                 time.sleep(0.05)
 
 
+def guesses(count: int = 20) -> list[Any]:
+    """Trials that suggest values at random and belong to no search, to look at a space."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [study.ask() for _ in range(count)]
+
+
 class _Grid(optuna.samplers.GridSampler):
     """A grid whose end `Search.limit` knows: Optuna's would stop a study that nobody runs."""
 
     def after_trial(self, *_: Any, **__: Any) -> None:
         pass
+
+
+def _opened(url: str, name: str, directions: Sequence[str], sampler: Any, pruner: Any) -> optuna.Study:
+    for attempt in range(_ATTEMPTS):
+        try:
+            return optuna.create_study(
+                study_name=name,
+                storage=optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}} if "sqlite" in url else None),
+                directions=list(directions),
+                sampler=sampler,
+                pruner=pruner,
+                load_if_exists=True,
+            )
+        except STORAGE_ERRORS:  # two machines that make the tables at the same time
+            if attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(0.2 * (attempt + 1))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error.__cause__ or error).strip().splitlines()[0]
 
 
 def _pruner(name: str) -> Any:

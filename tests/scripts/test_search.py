@@ -40,7 +40,9 @@ def test_a_search_ends_with_the_best_point_and_goes_on_when_asked_for_more(tmp_p
 
 
 def test_trials_that_fail_are_kept_with_their_reason_and_end_the_search_if_all_do(tmp_path):
-    code, _, err = run(*SMALL, "--space.optimizer.name=sgd,none_such", f"--workdir={tmp_path}", "--sampler=grid", "--failures=1")
+    wild = ("--config.optimizer.learning_rate=1e30", "--config.on_nonfinite=raise")
+    code, out, err = run(*SMALL, *wild, "--space.optimizer.name=none_such", f"--workdir={tmp_path}", "--sampler=grid", "--failures=1")
+    assert out.startswith("default    FAILED  ")  # which ends no search: points may do better
     assert code == 2 and "1 trial in a row failed, the last because: Keras makes no optimizer 'none_such'" in err
 
 
@@ -53,6 +55,11 @@ BAD = {
     "a metric of unknown direction": (
         (*SMALL, RATES, "--metric=speed", "--workdir={tmp}"),
         "Give --mode=min or --mode=max for each of speed.",
+    ),
+    "more processes than cores": ((*SMALL, RATES, "--jobs=9999", "--workdir={tmp}"), "--jobs=9999 is more than this machine has cores"),
+    "several metrics for CMA-ES": (
+        (*SMALL, RATES, "--sampler=cmaes", "--metric=val_loss,val_accuracy", "--workdir={tmp}"),
+        "--sampler=cmaes takes one metric",
     ),
     "a range for a grid": ((*SMALL, RATES, "--sampler=grid", "--workdir={tmp}"), "A grid needs values"),
     "no storage": (
@@ -67,3 +74,4 @@ def test_bad_input_is_refused_with_a_sentence(tmp_path, case):
     arguments, sentence = BAD[case]
     code, _, err = run(*(argument.replace("{tmp}", str(tmp_path)) for argument in arguments))
     assert code == 2 and sentence in err and "Traceback" not in err
+    assert case == "no storage" or not (tmp_path / "search.json").exists()  # the command put right takes the same workdir

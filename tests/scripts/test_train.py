@@ -9,6 +9,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import loops
 from research import command_line
@@ -176,3 +177,15 @@ def test_evaluate_refuses_a_folder_that_is_no_run(tmp_path, written):
 def test_evaluate_asks_for_a_workdir():
     code, _, errors = run(evaluate)
     assert code == command_line.EXIT_REFUSED and "--workdir" in errors
+
+
+def test_processes_that_cannot_be_joined_get_a_sentence_and_a_code(monkeypatch):
+    tf.constant(1.0)  # as something in the program might, before the processes are joined
+    code, out, err = run(train, "--strategy=multi_worker", *TABLE)
+    assert code == 2 and out == "" and err.startswith("train.py: TensorFlow has started in this process already")
+
+    def never():
+        raise TimeoutError("Worker 1 did not come.")
+
+    monkeypatch.setattr(loops, "multi_worker_strategy", never)
+    assert run(train, "--strategy=multi_worker", *TABLE) == (75, "", "Worker 1 did not come.\n")

@@ -247,7 +247,7 @@ def test_a_first_file_that_fails_leaves_no_best_value(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(OSError, match="No space left"):
             loop.epoch(logs_of([1.0])[0])
-        assert hook.best is None and hook.state_dict()["kept"] == {"best": None, "files": []}
+        assert hook.best is None and hook.state_dict()["kept"] == {"best": None, "files": [], "path": None}
     loop.epoch(logs_of([2.0])[0])
     loop.end("finished")
     assert hook.best == 2.0 and [p.name for p in tmp_path.iterdir()] == ["best.weights.h5"]
