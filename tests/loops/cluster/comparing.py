@@ -11,7 +11,7 @@ __all__ = ["assert_close", "assert_same"]
 
 def assert_same(one: Any, two: Any, where: str = "") -> None:
     """Asserts that two results are equal, bit for bit."""
-    assert type(one) is type(two), f"{where}: {one!r} and {two!r}"
+    assert type(one) is type(two), f"{where}: {type(one).__name__} and {two!r}"
     if isinstance(one, dict):
         assert one.keys() == two.keys(), where
         for key in one:
@@ -29,7 +29,7 @@ def assert_same(one: Any, two: Any, where: str = "") -> None:
 def assert_close(one: Any, two: Any, tolerance: float, where: str = "") -> None:
     """Asserts that two results are equal, their arrays and floats up to a tolerance, relative and absolute."""
     if isinstance(one, dict):
-        assert isinstance(two, dict) and one.keys() == two.keys(), f"{where}: {one!r} and {two!r}"
+        assert isinstance(two, dict) and one.keys() == two.keys(), f"{where}: {sorted(one)} and {sorted(two)} {two.get('message')}"
         for key in one:
             assert_close(one[key], two[key], tolerance, f"{where}/{key}")
     elif isinstance(one, (list, tuple)):

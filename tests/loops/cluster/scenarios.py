@@ -5,6 +5,7 @@ A scenario takes a strategy and returns what it found, made of numbers, strings 
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +17,12 @@ import tensorflow as tf
 import loops
 from loops import hooks
 from loops.cluster import Cluster
-from loops.tasks.replicas import local_variables
+from loops.tasks.replicas import differs_between_workers, local_variables
 from tests.loops import tiny
 
 N, BATCH = 97, 32  # the last batch of one example leaves the second worker without any
 
+_MODULES = ("of_tasks", "of_one_worker", "of_changes")
 _scenarios: dict[str, Callable[..., dict[str, Any]]] = {}
 
 
@@ -40,6 +42,8 @@ def play(name: str, strategy: tf.distribute.Strategy, folder: pathlib.Path) -> d
     keras.utils.clear_session(free_memory=False)
     if "-" in name:
         return trained(*name.split("-"), strategy)
+    for module in _MODULES:
+        importlib.import_module(f"tests.loops.cluster.{module}")
     return _scenarios[name](strategy, folder)
 
 
@@ -124,12 +128,22 @@ def found(loop: loops.TrainLoop, **more: Any) -> dict[str, Any]:
     return {
         "outcome": loop.outcome,
         "step": loop.progress.step,
-        "history": {name: np.asarray(values, np.float64) for name, values in loop.history.history.items()},
-        "model": [local(variable) for variable in tracked.model_variables()],
+        "history": arrays_of(loop.history),
+        "model": [local(variable) for variable in tracked.model_variables() if not differs_between_workers(variable)],
+        "own": [copies(variable) for variable in tracked.model_variables() if differs_between_workers(variable)],
         "optimizer": [local(variable) for variable in tracked.optimizer_variables()],
         "rates": {name: float(rate) for name, rate in loop.learning_rate.items()},
         **more,
     }
+
+
+def arrays_of(history: Any) -> dict[str, np.ndarray]:
+    return {name: np.asarray(values, np.float64) for name, values in history.history.items()}
+
+
+def copies(variable: Any) -> list[np.ndarray]:
+    """The values on all replicas of this process."""
+    return [np.asarray(one.numpy()) for one in local_variables([variable])]
 
 
 def local(variable: Any) -> np.ndarray:
@@ -139,3 +153,16 @@ def local(variable: Any) -> np.ndarray:
 
 def worker_of(strategy: tf.distribute.Strategy) -> int:
     return Cluster.of(strategy).index
+
+
+def classifier() -> loops.Task:
+    return tiny.Classifier(keras.optimizers.Adam(0.05))
+
+
+def loop_of(strategy: tf.distribute.Strategy, make: Callable[[], loops.Task], added: Any = (), **settings: Any) -> loops.TrainLoop:
+    x, y = tiny.data(N)
+    with strategy.scope():
+        task = make()
+    feed = settings.pop("feed", None) or loops.ArrayFeed((x, y), BATCH)
+    evaluate = settings.pop("evaluate", {"val": loops.ArrayFeed((x[:41], y[:41]), 16)})
+    return loops.TrainLoop(task, feed, added, evaluate=evaluate, strategy=strategy, **{"compile": "graph", **settings})
