@@ -151,7 +151,7 @@ class EvalLoop:
             def logs_for(watched: bool) -> Logs:
                 if not (watched and cluster.several):
                     return lambda: self._results(trace, metrics)
-                read = self._results(trace, metrics)
+                read = self._results(trace, metrics) if done else {}
                 return lambda: read
 
             def tell(batch: int, last: bool) -> None:
@@ -166,7 +166,7 @@ class EvalLoop:
 
             most = 1 if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
             with kept.of_all_used() if eager else contextlib.nullcontext():
-                for call, n in calls(self.program, feed, steps, most, before, stopped, self._keep_what_is_written):
+                for call, n in calls(self.program, feed, steps, most, before, stopped, each_batch, self._keep_what_is_written):
                     trace.append(call.rows, n, call.meta.spec)
                     metrics.update(call.meta.metrics)
                     collected.append((call, n))

@@ -43,24 +43,26 @@ def calls(
     most: int,
     before: Callable[[int], bool],
     stopped: Callable[[], bool] | None,
+    watched: bool = False,
     traced: Callable[[Any], None] | None = None,
 ) -> Any:
     """Yields (call, steps done) over one pass, or over `steps` steps.
 
     It ends if `before`, called with the steps done, returns True, or `stopped`, asked after every call; if one of several workers says so,
-    all end, behind the same call.
+    all end, behind the same call; `watched`, the same on all, says that what `before` returns on one of them counts.
 
     `traced` gets the graph of the step before each call.
     """
     if feed.endless and steps is None:
         raise ValueError("The feed never ends; say how many batches to evaluate (steps=...).")
     reader = open_reader(feed, Position(), program.mode, continuing=False, passes=1)
-    several = program.step.cluster.several
+    cluster = program.step.cluster
+    several = cluster.several
 
     def ends() -> bool:
         return done > 0 and stopped is not None and stopped()
 
-    agreement = Agreement(program.step.cluster, time.monotonic, lambda: (ends(), False))
+    agreement = Agreement(cluster, time.monotonic, lambda: (ends(), False))
     done = 0
     try:
         while steps is None or done < steps:
@@ -70,7 +72,10 @@ def calls(
             known = reader.available
             n = min(most, most if known is None else known, most if steps is None else steps - done)
             n = agreement.before_call(n, settle=False)
-            if agreement.interrupted or (before(done) and not several):
+            if agreement.interrupted:
+                return
+            ends_here = before(done)
+            if cluster.any(ends_here)[0] if several and watched else ends_here and not several:
                 return
             if traced is not None and (graph := program.graph_for(reader.source, feed.element_spec)) is not None:
                 traced(graph)

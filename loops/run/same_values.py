@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from loops.cluster import Cluster
 from loops.errors import MismatchError
-from loops.tasks.replicas import differs_between_workers, local_variables
+from loops.tasks.replicas import is_kept_alike, local_variables
 from loops.tasks.run_variables import name_of
 
 __all__ = ["SameValues"]
@@ -33,7 +33,7 @@ class SameValues:
         """Checks that the values of variables are the same on all workers. One collective.
 
         Args:
-            variables: what to compare; those that each worker has for itself are left out.
+            variables: those that are trained of these are compared; a worker may have others for itself.
             advice: what to do, for the error.
 
         Raises:
@@ -41,7 +41,7 @@ class SameValues:
         """
         if not self._cluster.several:
             return
-        compared = [local_variables([v])[0] for v in variables if not differs_between_workers(v)]
+        compared = [local_variables([v])[0] for v in variables if is_kept_alike(v)]
         compared = [variable for variable in compared if variable.dtype.is_floating]
         if not compared:
             return

@@ -49,7 +49,7 @@ class SharedRequests:
         if (table[:, 4] != table[0, 4]).any():
             cluster.check_same(settings, _ADVICE)
         if (table[:, 5] != table[0, 5]).any():
-            self._take_logs(cluster.gather_json(self._logged())[0])
+            self._take_logs(cluster.gather_json([self._logged(), parts.loop.history.state_dict()])[0])
         if stops or goes_back:
             reasons = cluster.gather_json([parts.stop_reason, requests.rollback])
             parts.decisions["stop_reason"] = next((stop for stop, _ in reasons if stop is not None), None)
@@ -61,17 +61,19 @@ class SharedRequests:
         """What hooks may have changed and has to be the same everywhere."""
         parts = self._parts
         return {
-            "the learning rate of": dict(parts.rates.items()),
-            "number of feeds assigned": parts.feeds.assignments,
-            "number of retraces": parts.step.retraces,
+            "learning_rate": dict(parts.rates.items()),
+            "feeds_assigned": parts.feeds.assignments,
+            "retraces": parts.step.retraces,
         }
 
     def _logged(self) -> dict[str, Any]:
         logs = self._parts.logs
         return {"extra": {name: json_values.encode(value) for name, value in logs.extra.items()}, "removed": sorted(logs.removed)}
 
-    def _take_logs(self, logged: dict[str, Any]) -> None:
-        logs = self._parts.logs
+    def _take_logs(self, of_chief: list[dict[str, Any]]) -> None:
+        logs, (logged, history) = self._parts.logs, of_chief
+        if not self._parts.agreement.cluster.is_chief:
+            self._parts.loop.history.load_state_dict(history)
         logs.extra = {name: json_values.decode(value) for name, value in logged["extra"].items()}
         logs.removed = set(logged["removed"])
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 import loops
 from loops import hooks
 from loops.cluster import Cluster
-from loops.tasks.replicas import differs_between_workers, local_variables
+from loops.tasks.replicas import local_variables
 from tests.loops import tiny
 
 N, BATCH = 97, 32  # the last batch of one example leaves the second worker without any
@@ -129,8 +129,8 @@ def found(loop: loops.TrainLoop, **more: Any) -> dict[str, Any]:
         "outcome": loop.outcome,
         "step": loop.progress.step,
         "history": arrays_of(loop.history),
-        "model": [local(variable) for variable in tracked.model_variables() if not differs_between_workers(variable)],
-        "own": [copies(variable) for variable in tracked.model_variables() if differs_between_workers(variable)],
+        "model": [local(variable) for variable in tracked.model_variables() if variable.trainable],
+        "own": [copies(variable) for variable in tracked.model_variables() if not variable.trainable],
         "optimizer": [local(variable) for variable in tracked.optimizer_variables()],
         "rates": {name: float(rate) for name, rate in loop.learning_rate.items()},
         **more,
