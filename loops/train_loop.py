@@ -113,7 +113,7 @@ class TrainLoop:
         self.is_chief, self.seed, self.config = cluster.is_chief, arguments.checked_seed(seed), dict(config or {})
         self._saved = SavedStates(workdir, resume, cluster)
         self.history = History()
-        every = assemble(hooks, history=self.history, evaluations=self.evaluations, workdir=self._saved.workdir, model=task.model)
+        every = assemble(hooks, cluster, history=self.history, evaluations=self.evaluations, workdir=self._saved.workdir, model=task.model)
         self.hooks, silent = acting_and_silent(every, self.is_chief)
         arguments.check_evaluations(task, self.evaluations, every)
         keep_as_wanted(self._saved, every)

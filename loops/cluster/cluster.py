@@ -28,6 +28,7 @@ _SIGNS = ("Collective ops is aborted", "heartbeat", "Connection reset by peer", 
 _FAILED, _END = "[tapeloops] ", " [end]"
 _MOST_WORDS = 1 << 22
 _LEAST_WORDS = 1 << 8
+_ADVICE = "Start all of them with the same command, code, data and versions."
 
 
 class Cluster:
@@ -52,6 +53,7 @@ class Cluster:
             leave_to_chief()
         self._sums: dict[tf.DType, Any] = {}
         self._left = False
+        self._alone: str | None = None
         self._agreed: BaseException | None = None
 
     @classmethod
@@ -74,6 +76,11 @@ class Cluster:
         """Whether this is the one worker that writes files and speaks."""
         return self.index == 0
 
+    @property
+    def whole(self) -> bool:
+        """Whether the workers can exchange anything: none is known to be gone or to have failed."""
+        return not self._left
+
     def table(self, values: Sequence[float]) -> np.ndarray:
         """What every worker gave, float64 `[workers, values]`. All give the same number of values. One collective."""
         mine = np.asarray(values, np.float64)
@@ -86,6 +93,10 @@ class Cluster:
     def all(self, fact: bool) -> bool:
         """Whether `fact` is true on every worker."""
         return fact if not self.several else bool(self.table([float(fact)]).all())
+
+    def any(self, *facts: bool) -> list[bool]:
+        """Which of the facts are true on some worker."""
+        return list(facts) if not self.several else [bool(column.any()) for column in self.table([float(fact) for fact in facts]).T]
 
     def mean(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The mean over the workers of arrays whose shapes are the same on all, in float64. One collective."""
@@ -153,11 +164,12 @@ class Cluster:
             raise self.agreed(RuntimeError(f"The chief failed ({on}): {reason}"))
         return result
 
-    def check_same(self, settings: Mapping[str, Any]) -> None:
-        """Checks that all workers were given the same settings.
+    def check_same(self, settings: Mapping[str, Any], advice: str = _ADVICE) -> None:
+        """Checks that all workers have the same settings.
 
         Args:
             settings: name -> value, JSON-able, nested.
+            advice: what to do, for the error.
 
         Raises:
             MismatchError: on every worker, if not, naming the first difference.
@@ -171,7 +183,7 @@ class Cluster:
                 raise self.agreed(
                     MismatchError(
                         f"The workers do not run the same thing: {name} is {_short(here)} on worker 0 and {_short(there)} on worker "
-                        f"{index}. Start all of them with the same command, code, data and versions."
+                        f"{index}. {advice}"
                     )
                 )
 
@@ -179,6 +191,11 @@ class Cluster:
         """The sum over workers of a vector; where a worker has several replicas the first one gives it."""
         if self._left:
             raise RuntimeError("This worker has left its cluster after a failure.")
+        if self._alone is not None:
+            raise RuntimeError(
+                f"{self._alone} acts on the chief only, because its phase is RECORD or SAVE, and asks for what all workers have to do "
+                "together (evaluate, predict, train): give it `phase = hooks.Phase.EVALUATE` or DECIDE, or `on_all_workers = True`."
+            )
         if values.dtype not in self._sums:
 
             def on_replica(vector: tf.Tensor) -> tf.Tensor:
@@ -218,6 +235,19 @@ class Cluster:
                 "its last snapshot."
             )
             raise WorkerLost(error.message.strip().splitlines()[0]) from None
+
+    @contextlib.contextmanager
+    def alone(self, who: str | None) -> Iterator[None]:
+        """Within this context code runs that the other workers do not run, so that nothing can be done together.
+
+        Args:
+            who: whose code, for errors; None: all workers run it.
+        """
+        before, self._alone = self._alone, who if self.several else None
+        try:
+            yield
+        finally:
+            self._alone = before
 
     def agreed(self, error: Exception) -> Exception:
         """An error that all workers raise at the same place, so that none has to be told of it; the same error."""

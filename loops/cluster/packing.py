@@ -39,7 +39,8 @@ def unpacked(packed: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, b
     arrays: dict[str, Any] = {}
     for name, dtype, shape, size in header["arrays"]:
         memory, finish = content.allocate(dtype, tuple(shape), size)
-        memory[:] = packed[at : at + size]
+        if size:  # there is no memory to write to where an array has no element
+            memory[:] = packed[at : at + size]
         arrays[name], at = finish(), at + size
     files = {}
     for name, size in header["files"]:

@@ -119,8 +119,6 @@ def concatenated(batches: Sequence[Any]) -> Any:
         return tf.concat(list(batches), 0)
     if len(batches) == 1:
         return batches[0]
-    if not batches[0].shape:  # a scalar a batch
-        return tf.stack(list(batches))
     sizes = list(zip(*(tuple(batch.shape)[1:] for batch in batches), strict=True))
     differing = [place for place, size in enumerate(sizes, 1) if len(set(size) - {None}) > 1]
     if differing:

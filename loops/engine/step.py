@@ -255,7 +255,7 @@ class GlobalStep:
                 who = f"{type(self.task).__name__}.{self.method}"
                 returned = checked_logs(returned, who, collects=self.method == "eval_step")
                 logs = with_metrics(returned, context, self.task.tracked.metrics, batch, ops)
-            collected = {name: entry.value for name, entry in logs.items() if isinstance(entry, Collect)}
+            collected = {name: tf.nest.map_structure(_as_rows, entry.value) for name, entry in logs.items() if isinstance(entry, Collect)}
             metrics = {name: entry for name, entry in logs.items() if isinstance(entry, keras.metrics.Metric)}
             scalars = {name: entry for name, entry in logs.items() if name not in collected and name not in metrics}
             if context.replicas > 1:
@@ -292,6 +292,11 @@ class GlobalStep:
         return _private_api.converted_by_autograph(step)
 
 
+def _as_rows(output: Any) -> Any:
+    """A collected output with a first dimension: a scalar is one row a batch, on each replica."""
+    return tf.reshape(output, [1]) if tf.is_tensor(output) and output.shape.rank == 0 else output
+
+
 def _row_count(output: Any) -> tf.Tensor:
     """The number of rows of a collected output, `[1]`.
 
@@ -303,4 +308,4 @@ def _row_count(output: Any) -> tf.Tensor:
             f"An output that is collected is {type(output).__name__} of shape {output.shape}; from several workers only dense tensors of "
             "known rank can be collected: make it one, as with ragged.to_tensor()."
         )
-    return tf.shape(output)[:1] if output.shape.rank else tf.ones([1], tf.int32)
+    return tf.shape(output)[:1]

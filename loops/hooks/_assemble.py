@@ -10,7 +10,9 @@ from typing import Any
 import keras
 
 from loops import _private_api
+from loops.cluster import Cluster
 from loops.feeds import Feed
+from loops.hooks._left_to_chief import left_to_chief
 from loops.hooks._methods import check_hook
 from loops.hooks.base import Hook, Phase
 from loops.hooks.csv_logger import CSVLogger
@@ -26,13 +28,14 @@ __all__ = ["acting_and_silent", "assemble", "keep_as_wanted"]
 
 
 def assemble(
-    given: Sequence[Any], *, history: History, evaluations: Mapping[str, Feed], workdir: pathlib.Path | None, model: Any
+    given: Sequence[Any], cluster: Cluster, *, history: History, evaluations: Mapping[str, Feed], workdir: pathlib.Path | None, model: Any
 ) -> list[Hook]:
     """All hooks of a loop.
 
     Args:
         given: hooks and Keras callbacks, as the user listed them. Keras callbacks run together, in their order, as one hook; where hooks
             that decide stand between them, as one before and one behind these, so that a hook sees what the callbacks before it logged.
+        cluster: the worker processes; callbacks that write act on the chief only.
         history: the hook that keeps the loop's logs.
         evaluations: name -> feed to evaluate at every epoch's end.
         workdir: folder of the run, or None. With a folder, snapshots, TensorBoard, CSVLogger and best and last weights are added, each
@@ -61,7 +64,7 @@ def assemble(
         if isinstance(item, Hook):
             hooks.append(item)
         elif item is not None:
-            callbacks.append(item)
+            callbacks.append(left_to_chief(item, cluster))
     if len({id(hook) for hook in hooks}) < len(hooks):
         raise ValueError("The same hook object is listed twice; make one for each place.")
     hooks = [*(adapter.batches for adapter in adapters), *hooks]
@@ -78,7 +81,7 @@ def assemble(
 
 def acting_and_silent(hooks: list[Hook], is_chief: bool) -> tuple[list[Hook], list[Hook]]:
     """The hooks that act in this process, and those that act on the chief only: they write records and files."""
-    acting = [hook for hook in hooks if is_chief or hook.phase < Phase.RECORD or isinstance(hook, History)]
+    acting = [hook for hook in hooks if is_chief or not hook.chief_only]
     return acting, [hook for hook in hooks if hook not in acting]
 
 

@@ -146,7 +146,8 @@ class Hook:
     """Base class of all hooks. Override what you need; every method does nothing by default.
 
     At a boundary the loop passes once over its hooks, phase by phase: `on_window_end` if the hook's trigger is due, then
-    `on_epoch_end` if the epoch ended. Hooks of the phases RECORD and SAVE act on the chief only.
+    `on_epoch_end` if the epoch ended. Of several worker processes, hooks of the phases RECORD and SAVE act on the chief only: what they
+    log, and that they stop, save or roll back, reaches all workers; anything else that changes the training belongs into DECIDE.
 
     A snapshot of the run holds what `state_dict` and `state_arrays` return after all hooks have acted at a boundary. When a run is resumed,
     the loop calls `on_train_begin` (with `loop.progress` where the run stood), then, when all variables are restored, `load_state_dict` and
@@ -164,6 +165,7 @@ class Hook:
         watches_evaluation: True to have `on_evaluate_batch` called, which costs a call for each batch.
         on_nonfinite: what the loop shall do at a non-finite loss or weight: "raise" or "stop"; None leaves that to the loop.
         rolls_back: True if the hook may call `loop.rollback`; the loop then keeps a good state in memory.
+        on_all_workers: True if a hook of phase RECORD or SAVE is to act on all workers of a run, not on the chief only.
         evaluation: name of the evaluation that the hook runs, or None.
         evaluation_feed: what it evaluates on, or None if that is not known before training: with it, the evaluation step is traced before
             training begins, so that an error in it shows at once.
@@ -185,6 +187,7 @@ class Hook:
     watches_evaluation: bool = False
     on_nonfinite: Literal["raise", "stop"] | None = None
     rolls_back: bool = False
+    on_all_workers: bool = False
     evaluation: str | None = None
     evaluation_feed: Feed | None = None
     progress_verbosity: int = 0
@@ -200,6 +203,11 @@ class Hook:
     @name.setter
     def name(self, value: str) -> None:
         self._name = value
+
+    @property
+    def chief_only(self) -> bool:
+        """Whether the hook acts on the chief only, of several workers."""
+        return self.phase >= Phase.RECORD and not self.on_all_workers
 
     def on_train_begin(self, loop: Loop) -> None:
         """Before the first step of a `run`, before anything is traced."""

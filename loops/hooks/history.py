@@ -31,6 +31,7 @@ class History(Hook, keras.callbacks.History):
 
     phase = Phase.RECORD
     every = None
+    on_all_workers = True
 
     def __init__(self) -> None:
         keras.callbacks.History.__init__(self)

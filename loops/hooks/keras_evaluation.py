@@ -9,7 +9,9 @@ from typing import Any
 import keras
 
 from loops import _private_api
+from loops.cluster import Cluster
 from loops.engine.progress import Progress
+from loops.hooks._left_to_chief import left_to_chief
 from loops.hooks.base import Hook
 from loops.hooks.keras_callbacks import steps_per_execution
 from loops.tasks.base import Task
@@ -42,6 +44,9 @@ class _Watchers:
         callbacks = [item for item in given if not isinstance(item, Hook)]
         for item in given:
             self._check(item)
+        cluster = Cluster.of(self._model.distribute_strategy)
+        callbacks = [left_to_chief(one, cluster) for one in callbacks]
+        verbose = verbose if cluster.is_chief else 0
         self._callbacks = [one for item in callbacks for one in (item.callbacks if whole else [item])]
         self._shows = bool(verbose) and not whole
         self._list = callbacks[0] if whole else None

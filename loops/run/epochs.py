@@ -23,7 +23,7 @@ from loops.run.epoch_logs import EpochLogs
 from loops.run.evaluations import Evaluations
 from loops.run.parts import RunParts
 from loops.run.saved_states import SavedStates
-from loops.run.shared_requests import share_requests
+from loops.run.shared_requests import SharedRequests
 from loops.tasks.reductions import to_floats
 
 __all__ = ["Epochs"]
@@ -44,7 +44,7 @@ class Epochs:
     def __init__(self, parts: RunParts, saved: SavedStates, evaluations: Evaluations):
         self._parts, self._saved, self._evaluations = parts, saved, evaluations
         self._checked = False
-        self._bad_steps = BadSteps(parts, saved)
+        self._bad_steps, self._shared = BadSteps(parts, saved), SharedRequests(parts)
 
     def run_until_done(self, begun: float) -> None:
         """Trains until a target is reached or the run is stopped or interrupted; then gives hooks with `final_window` their last window.
@@ -57,6 +57,7 @@ class Epochs:
         while not parts.target_reached() and parts.stop_reason is None and not parts.agreement.ends:
             self._run_epoch(begun)
         self._settle()
+        self._read_logs_together()
         for hook in parts.hooks:
             if hook.final_window:
                 with parts.accounts.of("hooks", hook.name), self._saved.failures.tolerated(hook):
@@ -99,7 +100,7 @@ class Epochs:
         for hook in parts.loop.hooks:
             with parts.accounts.of("hooks", hook.name), parts.feeds.acting(hook, "on_epoch_begin"):
                 hook.on_epoch_begin(parts.loop)
-        share_requests(parts)
+        self._shared.share()
 
     def _check_before_first_step(self) -> None:
         """Finds what would fail at the end of the first epoch. The training step is traced first: it makes the variables."""
@@ -170,8 +171,7 @@ class Epochs:
     def _visit_hooks(self) -> None:
         """Passes once over the hooks, in the order of their phases."""
         parts = self._parts
-        if parts.agreement.cluster.several:
-            parts.step.logs_to_date()  # reads metrics of all workers, who have to do so at the same place, whichever hooks they have
+        self._read_logs_together()
         if parts.progress.epoch_ended:
             parts.step.average_replicas()
             parts.logs.train = parts.step.logs_to_date()
@@ -186,8 +186,13 @@ class Epochs:
                 if parts.progress.epoch_ended:
                     with parts.feeds.acting(hook, "on_epoch_end"):
                         hook.on_epoch_end(parts.loop, parts.logs)
-        share_requests(parts)
+        self._shared.share()
         parts.execution.trace.forget(parts.hooks.seen_by_all(parts.progress.step))
+
+    def _read_logs_together(self) -> None:
+        """Reads the metrics of all workers, who have to do so at the same place, whichever hooks they have."""
+        if self._parts.agreement.cluster.several:
+            self._parts.step.logs_to_date()
 
     def _look(self, hook: Hook) -> None:
         parts, run = self._parts, self._parts.execution

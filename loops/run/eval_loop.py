@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from loops.choices import Compile, check_choice
-from loops.cluster import Agreement
 from loops.engine.joined_outputs import joined_outputs
 from loops.engine.kept_programs import ProgramOfLoop, StepSettings
 from loops.engine.program import Call, Program
 from loops.engine.rows import TraceLog
-from loops.feeds import Feed, Position
+from loops.feeds import Feed
 from loops.feeds.base import checked_feed
-from loops.feeds.parts import part_of
-from loops.feeds.reader import FeedIteratorReader, open_reader
+from loops.run.passes import calls, first_spec, own_part
 from loops.tasks.base import Task
 from loops.tasks.checks import check_task
 from loops.tasks.kept_values import KeptValues
@@ -149,37 +146,49 @@ class EvalLoop:
         self.task.reset_metrics()
         trace, metrics, done = TraceLog(), dict[str, Any](), 0
         collected: list[tuple[Call, int]] = []
+        cluster = program.step.cluster
+        # Metrics are read by all workers or by none: what watches may be on the chief only.
+        each_batch, each_call = cluster.any(on_batch is not None, on_call is not None)
         try:
 
+            def logs_for(watched: bool) -> Logs:
+                if not (watched and cluster.several):
+                    return lambda: self._results(trace, metrics)
+                read = self._results(trace, metrics) if done else {}
+                return lambda: read
+
             def tell(batch: int, last: bool) -> None:
+                logs = logs_for(each_batch)
                 if on_batch is not None:
                     with kept.changes_stay(but=self.task.tracked.metric_variables()):
-                        on_batch(batch, lambda: self._results(trace, metrics), last)
+                        on_batch(batch, logs, last)
 
             def before(batch: int) -> bool:
                 tell(batch, False)
                 return batch > 0 and stopped is not None and stopped()
 
+            def keep_writes(graph: tf.Graph) -> None:
+                kept.keep(program.state_writes(graph))
+
             most = 1 if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
             with kept.of_all_used() if eager else contextlib.nullcontext():
-                for call, n in _calls(program, feed, steps, most, before, lambda graph: kept.keep(program.state_writes(graph))):
+                for call, n in calls(program, feed, steps, most, before, stopped, each_batch, keep_writes):
                     trace.append(call.rows, n, call.meta.spec)
                     metrics.update(call.meta.metrics)
                     collected.append((call, n))
                     done += n
+                    logs = logs_for(each_call)
                     if on_call is not None:
-                        on_call(done, lambda: self._results(trace, metrics))
-                    if stopped is not None and stopped():
-                        break
+                        on_call(done, logs)
             if not done:
                 raise EmptyFeed("There was nothing to evaluate: the feed gave no batch.")
             tell(done, True)
-            logs = self._results(trace, metrics)
+            results = self._results(trace, metrics)
             if not any(call.collected for call, _ in collected):
-                return logs
+                return results
             joined = joined_outputs(collected, program.step.cluster)
             with kept.of_all_used():
-                return to_floats({**logs, **self.task.eval_end(joined)})
+                return to_floats({**results, **self.task.eval_end(joined)})
         finally:
             kept.put_back()
 
@@ -238,26 +247,18 @@ class PredictLoop:
             return False
 
         most = batches if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
-        calls, done = [], 0
+        made, done = [], 0
         with self._programs.borrowed() as program:
-            for call, n in _calls(program, own_part(feed, program), steps, most, before):
-                calls.append((call, n))
+            for call, n in calls(program, own_part(feed, program), steps, most, before, stopped):
+                made.append((call, n))
                 done += n
                 if on_batch is not None:
                     on_batch(done - n, call.collected["output"])
                 if on_call is not None:
                     on_call(done)
-                if stopped is not None and stopped():
-                    break
-        if not calls:
+        if not made:
             raise EmptyFeed("There was nothing to predict: the feed gave no batch.")
-        return joined_outputs(calls, program.step.cluster)["output"]
-
-
-def own_part(feed: Feed, program: Program) -> Feed:
-    """The part of a feed that this worker process reads."""
-    cluster = program.step.cluster
-    return part_of(feed, cluster.index, cluster.count)
+        return joined_outputs(made, program.step.cluster)["output"]
 
 
 def resolve_mode(compile: Compile) -> str:
@@ -268,61 +269,3 @@ def resolve_mode(compile: Compile) -> str:
     """
     check_choice(compile, Compile, "compile")
     return "graph" if compile == "auto" else compile
-
-
-def first_spec(program: Program, feed: Feed) -> Any:
-    """Type specs of the first batch for which a program would trace its step; None if only reading would show them, once.
-
-    A program of XLA traces for the shapes of a block, so that a dimension that the feed leaves open is one more number there.
-    """
-    spec = feed.element_spec
-    if program.mode != "xla" or all(s is None or s.shape.is_fully_defined() for s in tf.nest.flatten(spec)):
-        return spec
-    if not (feed.seekable and feed.told_apart):
-        return None
-    return next(iter(feed.blocks(Position()))).batch_spec
-
-
-def _calls(
-    program: Program,
-    feed: Feed,
-    steps: int | None,
-    most: int,
-    before: Callable[[int], bool],
-    traced: Callable[[Any], None] | None = None,
-) -> Any:
-    """Yields (call, steps done) over one pass, or over `steps` steps; ends if `before`, called with the steps done, returns True.
-
-    `traced` gets the graph of the step before each call.
-    """
-    if feed.endless and steps is None:
-        raise ValueError("The feed never ends; say how many batches to evaluate (steps=...).")
-    if program.mode == "xla":
-        feed.cut_like(program.blocks)
-    reader = open_reader(feed, Position(), program.mode, continuing=False, passes=1)
-    agreement = Agreement(program.step.cluster, time.monotonic, lambda: (False, False))
-    done = 0
-    try:
-        while steps is None or done < steps:
-            if not reader.ready():
-                agreement.before_call(0, settle=False)
-                return
-            known = reader.available
-            n = min(most, most if known is None else known, most if steps is None else steps - done)
-            n = agreement.before_call(n, settle=False)
-            if before(done):
-                return
-            if traced is not None and (graph := program.graph_for(reader.source, feed.element_spec)) is not None:
-                traced(graph)
-            call: Call = program(reader.source, feed.element_spec, start=reader.start, n=n, first_step=done)
-            did = n if known is not None else int(call.done)
-            if did:
-                yield call, did
-            reader.consumed(did)
-            done += did
-            if did < n:
-                assert isinstance(reader, FeedIteratorReader)
-                reader.end_pass()
-                return
-    finally:
-        reader.close()

@@ -11,7 +11,7 @@ import tensorflow as tf
 from loops import _private_api, fault_points
 from loops.choices import Compile
 from loops.feeds import Feed
-from loops.hooks.base import Hook, Phase
+from loops.hooks.base import Hook
 from loops.messages import warn
 from loops.run.eval_loop import EmptyFeed, EvalLoop
 from loops.run.parts import RunParts
@@ -47,7 +47,6 @@ class Evaluations:
             "<name>_<metric>" -> float.
         """
         parts = self._parts
-        self._check_all_evaluate(name)
         evaluator = self._evaluator()
         parts.step.average_replicas()
         if _private_api.is_model(parts.task.model):
@@ -77,14 +76,6 @@ class Evaluations:
         for hook in parts.hooks:
             hook.on_evaluate_end(parts.loop, name, logs)
         return logs
-
-    def _check_all_evaluate(self, name: str) -> None:
-        hook = self._parts.feeds.acting_hook
-        if self._parts.agreement.cluster.several and hook is not None and hook.phase >= Phase.RECORD:
-            raise RuntimeError(
-                f"{type(hook).__name__} evaluates {name!r}, but hooks of the phase {Phase(hook.phase).name} act on the chief only, and all "
-                "workers have to evaluate together: give the hook `phase = hooks.Phase.EVALUATE`."
-            )
 
     def trace(self) -> None:
         """Traces the evaluation step for the feeds of all evaluations that are known, so that an error in it shows before training.

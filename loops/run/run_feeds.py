@@ -43,12 +43,16 @@ class RunFeeds:
     Args:
         parts: the run.
         schedule: what the loop was given, if that is a schedule.
+
+    Attributes:
+        assignments: how often `loop.feed` was assigned in this process.
     """
 
     def __init__(self, parts: RunParts, schedule: FeedSchedule | None):
         self._parts, self._schedule = parts, schedule
         for feed in [parts.feed] if schedule is None else schedule.feeds.values():
             self._cut(feed)
+        self.assignments = 0
         self._first_epoch = 0  # of the schedule's feed that is read
         # Who assigned the feed: hook, method, the counters and logs that it saw; JSON-able. None for a feed that was given.
         self._assigned: dict[str, Any] | None = None
@@ -64,6 +68,7 @@ class RunFeeds:
         if self._schedule is not None:
             raise ValueError("loop.feed cannot be assigned: the loop was given a FeedSchedule, which says what is read in which epoch.")
         awaited, self._awaited = self._awaited, None
+        self.assignments += 1
         feed = checked_feed(feed, "feed")
         if awaited is None:
             self._use(feed)
@@ -82,14 +87,10 @@ class RunFeeds:
         """Within this context a method of a hook is called."""
         self._acting = (hook, method)
         try:
-            yield
+            with self._parts.agreement.cluster.alone(hook.name if hook.chief_only else None):
+                yield
         finally:
             self._acting = None
-
-    @property
-    def acting_hook(self) -> Hook | None:
-        """The hook of which a method is being called that may assign a feed."""
-        return self._acting[0] if self._acting is not None else None
 
     def begin_epoch(self) -> None:
         """Goes on with the feed that the schedule has for the epoch that begins."""

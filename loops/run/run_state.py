@@ -11,7 +11,6 @@ It knows neither files (`snapshots/`) nor what may differ between two runs (`res
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,11 +21,11 @@ from loops.errors import MismatchError
 from loops.run.parts import RunParts
 from loops.tasks.base import Task
 from loops.tasks.optimizer_slots import build_as, built_for
-from loops.tasks.replicas import differs_between_workers, local_variables
+from loops.tasks.replicas import local_variables
 from loops.tasks.run_variables import CAPTURED, Identity, identities, name_of, partners
 from loops.tasks.tracking import apply_flags, flags_of
 
-__all__ = ["RunState", "build_optimizers", "check_model", "gather", "own_arrays", "restore", "select"]
+__all__ = ["RunState", "build_optimizers", "check_model", "gather", "restore", "select"]
 
 
 BUILT = "the optimizers are built for the variables of the restored state"
@@ -165,17 +164,6 @@ def gather_variables(
         arrays[f"{CAPTURED}/{len(names[CAPTURED])}"] = value
         names[CAPTURED].append(name)
     return arrays, names
-
-
-def own_arrays(parts: RunParts) -> set[str]:
-    """The names of those arrays of variables whose values may differ between worker processes."""
-    names: set[str] = set()
-    for group, variables in parts.execution.program.variables().items():
-        places = itertools.count()
-        for variable in variables:
-            of_variable = [f"{group}/{next(places)}" for _ in local_variables([variable])]
-            names.update(of_variable if differs_between_workers(variable) else ())
-    return names
 
 
 def restore_variables(groups: Mapping[str, Sequence[Any]], arrays: Mapping[str, np.ndarray], names: Mapping[str, list[str]]) -> None:

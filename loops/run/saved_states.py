@@ -176,7 +176,7 @@ class SavedStates:
         if on_disk and self.workdir is not None:
             save_feed: Callable[[pathlib.Path], bool] = parts.execution.save_feed
             if self._cluster.several:
-                of_workers = self._shared.gather(state, run_state.own_arrays(parts), save_feed)
+                of_workers = self._shared.gather(state, save_feed)
                 state, save_feed = self._shared.merged(state, of_workers), self._shared.save_feeds(save_feed, of_workers)
             self._saved_moment = self._moment(parts)
             if self._folder is None:

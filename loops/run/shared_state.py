@@ -9,18 +9,23 @@ Only the chief reads and writes the folder. Everything else goes through the col
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from loops.cluster import Cluster
 from loops.cluster.packing import packed, unpacked
 from loops.run.run_state import RunState
+from loops.snapshots import content
 
 __all__ = ["SharedStates"]
 
 _OF_WORKERS = "workers"
+_DIGEST = 16  # bytes
 
 #: What a worker has for itself: its arrays by name, and the files of its feed.
 Part = tuple[dict[str, Any], dict[str, bytes]]
@@ -37,21 +42,24 @@ class SharedStates:
         self._cluster = cluster
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
-    def gather(self, state: RunState, own: set[str], save_feed: Callable[[pathlib.Path], bool]) -> list[Part]:
-        """What every worker has for itself.
+    def gather(self, state: RunState, save_feed: Callable[[pathlib.Path], bool]) -> list[Part]:
+        """What every worker has for itself: of variables, the values that are not those of the chief.
 
         Args:
             state: the state of this process.
-            own: names of the arrays that may differ between workers.
             save_feed: writes the position of the feed into a folder.
         """
+        names = [f"{group}/{i}" for group, variables in state.state["variables"].items() for i in range(len(variables))]
+        digests = [_digest(state.arrays[name]) for name in names]
+        of_chief = self._cluster.from_chief(b"".join(digests))
+        own = [name for i, name in enumerate(names) if of_chief[i * _DIGEST : (i + 1) * _DIGEST] != digests[i]]
         if self._cluster.is_chief:
             sent = b""  # the chief's own are in its state
         else:
             with tempfile.TemporaryDirectory() as folder:
                 directory = pathlib.Path(folder) / "feed"
                 save_feed(directory)
-                sent = packed({name: state.arrays[name] for name in sorted(own)}, {}, _files_below(directory))
+                sent = packed({name: state.arrays[name] for name in own}, {}, _files_below(directory))
         return [({}, {}) if not part else unpacked(part)[::2] for part in self._cluster.gather(sent)]
 
     def merged(self, state: RunState, parts: list[Part]) -> RunState:
@@ -104,6 +112,10 @@ class SharedStates:
             mine = f"{cluster.index}/"
             _write({name.removeprefix(mine): data for name, data in files.items() if name.startswith(mine)}, feed)
         return RunState(described["step"], arrays, described["state"]), feed
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.blake2b(content.array_bytes(np.ascontiguousarray(array)), digest_size=_DIGEST).digest()
 
 
 def _of_worker(directory: pathlib.Path, worker: int) -> pathlib.Path:

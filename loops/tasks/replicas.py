@@ -13,7 +13,7 @@ import tensorflow as tf
 from loops import _private_api
 from loops.cluster import Cluster
 
-__all__ = ["average_moving_statistics", "backing", "differs_between_workers", "local_variables", "strategy_of"]
+__all__ = ["average_moving_statistics", "backing", "is_kept_alike", "local_variables", "strategy_of"]
 
 
 def backing(variable: Any) -> Any:
@@ -55,14 +55,12 @@ def local_variables(variables: Iterable[Any]) -> list[tf.Variable]:
     return out
 
 
-def differs_between_workers(variable: Any) -> bool:
-    """Whether several worker processes may hold different values of a variable: it is not kept alike by the strategy."""
+def is_kept_alike(variable: Any) -> bool:
+    """Whether all replicas are to hold the same value of a variable: it is trained, by gradients that are reduced."""
     value = backing(variable)
-    return not (
-        isinstance(value, tf.distribute.DistributedValues)
-        and value.aggregation != tf.VariableAggregation.NONE
-        and getattr(value, "synchronization", None) != tf.VariableSynchronization.ON_READ
-    )
+    if not variable.trainable or not isinstance(value, tf.distribute.DistributedValues):
+        return False
+    return getattr(value, "synchronization", None) != tf.VariableSynchronization.ON_READ
 
 
 def average_moving_statistics(variables: Iterable[Any], cluster: Cluster) -> None:

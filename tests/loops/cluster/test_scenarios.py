@@ -1,0 +1,70 @@
+"""What else a run may do, on two workers as on two replicas of one process, and the same on both workers bit for bit."""
+
+import pytest
+
+from tests.loops.cluster import scenarios
+from tests.loops.cluster.comparing import assert_close, assert_same
+from tests.loops.sampling import sample
+
+ALIKE = ["own_task", "embedding", "centers", "nonfinite_skip", "nonfinite_rollback", "nonfinite_raise", "fit"]
+ALIKE += ["stop_on_one", "interrupt_one", "logs_of_the_chief", "watched_on_the_chief"]
+ALIKE += ["eager", "xla", "changing", "schedule_of_feeds", "cut_epochs", "ragged_strings", "array_metric", "best_weights", "data_service"]
+
+
+@pytest.mark.parametrize("name", sample(ALIKE, *ALIKE))
+def test_two_workers_do_what_two_replicas_do(pair, two_replicas, tmp_path, name):
+    pair.ask(name)
+    expected = scenarios.play(name, two_replicas, tmp_path)
+    chief, other = pair.results(name)
+    assert_same(chief, other)
+    for worker, found in enumerate((chief, other)):
+        assert_close(expected, found, 2e-5, worker=worker)
+
+
+def test_a_step_has_one_collective_for_gradients_and_one_for_its_row(pair):
+    for counts in pair.results("collectives"):
+        assert counts == {"train": {"CollectiveReduceV2": 2}, "eval": {"CollectiveReduceV2": 1}, "predict": {"CollectiveReduceV2": 1}}
+
+
+def test_callbacks_write_on_the_chief_only(pair):
+    chief, other = pair.results("callbacks_that_write")
+    assert_same(chief["history"], other["history"])
+    assert chief["files"] == ["1.keras", "2.keras", "best.weights.h5", "board", "log.csv"]
+    assert other["files"] == []
+
+
+def test_hooks_that_count_seconds_look_at_the_same_steps_by_the_clock_of_the_chief(pair):
+    chief, other = pair.results("by_time")
+    assert len(chief["looks"]) > 1
+    assert_same(chief, other)
+
+
+def test_what_one_worker_changes_alone_is_found(pair):
+    chief, other = pair.results("changes_of_one")
+    assert chief == other
+    for name, word in {"rate": "learning_rate.optimizer is 0.0099", "feed": "feeds_assigned is 1", "weights": "sum of "}.items():
+        assert chief[name].startswith("MismatchError: The workers do not ") and word in chief[name], chief[name]
+
+
+def test_workers_that_do_not_run_the_same_are_told_the_difference(pair):
+    chief, other = pair.results("mismatches")
+    assert chief == other
+    words = {
+        "batch_size": "batch_size is 32 on worker 0 and 31 on worker 1",
+        "data": "fingerprint",
+        "dataset": "fingerprint",
+        "seed": "seed is 0 on worker 0 and 1 on worker 1",
+        "clip": "clip is ",
+        "compile": '"graph" on worker 0 and "eager" on worker 1',
+        "hooks": "LambdaHook",
+        "epochs": "epochs is 1 on worker 0 and 2 on worker 1",
+        "workdir": "workdir is false on worker 0 and true on worker 1",
+    }
+    for name, word in words.items():
+        assert chief[name].startswith("MismatchError: The workers do not run the same thing") and word in chief[name], chief[name]
+
+
+def test_data_that_ends_on_one_worker_is_refused_on_all(pair):
+    chief, other = pair.results("uneven_data")
+    assert chief == other
+    assert "The data of worker 1 has ended" in chief["said"]
