@@ -53,11 +53,11 @@ def main(args: flags.FlagValues) -> int:
     if args.list:
         print(command_line.list_configs())
         return 0
-    with command_line.quiet_tensorflow():
+    with command_line.quiet_tensorflow(level=3 if args.strategy == "multi_worker" else 2):
         import tensorflow as tf
 
         from loops import errors
-        from research import runner
+        from loops.cluster import Cluster
 
         try:
             strategy = _strategy(args.strategy)
@@ -65,6 +65,18 @@ def main(args: flags.FlagValues) -> int:
             print(error, file=sys.stderr)
             return errors.EXIT_PREEMPTED
         tf.config.list_logical_devices()
+
+    with command_line.only_printing_if(strategy is None or Cluster.of(strategy).is_chief):
+        try:
+            return _train(args, strategy)
+        except Exception as error:
+            if strategy is not None:
+                Cluster.of(strategy).leave(error)  # the others may wait for this worker, whatever it was doing
+            raise
+
+
+def _train(args: flags.FlagValues, strategy: tf.distribute.Strategy | None) -> int:
+    from research import runner
 
     made = build(args.config, data_dir=args.data_dir, seed=args.seed, strategy=strategy)
     try:
