@@ -20,7 +20,17 @@ from ml_collections import config_dict, config_flags
 
 from research.study import InputError
 
-__all__ = ["CONFIGS", "EXIT_INTERRUPTED", "EXIT_REFUSED", "define_config", "list_configs", "only_printing_if", "parse", "quiet_tensorflow", "run"]
+__all__ = [
+    "CONFIGS",
+    "EXIT_INTERRUPTED",
+    "EXIT_REFUSED",
+    "define_config",
+    "list_configs",
+    "only_printing_if",
+    "parse",
+    "quiet_tensorflow",
+    "run",
+]
 
 CONFIGS = pathlib.Path(__file__).resolve().parent / "configs"
 
