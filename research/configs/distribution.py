@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.hidden = (300, 100)  # units of the hidden layers
     config.batch_size = 32  # of all replicas together
     config.copies = 2  # replicas in the second run, processes in the third
+    config.dtype = "float32"  # float64: rounding is then too small for its growth to be seen
     config.epochs = 20
     config.on_nonfinite = "raise"  # what a loss that is not finite does: raise, stop, ignore
     config.optimizer = ml_collections.ConfigDict()

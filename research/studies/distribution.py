@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -58,14 +58,17 @@ def build(
     """Makes the study; for the arguments see `research.study.build`. Without a strategy it also trains with the others, and compares.
 
     Raises:
-        InputError: for data without classes, sizes that fit no model or batch, or less than two copies.
+        InputError: for data without classes, sizes that fit no model or batch, less than two copies, or another dtype.
     """
     if config.copies < 2:
         raise InputError(f"config.copies is {config.copies}; compare with 2 copies or more.")
+    if config.dtype not in ("float32", "float64"):
+        raise InputError(f"config.dtype is {config.dtype!r}; it is float32 or float64.")
     data = load_classes(config, data_dir)
 
     def task() -> loops.Task:
-        return classifier(make_model(data.train.x.shape[1:], len(data.class_names), hidden=config.hidden), config.optimizer)
+        with _floatx(config.dtype):
+            return classifier(make_model(data.train.x.shape[1:], len(data.class_names), hidden=config.hidden), config.optimizer)
 
     return supervised_study(
         data,
@@ -79,6 +82,17 @@ def build(
         after=None if strategy is not None else lambda run: _compare(run, config, data_dir, seed),
         preprocessing=data.scaling,
     )
+
+
+@contextlib.contextmanager
+def _floatx(dtype: str) -> Iterator[None]:
+    """In its block Keras makes weights, losses and metrics of this dtype."""
+    before = keras.config.floatx()
+    keras.config.set_floatx(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before)
 
 
 def commands(config: Any, *, data_dir: str | os.PathLike[str] | None, seed: int, compile: str = "graph") -> dict[str, list[str]]:
