@@ -13,6 +13,7 @@ __all__ = [
     "Preempted",
     "SaveError",
     "WorkdirInUse",
+    "WorkerFailed",
     "WorkerLost",
 ]
 
@@ -57,6 +58,10 @@ class SaveError(OSError):
 
 class WorkdirInUse(RuntimeError):
     """Another run uses the workdir."""
+
+
+class WorkerFailed(RuntimeError):
+    """Another worker process of the run has failed, for a reason of its own, so this one ends too."""
 
 
 class WorkerLost(SystemExit):

@@ -20,7 +20,17 @@ from ml_collections import config_dict, config_flags
 
 from research.study import InputError
 
-__all__ = ["CONFIGS", "EXIT_INTERRUPTED", "EXIT_REFUSED", "define_config", "list_configs", "parse", "quiet_tensorflow", "run"]
+__all__ = [
+    "CONFIGS",
+    "EXIT_INTERRUPTED",
+    "EXIT_REFUSED",
+    "define_config",
+    "list_configs",
+    "only_printing_if",
+    "parse",
+    "quiet_tensorflow",
+    "run",
+]
 
 CONFIGS = pathlib.Path(__file__).resolve().parent / "configs"
 
@@ -196,10 +206,14 @@ def _fields(config: config_dict.ConfigDict, prefix: str = "") -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def quiet_tensorflow() -> Iterator[None]:
+def quiet_tensorflow(level: int = 2) -> Iterator[None]:
     """Holds back what TensorFlow logs while it starts; everything else that was written to stderr meanwhile is passed on.
 
     Does nothing if the user has set `TF_CPP_MIN_LOG_LEVEL`.
+
+    Args:
+        level: what TensorFlow logs from then on: 2 errors, 3 only what ends the process. When a worker process is gone, each operation that
+            waited for it logs errors, of which the exception says all.
 
     Example:
         >>> with quiet_tensorflow():
@@ -208,7 +222,7 @@ def quiet_tensorflow() -> Iterator[None]:
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         yield
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = str(level)
     sys.stderr.flush()
     # TensorFlow writes from C++, past sys.stderr: only the file descriptor can be held.
     stderr = os.dup(2)
@@ -224,3 +238,17 @@ def quiet_tensorflow() -> Iterator[None]:
             for line in held.read().decode(errors="replace").splitlines():
                 if not _START_UP_NOISE.match(line):
                     print(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def only_printing_if(speaks: bool) -> Iterator[None]:
+    """Drops what is printed in its block, unless `speaks`: of several processes that do the same, one speaks. Errors stay, on stderr.
+
+    Args:
+        speaks: whether this process is the one.
+    """
+    if speaks:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield

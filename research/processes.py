@@ -21,6 +21,7 @@ from typing import IO, Any, TextIO
 __all__ = ["Group", "Signals", "tell"]
 
 _PATIENCE = 3  # the third Ctrl-C kills
+_GRACE_AFTER_KILL = 5.0  # who waits, in C++, for a process that was killed hears no signal
 _ASKED = (os.EX_TEMPFAIL, 128 + signal.SIGINT, -signal.SIGINT)
 _SET_PARENT_DEATH_SIGNAL = 1
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
@@ -72,7 +73,7 @@ class Group:
     Args:
         command: what to run.
         environments: the environment of each process; their number is that of the processes.
-        grace: seconds from asking a process to end (SIGTERM) to killing it.
+        grace: seconds from asking a process to end (SIGTERM) to killing it; five at most, if another was killed.
     """
 
     def __init__(self, command: Sequence[str], environments: Sequence[dict[str, str]], grace: float):
@@ -112,17 +113,17 @@ class Group:
         """
         running = set(range(len(self._processes)))
         codes: list[int] = []  # of those that were not ended by this program
-        ending = False
+        ending, grace = False, self._grace
         end_them = kill_them = float("inf")
         while running:
             now = time.monotonic()
             if now >= min(end_them, kill_them):
                 if now >= kill_them:
-                    tell(f"{_listed(running)} did not end within {self._grace:g} seconds: killed")
+                    tell(f"{_listed(running)} did not end within {grace:g} seconds: killed")
                 for index in running:
                     self._processes[index].send_signal(signal.SIGKILL if now >= kill_them else signal.SIGTERM)
                 ending = True
-                end_them, kill_them = float("inf"), now + self._grace if now < kill_them else float("inf")
+                end_them, kill_them = float("inf"), now + grace if now < kill_them else float("inf")
             try:
                 index = self._ended.get(timeout=max(0.0, min(1.0, end_them - now, kill_them - now)))
             except queue.Empty:
@@ -134,6 +135,8 @@ class Group:
             codes.append(code)
             # Who was asked to leave is not alone: the others leave by themselves, as soon as they have saved.
             asked = code in _ASKED
+            if code < 0 and not asked:
+                grace = min(grace, _GRACE_AFTER_KILL)
             end_them = min(end_them, now + self._grace) if asked else now
             then = f"; {'waiting for' if asked else 'ending'} {_listed(running)}" if running else ""
             tell(f"worker {index} {_said(code)}{then}")

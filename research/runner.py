@@ -18,7 +18,8 @@ import tensorflow as tf
 from ml_collections import config_dict
 
 import loops
-from loops import hooks
+from loops import errors, hooks
+from loops.cluster import Cluster
 from loops.run import workdir
 from research.pictures import plots
 from research.report import metrics_table
@@ -54,7 +55,7 @@ def train(
     """Trains a study or a comparison, evaluates it on its test set, draws, and prints.
 
     With a workdir, what an earlier call has trained is not trained again: a run goes on from where it was, a part of a comparison that is
-    complete is only read.
+    complete is only read. Of several worker processes the chief alone uses the workdir; all of them print.
 
     Args:
         made: what `research.study.build` gave.
@@ -73,7 +74,7 @@ def train(
     Raises:
         InputError: for settings or a workdir that cannot be used.
         Interrupted: after Ctrl-C.
-        Failed: after a loss that is not finite, or if another process uses the workdir.
+        Failed: after a loss that is not finite, if another process uses the workdir, or if another worker has failed.
     """
     how: dict[str, Any] = {"strategy": strategy, "compile": compile, "seed": seed}
     if isinstance(made, Study):
@@ -94,20 +95,21 @@ def train(
 
 
 def _train_parts(made: Comparison, config: Any, folder: pathlib.Path | None, resume: str, how: dict[str, Any]) -> Runs:
+    cluster = Cluster.of(how["strategy"] or tf.distribute.get_strategy())
     if folder is not None:
+        loop = {name: how[name] for name in ("compile", "seed")}
+        content = {"loop": loop, "config": config.to_dict(), "parts": list(made.parts)}
         try:
-            workdir.check_usable(folder, resume)
-            if (folder / workdir.SNAPSHOTS).exists():
-                raise InputError(f"{folder} holds a single run; give a new workdir.")
-            folder.mkdir(parents=True, exist_ok=True)
-            loop = {name: how[name] for name in ("compile", "seed")}
-            workdir.write_config(folder, {"loop": loop, "config": config.to_dict(), "parts": list(made.parts)})
+            with cluster.noticing_loss():
+                cluster.together(lambda: _open_comparison(folder, resume, content), on="opening the workdir")
+        except errors.WorkerFailed as error:
+            raise Failed(str(error)) from error
         except InputError:
             raise
         except (ValueError, OSError) as error:
             raise InputError(str(error)) from error
     print(made.description, flush=True)
-    runs = Runs(folder)
+    runs = Runs(folder, writes=cluster.is_chief)
     for number, name in enumerate(made.parts, 1):
         print(f"\n{name} ({number} of {len(made.parts)})\n", flush=True)
         study = made.make(name, runs, seed=how["seed"])
@@ -120,6 +122,14 @@ def _train_parts(made: Comparison, config: Any, folder: pathlib.Path | None, res
     else:
         print(f"TensorBoard: tensorboard --logdir={folder}\nTest again:  python scripts/evaluate.py --workdir={folder}")
     return runs
+
+
+def _open_comparison(folder: pathlib.Path, resume: str, content: dict[str, Any]) -> None:
+    workdir.check_usable(folder, resume)
+    if (folder / workdir.SNAPSHOTS).exists():
+        raise InputError(f"{folder} holds a single run; give a new workdir.")
+    folder.mkdir(parents=True, exist_ok=True)
+    workdir.write_config(folder, content)
 
 
 def _train_one(study: Study, config: Any, folder: pathlib.Path | None, resume: str, how: dict[str, Any], part: str | None = None) -> Run:
@@ -136,6 +146,8 @@ def _train_one(study: Study, config: Any, folder: pathlib.Path | None, resume: s
     saved = True
     try:
         loop.run(epochs=epochs)
+    except errors.WorkerFailed as error:
+        raise Failed(str(error)) from error
     except (loops.NonFiniteError, loops.WorkdirInUse) as error:
         raise Failed(f"{error} {_kept(loop.workdir)}") from error
     except loops.MismatchError as error:

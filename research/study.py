@@ -138,8 +138,8 @@ class Run:
 
     @property
     def workdir(self) -> pathlib.Path | None:
-        """The run's folder, or None."""
-        return self.loop.workdir
+        """The run's folder; None without one, and on all but the chief of several worker processes, which write nothing."""
+        return self.loop.workdir if self.loop.is_chief else None
 
     @property
     def logs(self) -> dict[str, Any]:
@@ -177,11 +177,12 @@ class Runs(dict[str, Run]):
 
     Args:
         workdir: folder of the comparison, or None.
+        writes: whether this process writes pictures there; of several worker processes the chief does.
     """
 
-    def __init__(self, workdir: pathlib.Path | None = None):
+    def __init__(self, workdir: pathlib.Path | None = None, *, writes: bool = True):
         super().__init__()
-        self.workdir = workdir
+        self.workdir, self._writes = workdir, writes
         self._pictures: dict[str, Any] = {}
 
     def picture(self, name: str, figure: Figure) -> None:
@@ -191,7 +192,7 @@ class Runs(dict[str, Run]):
             name: name of the file without its ending, and TensorBoard's tag.
             figure: what a function of `research.pictures.plots` or `research.pictures.figures` drew.
         """
-        if self.workdir is None:
+        if self.workdir is None or not self._writes:
             return
         from loops.summaries import event_files
         from loops.summaries.writer import SummaryWriter

@@ -42,7 +42,13 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_integer(
         "restarts", 0, "So many times all are started again after exit code 75 or a killed worker.", lower_bound=0, flag_values=values
     )
-    flags.DEFINE_float("grace", 30.0, "Seconds from asking a worker to end (SIGTERM) to killing it.", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_float(
+        "grace",
+        30.0,
+        "Seconds from asking a worker to end (SIGTERM) to killing it; 5 at most, if one was killed.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
 
 
 def program(argv: list[str]) -> int:

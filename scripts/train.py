@@ -45,6 +45,13 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
         "none: one device. mirrored: all of them. multi_worker: those of several processes, started by scripts/launch.py or a scheduler.",
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "logical_cpus",
+        None,
+        "With --strategy=mirrored, on a machine without GPUs: TensorFlow takes the CPU for so many devices.",
+        lower_bound=1,
+        flag_values=values,
+    )
     flags.DEFINE_enum("compile", "auto", ["auto", "graph", "xla", "eager"], "How steps run; eager is for debugging.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed of weights, order of the data, and random layers.", flag_values=values)
 
@@ -53,18 +60,32 @@ def main(args: flags.FlagValues) -> int:
     if args.list:
         print(command_line.list_configs())
         return 0
-    with command_line.quiet_tensorflow():
+    if args.logical_cpus is not None and args.strategy != "mirrored":
+        raise InputError("--logical_cpus is for --strategy=mirrored: give both.")
+    with command_line.quiet_tensorflow(level=3 if args.strategy == "multi_worker" else 2):
         import tensorflow as tf
 
         from loops import errors
-        from research import runner
+        from loops.cluster import Cluster
 
         try:
-            strategy = _strategy(args.strategy)
+            strategy = _strategy(args.strategy, args.logical_cpus)
         except TimeoutError as error:
             print(error, file=sys.stderr)
             return errors.EXIT_PREEMPTED
         tf.config.list_logical_devices()
+
+    with command_line.only_printing_if(strategy is None or Cluster.of(strategy).is_chief):
+        try:
+            return _train(args, strategy)
+        except Exception as error:
+            if strategy is not None:
+                Cluster.of(strategy).leave(error)  # the others may wait for this worker, whatever it was doing
+            raise
+
+
+def _train(args: flags.FlagValues, strategy: tf.distribute.Strategy | None) -> int:
+    from research import runner
 
     made = build(args.config, data_dir=args.data_dir, seed=args.seed, strategy=strategy)
     try:
@@ -87,7 +108,7 @@ def main(args: flags.FlagValues) -> int:
     return int(not all(run.saved for run in runs))
 
 
-def _strategy(name: str) -> tf.distribute.Strategy | None:
+def _strategy(name: str, logical_cpus: int | None) -> tf.distribute.Strategy | None:
     """The strategy of a flag. Nothing may have used TensorFlow before, if it joins several processes.
 
     Raises:
@@ -103,12 +124,15 @@ def _strategy(name: str) -> tf.distribute.Strategy | None:
             raise
         except (ValueError, RuntimeError, OSError) as error:
             raise InputError(str(error)) from error
-    return _all_devices() if name == "mirrored" else None
+    return _all_devices(logical_cpus) if name == "mirrored" else None
 
 
-def _all_devices() -> tf.distribute.Strategy:
+def _all_devices(logical_cpus: int | None) -> tf.distribute.Strategy:
     import tensorflow as tf
 
+    if logical_cpus is not None:
+        devices = [tf.config.LogicalDeviceConfiguration()] * logical_cpus
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     # On CPUs collectives gain nothing, and those of a second strategy in the same process would collide with the first's.
     on_cpu = not tf.config.list_logical_devices("GPU")

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from loops import _private_api
-from loops.errors import MismatchError, WorkerLost
+from loops.errors import MismatchError, WorkerFailed, WorkerLost
 from loops.messages import alert, leave_to_chief
 
 __all__ = ["Cluster"]
@@ -147,7 +147,7 @@ class Cluster:
 
         Raises:
             Exception: on the chief, what `act` raised.
-            RuntimeError: on the others, with the chief's reason.
+            WorkerFailed: on the others, with the chief's reason.
         """
         if not self.several:
             return act()
@@ -161,7 +161,7 @@ class Cluster:
         if error is not None:
             raise self.agreed(error)
         if reason is not None:
-            raise self.agreed(RuntimeError(f"The chief failed ({on}): {reason}"))
+            raise self.agreed(WorkerFailed(f"The chief failed ({on}): {reason}"))
         return result
 
     def check_same(self, settings: Mapping[str, Any], advice: str = _ADVICE) -> None:
@@ -218,7 +218,7 @@ class Cluster:
 
         Raises:
             WorkerLost: if a worker is gone.
-            RuntimeError: if a worker has failed, with its reason.
+            WorkerFailed: if a worker has failed, with its reason.
         """
         try:
             yield
@@ -228,7 +228,7 @@ class Cluster:
             self._left = True
             if _FAILED in error.message:
                 reason = error.message.partition(_FAILED)[2].partition(_END)[0]
-                raise RuntimeError(f"Another worker has failed, so this one ends too: {reason}") from None
+                raise WorkerFailed(f"Another worker has failed, so this one ends too: {reason}") from None
             gone = next((f" ({word.rstrip(':')})" for word in error.message.split() if word.startswith("/job:")), "")
             alert(
                 f"Worker {self.index} ends, because another worker of the run is gone{gone}. Start all of them again: the run goes on from "

@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from loops.choices import Resume, check_choice
+from loops.errors import MismatchError
 from loops.files import write_text
 from loops.messages import say
 from loops.run.resume_rules import versions
@@ -58,6 +59,7 @@ class RunFolder:
 
         Raises:
             WorkdirInUse: if another process uses the folder.
+            MismatchError: if there is no snapshot, and there has to be one.
             ValueError: if it cannot be used.
         """
         try:
@@ -73,7 +75,7 @@ class RunFolder:
         found = store.latest(say)
         if found is None:
             if self._resume == "must":
-                raise ValueError(f"There is no snapshot in {str(self.path)!r} to carry on from; resume='auto' begins anew.")
+                raise MismatchError(f"There is no snapshot in {str(self.path)!r} to carry on from; resume='auto' begins anew.")
             if (self.path / CONFIG).exists():
                 say(f"{self.path} holds a run that saved nothing yet; it begins anew.")
         self._opened = True

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from loops.cluster import Cluster
 from loops.tasks.python_inputs import PythonInputs
 
 __all__ = ["MetricCalls"]
@@ -23,7 +24,8 @@ class MetricCalls:
     """`model.reset_metrics()` and `model.get_metrics_result()`, with the same values.
 
     Code that is not Keras's own may do things in Python that a trace would do only once. So nothing is compiled for a model that overrides
-    one of these methods or has a metric that is not Keras's, and nothing under several replicas.
+    one of these methods or has a metric that is not Keras's. Under several replicas of one process nothing is; in several processes only
+    results, of which each variable is summed by a collective: many eager ops around each would take longer than the collective.
 
     Args:
         model: a compiled model.
@@ -74,18 +76,20 @@ class MetricCalls:
         if len(known) != len(self._known) or any(a is not b for a, b in zip(known, self._known, strict=True)):
             self._known, self._compiled, self._calls = known, {}, collections.Counter()
         self._calls[name] += 1
-        if not self._may_compile(metrics) or (name not in self._compiled and self._calls[name] <= _CALLS_BEFORE_COMPILING):
+        if (name not in self._compiled and self._calls[name] <= _CALLS_BEFORE_COMPILING) or not self._may_compile(name, metrics):
             return plain()
         if name not in self._compiled:
             self._inputs = self._settings()
             self._compiled[name] = tf.function(plain, autograph=False).get_concrete_function()
         return self._compiled[name]()
 
-    def _may_compile(self, metrics: list[Any]) -> bool:
+    def _may_compile(self, name: str, metrics: list[Any]) -> bool:
         kind = type(self.model)
-        if any(getattr(kind, name) is not getattr(keras.Model, name) for name in ("metrics", "reset_metrics", "get_metrics_result")):
+        if any(getattr(kind, one) is not getattr(keras.Model, one) for one in ("metrics", "reset_metrics", "get_metrics_result")):
             return False
         parts = [part for metric in metrics for part in (metric, *getattr(metric, "metrics", []))]
-        variables = [v for metric in metrics for v in metric.variables]
-        distributed = any(isinstance(v.value, tf.distribute.DistributedValues) for v in variables)
-        return not distributed and all(type(part).__module__.startswith("keras.") for part in parts)
+        values = [v.value for metric in metrics for v in metric.variables]
+        strategies = {v.distribute_strategy for v in values if isinstance(v, tf.distribute.DistributedValues)}
+        if any(name != "get_metrics_result" or not Cluster.of(strategy).several for strategy in strategies):
+            return False
+        return all(type(part).__module__.startswith("keras.") for part in parts)
