@@ -134,6 +134,8 @@ class EvalLoop:
         Returns:
             name -> float (array for a metric with several values), sorted by name.
         """
+        cluster = self.program.step.cluster
+        cluster.check_together()
         feed = own_part(checked_feed(feed, "feed"), self.program)
         self._renew_if_outdated()
         self._traced_ahead = None
@@ -143,7 +145,6 @@ class EvalLoop:
         self.task.reset_metrics()
         trace, metrics, done = TraceLog(), dict[str, Any](), 0
         collected: list[tuple[Call, int]] = []
-        cluster = self.program.step.cluster
         # Metrics are read by all workers or by none: what watches may be on the chief only.
         each_batch, each_call = cluster.any(on_batch is not None, on_call is not None)
         try:
@@ -245,6 +246,7 @@ class PredictLoop:
         Returns:
             The outputs in the structure that `predict_step` returns: arrays `[N, ...]`, ragged or sparse tensors where it returns those.
         """
+        self.program.step.cluster.check_together()
         feed = own_part(checked_feed(feed, "feed"), self.program)
         if self._changes is not None and self._changes.is_outdated():
             self.program, self._changes = self._new_program(), None

@@ -33,12 +33,12 @@ def main() -> None:
         except BaseException as error:
             result = {"error": type(error).__name__, "message": str(error), "code": getattr(error, "code", None)}
             traceback.print_exc()
-            result["ends"] = not cluster.whole
+        result["ends"] = not cluster.whole
         written = folder / f"{number}-{index}.part"
         written.write_bytes(pickle.dumps(result))
         written.rename(written.with_suffix(".pickle"))
         if result.get("ends"):  # nothing can be exchanged any more: the tests start another pair
-            sys.exit(result["code"])
+            sys.exit(result.get("code") or 1)
 
 
 if __name__ == "__main__":
