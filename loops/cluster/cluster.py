@@ -25,6 +25,7 @@ __all__ = ["Cluster"]
 _WORD = 4  # bytes of an int32, the smallest type that every collective takes
 # What TensorFlow says in errors of collectives that were aborted.
 _SIGNS = ("Collective ops is aborted", "heartbeat", "Connection reset by peer", "failed to connect to all addresses", "task:")
+_DIFFERENT = ("expected type", "expected group", "Shape mismatch in the collective", "Device conflict")
 _FAILED, _END = "[tapeloops] ", " [end]"
 _MOST_WORDS = 1 << 22
 _LEAST_WORDS = 1 << 8
@@ -191,11 +192,7 @@ class Cluster:
         """The sum over workers of a vector; where a worker has several replicas the first one gives it."""
         if self._left:
             raise RuntimeError("This worker has left its cluster after a failure.")
-        if self._alone is not None:
-            raise RuntimeError(
-                f"{self._alone} acts on the chief only, because its phase is RECORD or SAVE, and asks for what all workers have to do "
-                "together (evaluate, predict, train): give it `phase = hooks.Phase.EVALUATE` or DECIDE, or `on_all_workers = True`."
-            )
+        self.check_together()
         if values.dtype not in self._sums:
 
             def on_replica(vector: tf.Tensor) -> tf.Tensor:
@@ -219,6 +216,7 @@ class Cluster:
         Raises:
             WorkerLost: if a worker is gone.
             WorkerFailed: if a worker has failed, with its reason.
+            RuntimeError: if workers have met in collectives of different places.
         """
         try:
             yield
@@ -229,6 +227,12 @@ class Cluster:
             if _FAILED in error.message:
                 reason = error.message.partition(_FAILED)[2].partition(_END)[0]
                 raise WorkerFailed(f"Another worker has failed, so this one ends too: {reason}") from None
+            if any(word in error.message for word in _DIFFERENT):
+                raise RuntimeError(
+                    "The workers have come to different places of the program, which each waits for the others to come to. All have to "
+                    "make the same calls in the same order: of training, evaluation, prediction, results of metrics, new variables. Is one "
+                    f"of them made on the chief only? TensorFlow says: {error.message.strip().splitlines()[0]}"
+                ) from None
             gone = next((f" ({word.rstrip(':')})" for word in error.message.split() if word.startswith("/job:")), "")
             alert(
                 f"Worker {self.index} ends, because another worker of the run is gone{gone}. Start all of them again: the run goes on from "
@@ -248,6 +252,18 @@ class Cluster:
             yield
         finally:
             self._alone = before
+
+    def check_together(self) -> None:
+        """Checks that all workers run this: to be called before what ends in collectives, those of Keras's metrics included.
+
+        Raises:
+            RuntimeError: within `alone`.
+        """
+        if self._alone is not None:
+            raise RuntimeError(
+                f"{self._alone} acts on the chief only, because its phase is RECORD or SAVE, and asks for what all workers have to do "
+                "together (evaluate, predict, train): give it `phase = hooks.Phase.EVALUATE` or DECIDE, or `on_all_workers = True`."
+            )
 
     def agreed(self, error: Exception) -> Exception:
         """An error that all workers raise at the same place, so that none has to be told of it; the same error."""

@@ -128,6 +128,7 @@ class EvalLoop:
         """
         checked_feed(feed, "feed")
         with self._programs.borrowed() as program:
+            program.step.cluster.check_together()
             return self._run(program, own_part(feed, program), steps, on_batch, on_call, stopped)
 
     def _run(
@@ -249,6 +250,7 @@ class PredictLoop:
         most = batches if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
         made, done = [], 0
         with self._programs.borrowed() as program:
+            program.step.cluster.check_together()
             for call, n in calls(program, own_part(feed, program), steps, most, before, stopped):
                 made.append((call, n))
                 done += n

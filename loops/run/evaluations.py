@@ -47,6 +47,7 @@ class Evaluations:
             "<name>_<metric>" -> float.
         """
         parts = self._parts
+        parts.agreement.cluster.check_together()
         evaluator = self._evaluator()
         parts.step.average_replicas()
         if _private_api.is_model(parts.task.model):

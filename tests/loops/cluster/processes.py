@@ -43,6 +43,7 @@ def start(workers: int, arguments: Sequence[str], folder: pathlib.Path, *, stdin
             "CUDA_VISIBLE_DEVICES": "-1",
             "TF_NUM_INTRAOP_THREADS": "1",
             "PYTHONPATH": str(_ROOT),
+            "WORKERS_TIMEOUT": "30",
         }
         command = [sys.executable, "-m", *(argument.format(worker=worker) for argument in arguments)]
         with open(folder / f"output-{worker}", "ab") as output:
@@ -75,13 +76,15 @@ class Pair:
         self._processes: list[subprocess.Popen] = []
         self._number, self._results = 0, dict[str, list[dict[str, Any]]]()
         self._asked: dict[str, int] = {}
+        self._ends = False
 
     def ask(self, name: str) -> None:
         """Has the workers begin with a scenario."""
         if name in self._asked or name in self._results:
             return
-        if not self._processes or any(process.poll() is not None for process in self._processes):
+        if self._ends or not self._processes or any(process.poll() is not None for process in self._processes):
             self.close()
+            self._ends = False
             self._processes = start(2, ["tests.loops.cluster.worker", str(self.folder)], self.folder, stdin=subprocess.PIPE)
         self._number += 1
         self._asked[name] = self._number
@@ -89,19 +92,23 @@ class Pair:
             process.stdin.write(f"{self._number} {name}\n".encode())
             process.stdin.flush()
 
-    def results(self, name: str) -> list[dict[str, Any]]:
+    def results(self, name: str, of: Sequence[int] = (0, 1)) -> list[dict[str, Any]]:
         """What a scenario gave on each worker. It is played once.
 
+        Args:
+            name: which.
+            of: the workers that live to tell.
+
         Raises:
-            AssertionError: if a worker has ended, or does not come to an end.
+            AssertionError: if one of these has ended, or does not come to an end.
         """
         if name in self._results:
             return self._results[name]
         self.ask(name)
         number, end = self._asked.pop(name), time.monotonic() + self._seconds
-        files = [self.folder / f"{number}-{worker}.pickle" for worker in range(2)]
+        files = [self.folder / f"{number}-{worker}.pickle" for worker in of]
         while not all(file.exists() for file in files):
-            ended = [process.poll() for process in self._processes]
+            ended = [self._processes[worker].poll() for worker in of]
             if time.monotonic() > end or (any(code is not None for code in ended) and not all(file.exists() for file in files)):
                 there = [file.exists() for file in files]
                 said = "\n".join(f"--- worker {worker}\n{self.output(worker)[-4000:]}" for worker in range(2))
@@ -109,7 +116,12 @@ class Pair:
                 raise AssertionError(f"{name}: exit codes {ended}, results {there}\n{said}")
             time.sleep(0.02)
         self._results[name] = [pickle.loads(file.read_bytes()) for file in files]
+        self._ends = len(of) < 2 or any(result.pop("ends", False) for result in self._results[name])
         return self._results[name]
+
+    def exit_codes(self, seconds: float = 60.0) -> list[int]:
+        """The exit codes of workers that end."""
+        return wait(self._processes, seconds)
 
     def output(self, worker: int) -> str:
         """What a worker has printed."""

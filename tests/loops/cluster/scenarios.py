@@ -22,7 +22,7 @@ from tests.loops import tiny
 
 N, BATCH = 97, 32  # the last batch of one example leaves the second worker without any
 
-_MODULES = ("of_tasks", "of_one_worker", "of_changes")
+_MODULES = ("of_tasks", "of_one_worker", "of_changes", "of_kills")
 _scenarios: dict[str, Callable[..., dict[str, Any]]] = {}
 
 
@@ -35,16 +35,19 @@ def play(name: str, strategy: tf.distribute.Strategy, folder: pathlib.Path) -> d
     """Plays a scenario: the name of a function, or `<feed>-<technique>` of the matrix.
 
     Args:
-        name: which.
+        name: which; arguments may follow, behind slashes.
         strategy: under which models are made.
         folder: for files; two workers share it.
     """
     keras.utils.clear_session(free_memory=False)
+    name, *arguments = name.split("/")
     if "-" in name:
-        return trained(*name.split("-"), strategy)
+        loop = loop_of_case(*name.split("-"), strategy)
+        loop.run(epochs=3)
+        return found(loop)
     for module in _MODULES:
         importlib.import_module(f"tests.loops.cluster.{module}")
-    return _scenarios[name](strategy, folder)
+    return _scenarios[name](strategy, folder, *arguments)
 
 
 # The matrix.
@@ -90,8 +93,8 @@ def model_of(*, norm: bool = False, dtype: Any = None, dropout: float = 0.0) -> 
     return keras.Sequential([*layers, keras.layers.Dense(tiny.N_CLASSES, dtype=dtype), keras.layers.Activation("softmax", dtype="float32")])
 
 
-def trained(feed: str, technique: str, strategy: tf.distribute.Strategy) -> dict[str, Any]:
-    """A run of three epochs with everything that a technique adds."""
+def loop_of_case(feed: str, technique: str, strategy: tf.distribute.Strategy, *, added: Any = (), **settings: Any) -> loops.TrainLoop:
+    """A loop with everything that a technique adds."""
     x, y = tiny.data(N)
     if technique == "mixed":
         x[3] *= 3e4  # overflows in half precision, on the worker that gets this example
@@ -103,23 +106,14 @@ def trained(feed: str, technique: str, strategy: tf.distribute.Strategy) -> dict
             optimizer=_optimizer(technique),
             metrics=["accuracy", "sparse_top_k_categorical_accuracy"],
         )
-    added: list[Any] = []
+    added = list(added)
     if technique == "plateau":
-        added = [hooks.ReduceLROnPlateau("val_loss", patience=1, min_delta=10.0)]
+        added += [hooks.ReduceLROnPlateau("val_loss", patience=1, min_delta=10.0)]
     elif technique == "stopping":
-        added = [hooks.EarlyStopping("val_loss", patience=1, min_delta=10.0, restore_best_weights=True)]
-    clip = 0.5 if technique in ("sgd", "mixed") else None
-    loop = loops.TrainLoop(
-        task,
-        feed_of(feed, (x, y)),
-        added,
-        evaluate={"val": loops.ArrayFeed((x[4:40], y[4:40]), 16)},
-        strategy=strategy,
-        clip=clip,
-        compile="graph",
-    )
-    loop.run(epochs=3)
-    return found(loop)
+        added += [hooks.EarlyStopping("val_loss", patience=1, min_delta=10.0, restore_best_weights=True)]
+    evaluate = {"val": loops.ArrayFeed((x[4:40], y[4:40]), 16)}
+    settings = {"clip": 0.5 if technique in ("sgd", "mixed") else None, "compile": "graph", **settings}
+    return loops.TrainLoop(task, feed_of(feed, (x, y)), added, evaluate=evaluate, strategy=strategy, **settings)
 
 
 def found(loop: loops.TrainLoop, **more: Any) -> dict[str, Any]:

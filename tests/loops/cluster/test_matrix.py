@@ -7,7 +7,7 @@ from tests.loops.cluster.comparing import assert_close, assert_same
 from tests.loops.sampling import sample
 
 CASES = [f"{feed}-{technique}" for feed in scenarios.FEEDS for technique in scenarios.TECHNIQUES]
-SAMPLE = ["arrays-mixed", "dataset-accumulation", "generator-norm"]
+SAMPLE = ["arrays-mixed", "generator-accumulation"]
 
 
 @pytest.mark.parametrize("case", sample(CASES, *SAMPLE))

@@ -11,7 +11,7 @@ ALIKE += ["stop_on_one", "interrupt_one", "logs_of_the_chief", "watched_on_the_c
 ALIKE += ["eager", "xla", "changing", "schedule_of_feeds", "cut_epochs", "ragged_strings", "array_metric", "best_weights", "data_service"]
 
 
-@pytest.mark.parametrize("name", sample(ALIKE, *ALIKE))
+@pytest.mark.parametrize("name", sample(ALIKE, "own_task", "nonfinite_rollback", "fit", "interrupt_one"))
 def test_two_workers_do_what_two_replicas_do(pair, two_replicas, tmp_path, name):
     pair.ask(name)
     expected = scenarios.play(name, two_replicas, tmp_path)
@@ -68,3 +68,17 @@ def test_data_that_ends_on_one_worker_is_refused_on_all(pair):
     chief, other = pair.results("uneven_data")
     assert chief == other
     assert "The data of worker 1 has ended" in chief["said"]
+
+
+@pytest.mark.matrix
+def test_an_error_on_one_worker_ends_all_with_its_reason(pair):
+    chief, other = pair.results("raises_alone")
+    assert other["said"] == "KeyError: 'lost my keys'"
+    assert "Another worker has failed, so this one ends too: worker 1: KeyError: 'lost my keys'" in chief["said"]
+
+
+@pytest.mark.matrix
+def test_a_hook_of_the_chief_that_evaluates_is_told_so_and_nobody_hangs(pair):
+    chief, other = pair.results("evaluates_alone")
+    assert "OfChief acts on the chief only" in chief["said"]
+    assert "Another worker has failed, so this one ends too: worker 0: RuntimeError: OfChief acts on the chief only" in other["said"]

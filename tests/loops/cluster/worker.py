@@ -25,7 +25,7 @@ def main() -> None:
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     folder = pathlib.Path(sys.argv[1])
     (folder / f"ready-{index}").touch()
-    cluster, ended = Cluster.of(strategy), False
+    cluster = Cluster.of(strategy)
     for line in sys.stdin:
         number, name = line.split()
         try:
@@ -33,12 +33,12 @@ def main() -> None:
         except BaseException as error:
             result = {"error": type(error).__name__, "message": str(error), "code": getattr(error, "code", None)}
             traceback.print_exc()
-            ended = not cluster.whole
+        result["ends"] = not cluster.whole
         written = folder / f"{number}-{index}.part"
         written.write_bytes(pickle.dumps(result))
         written.rename(written.with_suffix(".pickle"))
-        if ended:  # nothing can be exchanged any more: the tests start another pair
-            return
+        if result.get("ends"):  # nothing can be exchanged any more: the tests start another pair
+            sys.exit(result.get("code") or 1)
 
 
 if __name__ == "__main__":
