@@ -357,3 +357,11 @@ def test_gradients_in_float64_are_weighted_in_float64(one_device, two_replicas):
 
     for left, right in zip(weights(one_device), weights(two_replicas), strict=True):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "make_strategy", [lambda: tf.distribute.MirroredStrategy(["CPU:0"]), lambda: tf.distribute.OneDeviceStrategy("CPU:0")]
+)
+def test_a_strategy_with_one_replica_gives_the_bits_of_none(one_device, make_strategy):
+    runs = [train(strategy, tiny.Classifier) for strategy in (one_device, make_strategy())]
+    assert_close(*runs, tolerance=0)
