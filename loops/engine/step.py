@@ -200,7 +200,9 @@ class GlobalStep:
 
     def _on_replicas(self, batch: Any, step: tf.Tensor) -> dict[str, Any]:
         if self.strategy.num_replicas_in_sync == 1:
-            return self._on_replica(batch, step)
+            # In the scope of any strategy but the default one, code runs for all replicas, unless `run` says that it is one's.
+            run = self.strategy.run if tf.distribute.in_cross_replica_context() else None
+            return run(self._on_replica, args=(batch, step)) if run else self._on_replica(batch, step)
         count = self.cluster.local_replicas
         parts = [tf.nest.flatten(part) for part in (split(batch, count) if count > 1 else [batch])]
         spread = tf.nest.pack_sequence_as(batch, [self._per_replica(group) for group in zip(*parts, strict=True)])

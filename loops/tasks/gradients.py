@@ -95,12 +95,13 @@ def _reduce(gradients: list[Any], context: StepContext) -> list[Any]:
     """
     empty = tf.equal(context.examples, 0)
     counts = context.counts_with_gradients and all(g.dtype in (tf.float32, tf.float64) for g in gradients)  # float16 would overflow
-    share = tf.cast(context.examples, tf.float32) if counts else context.example_share()
+    carrying = tf.float64 if all(g.dtype == tf.float64 for g in gradients) else tf.float32  # the dtype of some gradient: no collective more
+    share = tf.cast(context.examples, carrying) if counts else context.example_share()
     # Gradients of a replica without examples may be NaN (a mean over no example), so they are set to zero.
     weighted = [scaled(g, share, zero_if=empty) for g in gradients]
     summed = _summed([g for g in weighted if not isinstance(g, tf.IndexedSlices)], *([share] if counts else []))
     if counts:
-        context.examples_of_all = summed.pop()
+        context.examples_of_all = tf.cast(summed.pop(), tf.float64)
         summed = [scaled(g, tf.math.reciprocal_no_nan(context.examples_of_all)) for g in summed]
     dense = iter(summed)
     return [_rows_of_all(g, context, counts) if isinstance(g, tf.IndexedSlices) else next(dense) for g in weighted]

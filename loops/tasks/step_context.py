@@ -42,7 +42,7 @@ class StepContext:
         observed: name -> tensor that hooks observe.
         results: (metric, result) of each call of `metric.result()`.
         updating: whether `minimize` or `apply_gradients` of the task calls an optimizer now.
-        examples_of_all: examples in the global batch, float32 scalar, once that is known.
+        examples_of_all: examples in the global batch, float64 scalar, once that is known.
     """
 
     def __init__(
@@ -131,8 +131,8 @@ class StepContext:
         return self.examples_of_all is None and self._across_processes
 
     def example_share(self) -> tf.Tensor:
-        """This replica's share of the examples of the global batch, float32 scalar."""
-        mine = tf.cast(self.examples, tf.float32)
+        """This replica's share of the examples of the global batch, float64 scalar."""
+        mine = tf.cast(self.examples, tf.float64)
         if self.examples_of_all is None:
             self.examples_of_all = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, mine)
         return tf.math.divide_no_nan(mine, self.examples_of_all)

@@ -95,7 +95,7 @@ def ours(model: Model, *, data: str = "arrays", with_hooks: pathlib.Path | None 
         task = loops.SupervisedTask(net, loss=loss, optimizer=optimizer)
     feed: loops.Feed = loops.ArrayFeed(model.data(), batch_size=model.batch)
     if data == "tf.data":
-        feed = loops.DatasetFeed(tf.data.Dataset.from_tensor_slices(model.data()).batch(model.batch, drop_remainder=True))
+        feed = loops.DatasetFeed(tf.data.Dataset.from_tensor_slices(model.data()).repeat().batch(model.batch, drop_remainder=True))
     acting: list[hooks.Hook] = []
     if with_hooks is not None:
         acting = [
@@ -104,7 +104,7 @@ def ours(model: Model, *, data: str = "arrays", with_hooks: pathlib.Path | None 
             hooks.TensorBoard(with_hooks, update_freq="batch"),
             hooks.CSVLogger(with_hooks / "history.csv"),
         ]
-    return loops.TrainLoop(task, feed, hooks=acting, strategy=model.strategy, compile="graph")
+    return loops.TrainLoop(task, feed, hooks=acting, strategy=model.strategy, compile="graph", steps_per_epoch=_STEPS)
 
 
 def contenders(model: Model, folder: pathlib.Path) -> tuple[dict[str, Callable[[int], None]], loops.TrainLoop]:

@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.study = "distribution"
     config.dataset = "digits"  # digits, breast_cancer, wine, mnist, fashion_mnist
-    config.normalize = "zscore"  # raw, minmax, zscore
+    config.normalize = "minmax"  # raw, minmax, zscore
     config.hidden = (300, 100)  # units of the hidden layers
     config.batch_size = 32  # of all replicas together
     config.copies = 2  # replicas in the second run, processes in the third

@@ -111,3 +111,11 @@ def test_start_up_noise_is_held_back_and_everything_else_passed_on():
         [sys.executable, "-c", program], env=environment, cwd=CONFIG.parents[2], capture_output=True, text=True, timeout=120, check=True
     )
     assert (done.stderr, done.stdout) == ("disk is full\n", "2\n")
+
+
+def test_of_several_processes_one_prints_and_all_show_errors(capsys):
+    for speaks in (True, False):
+        with command_line.only_printing_if(speaks):
+            print("a table")
+            print("an error", file=sys.stderr)
+    assert capsys.readouterr() == ("a table\n", "an error\nan error\n")

@@ -185,6 +185,20 @@ def test_one_that_does_not_end_is_killed_after_the_grace(child):
     ]
 
 
+def test_who_waits_for_a_killed_one_is_not_given_the_whole_grace(child):
+    program = child(
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if index == 1:
+            os.kill(os.getpid(), 9)
+        time.sleep(100)
+        """
+    )
+    done = launch("--workers=2", "--grace=60", program)
+    assert done.returncode == 128 + signal.SIGKILL
+    assert done.stderr.splitlines()[1:] == ["[launch] worker 0 did not end within 5 seconds: killed"]
+
+
 def test_one_that_ends_well_ends_nobody(child):
     done = launch("--workers=2", "--grace=0.1", child("time.sleep(0.6 * index)\nprint('done')"))
     assert done.returncode == 0 and done.stdout.count("done") == 2 and done.stderr == ""

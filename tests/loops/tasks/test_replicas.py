@@ -339,3 +339,29 @@ def test_a_loss_that_only_its_log_weighs_by_tokens_is_warned_of_once(one_device,
     assert "batch_size" not in caplog.text
     masked_run(two_replicas, WeighsOnlyItsLog)
     assert caplog.text.count("let WeighsOnlyItsLog.batch_size(batch) return it") == 1
+
+
+def test_gradients_in_float64_are_weighted_in_float64(one_device, two_replicas):
+    """Batches of 3 split 2+1: a share of a third would be right to eight digits only in float32."""
+    x, y = tiny.data(12)
+
+    def weights(strategy):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = keras.Sequential([keras.Input([x.shape[1]]), keras.layers.Dense(1, dtype="float64")])
+            mse = keras.losses.MeanSquaredError(dtype="float64")
+            task = loops.SupervisedTask(model, loss=mse, optimizer=keras.optimizers.SGD(0.1))
+        feed = loops.ArrayFeed((x.astype("float32"), y[:, None].astype("float32")), 3)
+        loops.TrainLoop(task, feed, strategy=strategy, compile="graph").run(epochs=3)
+        return model.get_weights()
+
+    for left, right in zip(weights(one_device), weights(two_replicas), strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "make_strategy", [lambda: tf.distribute.MirroredStrategy(["CPU:0"]), lambda: tf.distribute.OneDeviceStrategy("CPU:0")]
+)
+def test_a_strategy_with_one_replica_gives_the_bits_of_none(one_device, make_strategy):
+    runs = [train(strategy, tiny.Classifier) for strategy in (one_device, make_strategy())]
+    assert_close(*runs, tolerance=0)
