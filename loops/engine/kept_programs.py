@@ -87,6 +87,10 @@ class KeptPrograms:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def __iter__(self) -> Iterator[Program]:
+        """The programs that no run uses now."""
+        return iter([program for _, program in self._kept])
+
     def take(self, settings: StepSettings) -> Program:
         """A program for these settings, until it is `released`: one that is kept and is up to date, else a new one."""
         with self._lock:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import loops
+from loops.engine.kept_programs import KeptPrograms
 from tests.loops import tiny
 from tests.loops.cluster.scenarios import BATCH, N, arrays_of, found, local, loop_of, model_of, scenario, worker_of
 
@@ -61,13 +62,11 @@ def collectives(strategy: tf.distribute.Strategy, folder: pathlib.Path) -> dict[
     """How many collectives the graphs of the steps hold."""
     loop = loop_of(strategy, lambda: tiny.Classifier(random=True), clip=1.0)
     loop.run(steps=2)
-    evaluation = loops.EvalLoop(loop.task, strategy=strategy)
     x, y = tiny.data(40)
-    evaluation.run(loops.ArrayFeed((x, y), 20))
-    predict = loops.PredictLoop(loop.task, strategy=strategy)
-    predict.run(loops.ArrayFeed(x, 20))
-    graphs = {"train": loop.graph, "eval": evaluation.program.step.graph, "predict": predict.program.step.graph}
-    return {name: collectives_in(graph) for name, graph in graphs.items()}
+    loops.EvalLoop(loop.task, strategy=strategy).run(loops.ArrayFeed((x, y), 20))
+    loops.PredictLoop(loop.task, strategy=strategy).run(loops.ArrayFeed(x, 20))
+    steps = [program.step for program in KeptPrograms.of(loop.task)]
+    return {step.method.removesuffix("_step"): collectives_in(step.graph) for step in steps if step.graph is not None}
 
 
 def collectives_in(graph: tf.Graph) -> dict[str, int]:
