@@ -43,7 +43,7 @@ def start(workers: int, arguments: Sequence[str], folder: pathlib.Path, *, stdin
             "CUDA_VISIBLE_DEVICES": "-1",
             "TF_NUM_INTRAOP_THREADS": "1",
             "PYTHONPATH": str(_ROOT),
-            "WORKERS_TIMEOUT": "30",
+            "WORKERS_TIMEOUT": "15",
         }
         command = [sys.executable, "-m", *(argument.format(worker=worker) for argument in arguments)]
         with open(folder / f"output-{worker}", "ab") as output:
