@@ -16,7 +16,7 @@ import pytest
 
 from research import command_line
 from research.search.space import take_flags
-from scripts import evaluate, launch, runs, search, train
+from scripts import benchmark_workers, evaluate, launch, runs, search, train
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 LOOPS = REPOSITORY / "loops"
@@ -94,7 +94,10 @@ def test_every_flag_in_a_command_that_starts_several_processes_exists():
         assert command_line.parse(launch.define_flags, own).workers == 2
         commands += [command] * (command[0] != "-m")
     for command in commands:
-        assert command_line.parse(train.define_flags, command).strategy == "multi_worker"
+        if command[0] == "scripts/benchmark_workers.py":
+            command_line.parse(benchmark_workers.define_flags, command)
+        else:
+            assert command_line.parse(train.define_flags, command).strategy == "multi_worker"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
