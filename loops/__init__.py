@@ -22,7 +22,7 @@ from loops.engine.nonfinite import OnNonFinite
 from loops.engine.progress import Progress
 from loops.engine.rows import Window
 from loops.engine.timing import Timing
-from loops.errors import MismatchError, NonFiniteError, Preempted, SaveError, WorkdirInUse, WorkerLost
+from loops.errors import MismatchError, NonFiniteError, Preempted, SaveError, WorkdirInUse, WorkerFailed, WorkerLost
 from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, FeedSchedule, GeneratorFeed, NoFeed, Position, PyDatasetFeed
 from loops.run.eval_loop import EvalLoop, PredictLoop
 from loops.tasks.base import Task
@@ -65,6 +65,7 @@ __all__ = [
     "TrainLoop",
     "Window",
     "WorkdirInUse",
+    "WorkerFailed",
     "WorkerLost",
     "evaluate",
     "fit",
