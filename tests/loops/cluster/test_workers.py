@@ -123,7 +123,10 @@ def test_killed_and_started_again_a_run_ends_with_the_bits_of_the_undisturbed_on
     for result in pair.results(f"killed/{case}/{KILL}", of=alive):
         assert (result.get("error"), result.get("code")) == ("WorkerLost", 75), result
     codes = pair.exit_codes()
-    assert codes == [-KILL if str(worker) in who else 75 for worker in range(2)]
+    if who == "01":  # one may be gone before the other has killed itself
+        assert -KILL in codes and set(codes) <= {-KILL, 75}
+    else:
+        assert codes == [-KILL if str(worker) in who else 75 for worker in range(2)]
     resumed = pair.results(f"resumed/{case}/{KILL}")
     assert "Resuming the run" in pair.output(0)
     for one, again in zip(undisturbed, resumed, strict=True):
