@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,11 +23,14 @@ __all__ = ["Cluster"]
 
 _WORD = 4  # bytes of an int32, the smallest type that every collective takes
 # What TensorFlow says in errors of collectives that were aborted.
-_SIGNS = ("Collective ops is aborted", "heartbeat", "Connection reset by peer", "failed to connect to all addresses", "task:")
+_SIGNS = ("Collective ops is aborted", "heartbeat", "Connection reset by peer", "failed to connect to all addresses")
+# What it raises where another process does not answer. Other errors, those of a step among them, name devices ("task:0") as well.
+_NO_ANSWER = (tf.errors.UnavailableError, tf.errors.AbortedError)
 _DIFFERENT = ("expected type", "expected group", "Shape mismatch in the collective", "Device conflict")
 _FAILED, _END = "[tapeloops] ", " [end]"
 _MOST_WORDS = 1 << 22
 _LEAST_WORDS = 1 << 8
+_ATTRIBUTE = "_tapeloops_cluster"
 _ADVICE = "Start all of them with the same command, code, data and versions."
 
 
@@ -59,10 +61,10 @@ class Cluster:
 
     @classmethod
     def of(cls, strategy: tf.distribute.Strategy) -> Cluster:
-        """The cluster of a strategy, one object for each."""
-        if strategy not in _clusters:
-            _clusters[strategy] = cls(strategy)
-        return _clusters[strategy]
+        """The cluster of a strategy, one object for each; an attribute of it, so that it ends with it."""
+        if (found := vars(strategy).get(_ATTRIBUTE)) is None:
+            found = vars(strategy)[_ATTRIBUTE] = cls(strategy)
+        return found
 
     def __repr__(self) -> str:
         return f"Cluster(worker {self.index} of {self.count})"
@@ -221,7 +223,8 @@ class Cluster:
         try:
             yield
         except tf.errors.OpError as error:
-            if not self.several or not any(word in error.message for word in _SIGNS):
+            aborted = isinstance(error, _NO_ANSWER) or any(word in error.message for word in _SIGNS)
+            if not self.several or not aborted:
                 raise
             self._left = True
             if _FAILED in error.message:
@@ -281,9 +284,6 @@ class Cluster:
         self._left = True
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         _private_api.report_to_cluster(f"{_FAILED}worker {self.index}: {reason}{_END}")
-
-
-_clusters: weakref.WeakKeyDictionary[tf.distribute.Strategy, Cluster] = weakref.WeakKeyDictionary()
 
 
 def _index(strategy: tf.distribute.Strategy) -> int:

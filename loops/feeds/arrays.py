@@ -140,12 +140,11 @@ class ArrayFeed(Feed):
             yield self._cut(order, self._full * self.batch_size, 1, 1, self._tail)
 
     def _cut(self, order: np.ndarray | None, begin: int, n: int, k: int, batch_size: int) -> Block:
-        part = slice(begin, begin + n * batch_size)
-        index = order[part] if order is not None else None
+        part: Any = slice(begin, begin + n * batch_size)
         first, last = part_of_rows(batch_size, *self._part)
         if last - first < batch_size:
-            own = np.arange(begin, begin + n * batch_size).reshape(n, batch_size)[:, first:last].reshape(-1)
-            index = order[own] if order is not None else own
+            part = np.arange(begin, begin + n * batch_size).reshape(n, batch_size)[:, first:last].reshape(-1)
+        index = order[part] if order is not None else None if isinstance(part, slice) else part
         return Block(self._pack([_stack(_rows(a, part, index), n, k, last - first) for a in self._arrays]), n)
 
     def _pack(self, leaves: list[Any]) -> Any:

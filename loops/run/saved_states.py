@@ -161,7 +161,7 @@ class SavedStates:
 
     def keep_final(self, parts: RunParts) -> None:
         """Saves the state that the run ends with, unless it was saved already."""
-        if self.workdir is not None and self._saved_moment != self._moment(parts):
+        if self.workdir is not None and self._cluster.any(self._saved_moment != self._moment(parts))[0]:
             self.keep(parts, on_disk=True)
 
     def write(self, parts: RunParts, *, on_disk: bool) -> None:
@@ -178,13 +178,16 @@ class SavedStates:
             if self._cluster.several:
                 of_workers = self._shared.gather(state, save_feed)
                 state, save_feed = self._shared.merged(state, of_workers), self._shared.save_feeds(save_feed, of_workers)
+            if self._folder is not None:
+                self._save(parts, state, save_feed)
             self._saved_moment = self._moment(parts)
-            if self._folder is None:
-                return
-            progress = parts.progress
-            saved = RunState(state.step, state.arrays, {**state.state, "feed": parts.feeds.state_dict(), "made": self._at_start})
-            info = {"epoch": progress.epoch, "epoch_ended": progress.epoch_ended, "seconds": progress.seconds, "logs": _scalars(parts.logs)}
-            self._folder.save(saved, info, save_feed)
+
+    def _save(self, parts: RunParts, state: RunState, save_feed: Callable[[pathlib.Path], bool]) -> None:
+        assert self._folder is not None
+        progress = parts.progress
+        saved = RunState(state.step, state.arrays, {**state.state, "feed": parts.feeds.state_dict(), "made": self._at_start})
+        info = {"epoch": progress.epoch, "epoch_ended": progress.epoch_ended, "seconds": progress.seconds, "logs": _scalars(parts.logs)}
+        self._folder.save(saved, info, save_feed)
 
     @property
     def good(self) -> RunState:

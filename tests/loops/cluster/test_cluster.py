@@ -8,7 +8,7 @@ import tensorflow as tf
 from loops.cluster import Agreement, Cluster
 from loops.cluster.packing import packed, unpacked
 from loops.engine.rows import LogSpec, _averaged, _summands, merge_replicas
-from loops.errors import MismatchError
+from loops.errors import MismatchError, WorkerLost
 from loops.tasks.reductions import Last, Mean, Sum
 from tests.loops.cluster.comparing import assert_same
 
@@ -53,6 +53,19 @@ def test_workers_do_the_least_steps_by_the_clock_of_the_chief():
     agreement.propose(9, False)
     assert agreement.before_call(5, settle=False) == 3
     assert agreement.now() == 7.0 and agreement.is_due(8) and not agreement.is_due(7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "raised"),
+    [
+        (tf.errors.InvalidArgumentError, "indices[0] = 7 is not in [0, 3) on /job:worker/replica:0/task:0/device:CPU:0", tf.errors.OpError),
+        (tf.errors.UnavailableError, "Socket closed", WorkerLost),
+        (tf.errors.InternalError, "Collective ops is aborted by: Error reported from /job:worker/task:1", WorkerLost),
+    ],
+)
+def test_an_error_of_a_step_is_not_taken_for_a_lost_worker(kind, message, raised):
+    with pytest.raises(raised), Two([]).noticing_loss():
+        raise kind(None, None, message)
 
 
 @pytest.mark.parametrize(("interrupted", "preempted", "settle"), [(1, 0, 0), (1, 1, 0), (0, 0, 1)])

@@ -7,6 +7,7 @@ import pytest
 
 import loops
 from loops import hooks
+from loops.run.workdir import RunFolder
 from tests.loops import tiny
 
 
@@ -117,3 +118,20 @@ def test_an_unfinished_epoch_ends_in_no_epoch_end():
     assert ended == [0]
     assert loop.progress.epoch == 1
     assert loop.history.epoch == [0]
+
+
+def test_a_state_that_could_not_be_handed_over_is_saved_at_the_end(tmp_path, monkeypatch):
+    tried, save = [], RunFolder.save
+
+    def failing_first(folder, state, *more):
+        tried.append(state.step)
+        if len(tried) == 1:
+            raise OSError("the disk is full")
+        save(folder, state, *more)
+
+    monkeypatch.setattr(RunFolder, "save", failing_first)
+    loop = loops.TrainLoop(tiny.Classifier(), loops.ArrayFeed(tiny.data(64), 16), workdir=tmp_path / "run", compile="eager")
+    with pytest.raises(loops.SaveError):  # which tells of the first try
+        loop.run(epochs=1)
+    assert tried == [4, 4]
+    assert [path.name for path in (tmp_path / "run/snapshots").iterdir() if path.name.isdigit()] == ["4"]
