@@ -30,6 +30,7 @@ def _own_cache(tmp_path_factory):
 def _fresh_keras_session():
     keras.utils.clear_session(free_memory=False)  # collecting garbage at every test would take a fifth of the time
     yield
+    assert not tf.summary.should_record_summaries(), "A default writer of tf.summary is left; later tests would write to it."
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing import plugin_event_accumulator
+from tensorflow.python.ops import summary_ops_v2
 
 from loops import hooks, testing
 from loops.summaries import event_files
@@ -24,6 +25,13 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def model():
     return tiny_model()
+
+
+@pytest.fixture(autouse=True)
+def _writers_die_with_their_process():
+    """Here a kill is a loop that is dropped, which leaves its default writer to the process."""
+    yield
+    summary_ops_v2._summary_state.writer = None
 
 
 def new_loop(folder, model=None, **options):
