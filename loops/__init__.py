@@ -24,6 +24,7 @@ from loops.engine.rows import Window
 from loops.engine.timing import Timing
 from loops.errors import MismatchError, NonFiniteError, Preempted, SaveError, WorkdirInUse, WorkerLost
 from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, FeedSchedule, GeneratorFeed, NoFeed, Position, PyDatasetFeed
+from loops.run.choose_mode import choose_mode
 from loops.run.eval_loop import EvalLoop, PredictLoop
 from loops.tasks.base import Task
 from loops.tasks.clipping import ClipByGlobalNorm, ClipByNorm, ClipByValue
@@ -66,6 +67,7 @@ __all__ = [
     "Window",
     "WorkdirInUse",
     "WorkerLost",
+    "choose_mode",
     "evaluate",
     "fit",
     "hooks",
