@@ -123,7 +123,8 @@ def _bodies(op: tf.Operation, libraries: list[Mapping[str, Any]]) -> Iterator[tf
 
 
 def _turns(op: tf.Operation) -> float:
-    most = tf.get_static_value(op.inputs[1])  # `tf.while_loop` hands on its counter, then its bound
+    bound = op.inputs[1]  # `tf.while_loop` hands on its counter, then its bound; that of a layer of Keras is the maximum of one number
+    most = tf.get_static_value(bound.op.inputs[0] if bound.op.type == "Max" else bound)
     return float(most) if most is not None and most.ndim == 0 and 0 < most < 1 << 30 else _TURNS
 
 
