@@ -58,18 +58,20 @@ class Costs:
 
 
 # The rule: what a step costs is estimated as a sum. Each line is seconds for so much work in a graph, and under XLA, fitted to the measured
-# steps of some models by `scripts/mode_choices.py --fit`; only their ratio and their order of magnitude matter.
+# steps of some models with the script; only
+# their ratio and their order of magnitude matter.
 _RULE = {
     # work: (unit, seconds in a graph, seconds under XLA)
-    "operations": (1, 0.45e-6, 0.08e-6),  # a graph schedules each by itself; most are part of a fused loop under XLA
-    "products": (1e9, 0.023, 0.020),
-    "batched": (1e9, 0.0099, 0.22),  # XLA has no fast code for a stack of products
-    "bfloat16": (1e9, 0.008, 0.041),  # nor for bfloat16
-    "convolutions": (1e9, 0.014, 0.028),
-    "convolving": (1, 400e-6, 10e-6),  # what TensorFlow's kernels need to begin
-    "grouped": (1e9, 2.3, 0.65),
-    "windows": (1e9, 0.0, 10.0),  # XLA goes through the window of each number
-    "elements": (1e9, 0.18, 0.07),  # a graph writes and reads what XLA keeps in registers
+    "operations": (1, 0.45e-6, 0.087e-6),  # a graph schedules each by itself; most are part of a fused loop under XLA
+    "products": (1e9, 0.022, 0.020),
+    "batched": (1e9, 0.0095, 0.37),  # XLA has no fast code for long matrices in stacks
+    "bfloat16": (1e9, 0.0079, 0.045),  # nor for bfloat16
+    "convolutions": (1e9, 0.020, 0.038),
+    "strided": (1e9, 0.011, 0.075),
+    "grouped": (1e9, 2.5, 0.56),
+    "convolving": (1, 450e-6, 11e-6),  # what TensorFlow's kernels need to begin
+    "windows": (1e9, 0.1, 3.6),  # XLA goes through the window of each number
+    "elements": (1e9, 0.21, 0.084),  # a graph writes and reads what XLA keeps in registers
 }
 # Seconds to compile: at least, and for each operation of the step.
 _COMPILING, _COMPILING_OPERATION = 1.0, 0.01

@@ -22,6 +22,7 @@ _FREE_PREFIXES = ("BroadcastGradientArgs", "Bitcast", "ExpandDims", "Squeeze", "
 _PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum")
 _SAME_SIZE = ("Reshape", "Squeeze", "ExpandDims", "Transpose", "Identity", "Cast")
 _LOOPS = ("While", "StatelessWhile")
+_LONG = 96
 # Turns of a loop whose number is not in the graph.
 _TURNS = 16
 
@@ -33,10 +34,11 @@ class Work:
     Attributes:
         operations: operations that compute something.
         compiled: the same, each counted once: what a compiler has to work through.
-        products: floating-point operations of matrix products with one matrix as a factor, those of bfloat16 aside.
-        batched: the same of products of two stacks of matrices, one by one.
+        products: floating-point operations of matrix products, those of the next two kinds aside.
+        batched: the same of products of two stacks of long matrices, with two dimensions of the stack or more, as those of attention.
         bfloat16: the same of all products of bfloat16 numbers.
-        convolutions: floating-point operations of convolutions and their gradients, those with groups aside.
+        convolutions: floating-point operations of convolutions and their gradients, those of the next two kinds aside.
+        strided: the same of convolutions with strides.
         grouped: the same of convolutions with groups.
         convolving: how many of the operations are convolutions or gradients of one.
         windows: numbers that average pooling and its gradient write.
@@ -49,6 +51,7 @@ class Work:
     batched: float = 0.0
     bfloat16: float = 0.0
     convolutions: float = 0.0
+    strided: float = 0.0
     grouped: float = 0.0
     convolving: float = 0.0
     windows: float = 0.0
@@ -87,7 +90,7 @@ def _count(graph: tf.Graph, libraries: list[Mapping[str, Any]], times: float, si
                 kind = "bfloat16" if op.outputs[0].dtype == tf.bfloat16 else "batched" if _is_batched(op) else "products"
                 setattr(work, kind, getattr(work, kind) + times * sizes.of_product(op))
             elif _is_convolution(op.type):
-                kind = "grouped" if is_grouped(op) else "convolutions"
+                kind = "grouped" if is_grouped(op) else "strided" if max(op.get_attr("strides")) > 1 else "convolutions"
                 setattr(work, kind, getattr(work, kind) + times * sizes.of_convolution(op))
                 work.convolving += times
             else:
@@ -97,7 +100,8 @@ def _count(graph: tf.Graph, libraries: list[Mapping[str, Any]], times: float, si
 
 
 def _is_batched(op: tf.Operation) -> bool:
-    return all((factor.shape.rank or 2) > 2 for factor in op.inputs[:2])
+    shapes = [factor.shape for factor in op.inputs[:2]]
+    return all((shape.rank or 2) > 3 for shape in shapes) and max(d or 0 for shape in shapes for d in shape[1:].as_list()) >= _LONG
 
 
 def _is_convolution(op_type: str) -> bool:

@@ -274,6 +274,8 @@ FITTED: dict[str, Case] = {
         batch=64,
     ),
     "lstm_256": _case(_lazily(lambda: [layers.LSTM(256), _softmax()]), (50, 32), batch=64),
+    "transformer_tiny": _case(_transformer(1, 32, 2, 1000), (20,), of=1000),
+    "transformer_dropout": _case(_transformer(2, 64, 4, 1000, dropout=0.1), (32,), of=1000, batch=64),
     "unrolled_task": Case(_Unrolled, ((64,),), ((1,),), 64),
 }
 
@@ -319,9 +321,7 @@ HELD_OUT: dict[str, Case] = {
     ),
     "gru": _case(_lazily(lambda: [layers.GRU(128), layers.Dense(1)]), (20, 4), target=((1,),), batch=128, **MSE),
     "simple_rnn": _case(_lazily(lambda: [layers.SimpleRNN(32), _softmax()]), (60, 4), batch=16),
-    "transformer_tiny": _case(_transformer(1, 32, 2, 1000), (20,), of=1000),
     "transformer_wide_batch_8": _case(_transformer(2, 256, 8, 2000), (64,), of=2000, batch=8),
-    "transformer_dropout": _case(_transformer(2, 64, 4, 1000, dropout=0.1), (32,), of=1000, batch=64),
     "recommender": _case(_recommender, (4,), of=20_000, target=((1,), 2), loss="mse", batch=256),
     "word_classes_64k": _case(_lazily(lambda: [layers.Embedding(1000, 64), layers.Flatten(), _softmax(5000)]), (8,), of=1000, classes=5000),
     "grouped_8_of_64": _case(

@@ -143,6 +143,13 @@ def images(*filters, **arguments):
     return model_of(*convolutions, layers.GlobalAveragePooling2D(), shape=(32, 32, 4))
 
 
+def attention():
+    x = keras.Input([128, 64])
+    model = keras.Model(x, layers.Dense(10, "softmax")(layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(4, 16)(x, x))))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return loops.KerasTask(model)
+
+
 CHOICES = {
     "a small net": (lambda: model_of(layers.Dense(32, "relu")), 32, "xla"),
     "batch norm": (lambda: model_of(layers.Dense(64), layers.BatchNormalization()), 128, "xla"),
@@ -150,7 +157,7 @@ CHOICES = {
     "large batches of images": (lambda: images(16, 16), 256, "graph"),
     "average pooling": (lambda: model_of(layers.AveragePooling2D(2), layers.Flatten(), shape=(32, 32, 8)), 128, "graph"),
     "groups": (lambda: images(16, groups=4), 32, "xla"),
-    "products of stacks": (lambda: model_of(layers.EinsumDense("abc,cd->abd", (64, 64)), layers.Flatten(), shape=(64, 64)), 64, "graph"),
+    "attention to long inputs": (attention, 32, "graph"),
     "bfloat16": (lambda: model_of(layers.Dense(512, dtype="bfloat16"), layers.Dense(512, dtype="bfloat16")), 64, "graph"),
 }
 

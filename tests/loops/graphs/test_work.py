@@ -20,9 +20,9 @@ def test_a_product_is_two_operations_for_each_term(size):
     assert transposed.products == 2 * 10 * 4 * 5
 
 
-def test_products_of_stacks_and_of_bfloat16_are_counted_apart():
-    stacks = work(lambda a, b: tf.einsum("abcd,aecd->acbe", a, b), [None, 3, 2, 4], [None, 5, 2, 4])
-    assert (stacks.products, stacks.batched) == (0, 2 * 10 * 2 * 3 * 5 * 4)
+def test_products_of_long_stacks_and_of_bfloat16_are_counted_apart():
+    stacks = work(lambda a, b: tf.einsum("abcd,aecd->acbe", a, b), [None, 100, 2, 4], [None, 5, 2, 4])
+    assert (stacks.products, stacks.batched) == (0, 2 * 10 * 2 * 100 * 5 * 4)
     short = work(tf.matmul, [10, 4], [4, 5], dtype=tf.bfloat16)
     assert (short.products, short.bfloat16) == (0, 2 * 10 * 4 * 5)
 
@@ -34,6 +34,11 @@ def test_a_convolution_and_each_of_its_gradients_sum_the_same_products(size):
 
     found = work(gradients, [size, 8, 8, 3], [3, 3, 3, 5])
     assert found.convolutions == 3 * (2 * 10 * 6 * 6 * 5 * 27) and found.convolving == 3 and not found.grouped
+
+
+def test_strides_are_counted_apart():
+    found = work(lambda x, w: tf.nn.conv2d(x, w, 2, "SAME"), [10, 8, 8, 3], [3, 3, 3, 5])
+    assert (found.convolutions, found.strided) == (0, 2 * 10 * 4 * 4 * 5 * 27)
 
 
 def test_groups_are_known_in_all_three_operations():
