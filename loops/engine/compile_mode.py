@@ -73,6 +73,8 @@ _RULE = {
     "windows": (1e9, 0.1, 3.6),  # XLA goes through the window of each number
     "elements": (1e9, 0.21, 0.084),  # a graph writes and reads what XLA keeps in registers
 }
+# Of `tf.data` a graph takes each batch itself; for XLA a thread stacks batches meanwhile, at this rate.
+_PULLING, _STACKING = 150e-6, 220e-6
 # Seconds to compile: at least, and for each operation of the step.
 _COMPILING, _COMPILING_OPERATION = 1.0, 0.01
 _MOST_OPERATIONS = 10_000
@@ -80,9 +82,11 @@ _MOST_OPERATIONS = 10_000
 _LEAST_SPEEDUP = 1.1
 
 
-def costs_of(work: Work) -> Costs:
-    """The estimated costs of a step that does this work."""
+def costs_of(work: Work, *, pipeline: bool = False) -> Costs:
+    """The estimated costs of a step that does this work, on batches of arrays or of a `tf.data` pipeline."""
     graph, xla = (sum(getattr(work, name) / row[0] * row[mode] for name, row in _RULE.items()) for mode in (1, 2))
+    if pipeline:
+        graph, xla = graph + _PULLING, max(xla, _STACKING)
     return Costs(graph, xla, _COMPILING + _COMPILING_OPERATION * work.compiled)
 
 
@@ -104,7 +108,7 @@ def choose(new_program: Callable[[str], Program], feed: Feed, *, steps: int | No
     graph = program.step.concrete(feed.element_spec).graph
     batch = feed.examples_per_batch
     assert batch is not None
-    costs = costs_of(work_of(graph, batch))
+    costs = costs_of(work_of(graph, batch), pipeline=isinstance(feed, DatasetFeed))
     mode, reason = _by_costs(costs, steps)
     chosen = program
     if mode == "xla":

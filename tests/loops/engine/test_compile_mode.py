@@ -28,7 +28,7 @@ def favours(monkeypatch):
     """Has the rule estimate that XLA does so many times the steps of a graph, and compiles at once."""
 
     def estimate(times):
-        monkeypatch.setattr(compile_mode, "costs_of", lambda work: compile_mode.Costs(times, 1.0, 0.0))
+        monkeypatch.setattr(compile_mode, "costs_of", lambda work, **_: compile_mode.Costs(times, 1.0, 0.0))
 
     return estimate
 
@@ -73,6 +73,12 @@ def test_the_estimate_counts_the_time_to_compile():
     assert compile_mode._by_costs(costs, 5_001)[0] == "xla"
     mode, reason = compile_mode._by_costs(costs, 4_999)
     assert mode == "graph" and reason == "the run is short: XLA would save 10 s, and take 10 s to compile"
+
+
+def test_a_pipeline_costs_a_graph_a_pull_and_bounds_xla_by_the_stacking():
+    work = compile_mode.Work(operations=100)
+    arrays, pipeline = compile_mode.costs_of(work), compile_mode.costs_of(work, pipeline=True)
+    assert pipeline.graph == arrays.graph + 150e-6 and arrays.xla < pipeline.xla == 220e-6
 
 
 def dataset(x=None, y=None):
