@@ -170,7 +170,7 @@ def _obstacle_in(graph: tf.Graph) -> str | None:
     if count > _MOST_OPERATIONS:
         return f"XLA would take long to compile {count:,} operations"
     for op, node in walk.nodes(graph, _is_obstacle):
-        if not (convolutions.is_replaced(op) or (isinstance(op, tf.Operation) and is_grouped(op))):
+        if not _has_fast_code(op):
             return f"XLA is slow at, drops or cannot compile {node.name!r} ({node.op})"
     return None
 
@@ -178,7 +178,7 @@ def _obstacle_in(graph: tf.Graph) -> str | None:
 def warning(program: Program, feed: Feed) -> str | None:
     """A sentence on what makes a step slow under XLA; None if nothing in it is known to be slow."""
     graph = program.step.concrete(feed.element_spec).graph
-    found = (node.name for op, node in walk.nodes(graph, _is_slow) if not convolutions.is_replaced(op))
+    found = (node.name for op, node in walk.nodes(graph, _is_slow) if not _has_fast_code(op))
     gradient = next(found, None)
     if gradient is None:
         return None
@@ -187,6 +187,11 @@ def warning(program: Program, feed: Feed) -> str | None:
         f"on a CPU compile='xla' has no fast code for such a convolution's gradient inside a loop, as of {(names or [gradient])[0]!r}; "
         "compile='graph' is likely to be several times as fast."
     )
+
+
+def _has_fast_code(op: Any) -> bool:
+    """Whether the gradient of a convolution is replaced, or is as slow in a graph: that of one with groups."""
+    return convolutions.is_replaced(op) or (isinstance(op, tf.Operation) and is_grouped(op))
 
 
 @functools.cache
