@@ -279,7 +279,7 @@ FITTED: dict[str, Case] = {
     "unrolled_task": Case(_Unrolled, ((64,),), ((1,),), 64),
 }
 
-#: The rule was not fitted to these.
+#: The rule's constants were not fitted to these; docs/benchmarks.md says which of them led to a kind of work being counted.
 HELD_OUT: dict[str, Case] = {
     "tiny_mlp": _case(_mlp(16), (4,), batch=4, optimizer=lambda: SGD(0.01)),
     "logistic": _case(_mlp(), (784,), batch=128, optimizer=lambda: SGD(0.01)),
