@@ -24,6 +24,7 @@ from loops.engine.rows import Window
 from loops.engine.timing import Timing
 from loops.errors import MismatchError, NonFiniteError, Preempted, SaveError, WorkdirInUse, WorkerFailed, WorkerLost
 from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, FeedSchedule, GeneratorFeed, NoFeed, Position, PyDatasetFeed
+from loops.run.choose_mode import choose_mode
 from loops.run.eval_loop import EvalLoop, PredictLoop
 from loops.tasks.base import Task
 from loops.tasks.clipping import ClipByGlobalNorm, ClipByNorm, ClipByValue
@@ -67,6 +68,7 @@ __all__ = [
     "WorkdirInUse",
     "WorkerFailed",
     "WorkerLost",
+    "choose_mode",
     "evaluate",
     "fit",
     "hooks",

@@ -20,12 +20,6 @@ def pytest_collection_finish(session):
     gc.set_threshold(10_000)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory):
-    """What tests measure is not remembered beyond them."""
-    os.environ["TAPELOOPS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture(autouse=True)
 def _fresh_keras_session():
     keras.utils.clear_session(free_memory=False)  # collecting garbage at every test would take a fifth of the time

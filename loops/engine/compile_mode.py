@@ -1,52 +1,28 @@
-"""Chooses graph mode or XLA for compile="auto": by rules where they are enough, else by timing both and restoring the variables.
+"""Chooses graph mode or XLA for compile="auto", by a rule: from the traced step, the sizes and the length of the run, never from a clock.
 
-A measurement depends on timing, but the numbers of a run must not. So the choice for a step on a machine is kept in a file, and the next
-run of the same step on this machine makes the same choice.
+So identical commands choose alike on every machine, and have the same bits. `docs/design.md` shows the rule, `docs/benchmarks.md` what it
+chooses for many models beside what was measured; `scripts/mode_choices.py` measures that again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
-import os
-import pathlib
-import platform
-import re
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
-import keras
-import numpy as np
 import tensorflow as tf
 
 from loops import _private_api
-from loops.engine import mode_cache
 from loops.engine.program import Program
-from loops.feeds import Block, Feed, Position
+from loops.feeds import DatasetFeed, Feed, Position
 from loops.graphs import walk
+from loops.graphs.work import Work, is_grouped, work_of
 from loops.messages import say
-from loops.tasks.run_variables import flat
 from loops.tasks.tracking import layers_of
 from loops.xla import convolutions
 
-__all__ = ["Choice", "choose", "warning"]
-
-# For a run shorter than this a measurement takes longer than it saves. The estimate counts and does not measure, so that it is the same on
-# every machine: a fixed time for each step, and a fixed rate of floating-point operations, 6 for each use of a parameter by an example.
-_SHORT_SECONDS = 10.0
-_STEP_SECONDS = 100e-6
-_FLOPS_PER_SECOND = 50e9
-_MAX_OPERATIONS = 10_000
-_ROUNDS, _ROUND_SECONDS = 15, 0.05
-# Graph mode has Keras's bits, XLA has not: a smaller speed-up, which may be noise, does not justify that.
-_LEAST_SPEEDUP = 1.1
-# If one step of XLA is slower than one of the graph by this factor, and takes longer than this, the measurement ends.
-_GIVE_UP_FACTOR, _GIVE_UP_SECONDS = 5.0, 0.02
-_FORMAT = 4  # raise it when programs get faster or slower: choices that were measured before are then not used
+__all__ = ["Choice", "Costs", "choose", "costs_of", "warning"]
 
 # Prefixes of op types: those that are slow under XLA on a CPU inside a loop, and those that XLA compiles although they are stateful.
 _SLOW = ("Conv2DBackprop", "Conv3DBackprop", "DepthwiseConv2dNativeBackprop")
@@ -60,72 +36,149 @@ class Choice:
 
     Attributes:
         program: the program to run.
-        why: its mode, the reason, and what was measured; JSON-able.
+        why: its mode, the reason, and the costs that were estimated; JSON-able.
     """
 
     program: Program
     why: dict[str, Any]
 
 
-def choose(new_program: Callable[[str], Program], feed: Feed, *, steps: int | None, guarded: bool) -> Choice:
-    """Chooses the mode of a training step. Prints a line if the choice rests on a measurement, of now or of an earlier run.
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What a step is estimated to cost, on the machine that the constants were fitted on.
 
-    The choice is graph mode, without a measurement, under several replicas, for short runs and runs of unknown length, for feeds that
-    cannot be read twice, and for steps with operations that XLA cannot compile, would drop, or is known to be slow at. All variables keep
-    their values.
+    Attributes:
+        graph, xla: seconds of a step in each mode.
+        compiling: seconds that XLA takes to compile it.
+    """
+
+    graph: float
+    xla: float
+    compiling: float
+
+
+# The rule: what a step costs is estimated as a sum. Each line is seconds for so much work in a graph, and under XLA, fitted to the measured
+# steps of some models with the script; only
+# their ratio and their order of magnitude matter.
+_RULE = {
+    # work: (unit, seconds in a graph, seconds under XLA)
+    "operations": (1, 0.45e-6, 0.087e-6),  # a graph schedules each by itself; most are part of a fused loop under XLA
+    "products": (1e9, 0.022, 0.020),
+    "batched": (1e9, 0.0095, 0.37),  # XLA has no fast code for long matrices in stacks
+    "bfloat16": (1e9, 0.0079, 0.045),  # nor for bfloat16
+    "convolutions": (1e9, 0.020, 0.038),
+    "strided": (1e9, 0.011, 0.075),
+    "grouped": (1e9, 2.5, 0.56),
+    "convolving": (1, 450e-6, 11e-6),  # what TensorFlow's kernels need to begin
+    "windows": (1e9, 0.1, 3.6),  # XLA goes through the window of each number
+    "elements": (1e9, 0.21, 0.084),  # a graph writes and reads what XLA keeps in registers
+}
+# Of `tf.data` a graph takes each batch itself; for XLA a thread stacks batches meanwhile, at this rate.
+_PULLING, _STACKING = 150e-6, 220e-6
+# Seconds to compile: at least, and for each operation of the step.
+_COMPILING, _COMPILING_OPERATION = 1.0, 0.01
+_MOST_OPERATIONS = 10_000
+# Graph mode has Keras's bits, XLA has not: a smaller advantage, which may be an error of the estimate, does not justify that.
+_LEAST_SPEEDUP = 1.1
+
+
+def costs_of(work: Work, *, pipeline: bool = False) -> Costs:
+    """The estimated costs of a step that does this work, on batches of arrays or of a `tf.data` pipeline."""
+    graph, xla = (sum(getattr(work, name) / row[0] * row[mode] for name, row in _RULE.items()) for mode in (1, 2))
+    if pipeline:
+        graph, xla = graph + _PULLING, max(xla, _STACKING)
+    return Costs(graph, xla, _COMPILING + _COMPILING_OPERATION * work.compiled)
+
+
+def choose(new_program: Callable[[str], Program], feed: Feed, *, steps: int | None, saved: bool, guarded: bool) -> Choice:
+    """Chooses the mode of a training step; prints a line if that is XLA, which has compiled it then. No step is done.
 
     Args:
         new_program: makes a program in a mode.
-        feed: where batches come from; its first block is read.
+        feed: where batches come from.
         steps: how many steps the run will take, None if that is not known.
+        saved: whether the run has a workdir, and has to be resumed exactly.
         guarded: whether the run finds and takes back non-finite steps.
     """
     program = new_program("graph")
-    reason = _reason_not_to_measure(program, feed, steps)
+    reason = _reason_before_tracing(program, feed, steps, saved)
     if reason is not None:
         return Choice(program, {"mode": "graph", "reason": reason})
-    key, programs = _key(program, feed, guarded), {"graph": program}
-    known = mode_cache.get(key)
-    if known is None:
-        known = mode_cache.put(key, _measured(programs, new_program, feed, guarded))
-    else:
-        known = {**known, "reason": f"{known['reason']}, as was measured earlier"}
-    mode = known["mode"]
-    say(f"compile='auto' takes {mode}: {known['reason']}.")
-    return Choice(programs.get(mode) or new_program(mode), known)
+    assert steps is not None
+    graph = program.step.concrete(feed.element_spec).graph
+    batch = feed.examples_per_batch
+    assert batch is not None
+    costs = costs_of(work_of(graph, batch), pipeline=isinstance(feed, DatasetFeed))
+    mode, reason = _by_costs(costs, steps)
+    chosen = program
+    if mode == "xla":
+        obstacle = _obstacle_in(graph)
+        if obstacle is None:
+            chosen = new_program("xla")
+            obstacle = _compiled(chosen, feed, guarded)
+        if obstacle is not None:
+            mode, reason, chosen = "graph", obstacle, program
+    why = {
+        "mode": mode,
+        "reason": reason,
+        "estimated_microseconds_per_step": {"graph": round(1e6 * costs.graph, 1), "xla": round(1e6 * costs.xla, 1)},
+        "estimated_seconds_to_compile": round(costs.compiling, 1),
+    }
+    if mode == "xla":
+        say(f"compile='auto' takes xla: {reason}.")
+    return Choice(chosen, why)
 
 
-def _reason_not_to_measure(program: Program, feed: Feed, steps: int | None) -> str | None:
+def _by_costs(costs: Costs, steps: int) -> tuple[str, str]:
+    times = costs.graph / costs.xla
+    if times < _LEAST_SPEEDUP:
+        return "graph", f"by the rule XLA would do {times:.2f} times the steps of a graph"
+    if (saving := steps * (costs.graph - costs.xla)) < costs.compiling:
+        return "graph", f"the run is short: XLA would save {saving:.2g} s, and take {costs.compiling:.2g} s to compile"
+    return "xla", f"by the rule it does {times:.2f} times the steps of a graph"
+
+
+def _reason_before_tracing(program: Program, feed: Feed, steps: int | None, saved: bool) -> str | None:
+    """Why the mode is a graph whatever the step does, None if that depends on the step."""
     if program.step.strategy.num_replicas_in_sync > 1:
         return "there are several replicas"
+    if any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU")):
+        return "the rule was fitted to CPUs only; loops.choose_mode(loop) measures"
     if steps is None:
         return "the length of the run is not known"
-    if not (feed.seekable and feed.prefetch) or feed.passes_apart:
+    if feed.passes_apart:
+        return "Python decides what the batches are, and nothing of an epoch is read before it begins"
+    if not all(_is_dense(spec) for spec in tf.nest.flatten(feed.element_spec) if spec is not None):
+        return "the batches are not dense tensors of numbers whose shapes are known"
+    if not (isinstance(feed, DatasetFeed) or (feed.seekable and feed.prefetch)):
         return "the data cannot be read twice"
-    graph = program.step.concrete(feed.element_spec).graph
-    batch = next((d for d in (s.shape[:1].as_list() for s in tf.nest.flatten(feed.element_spec)) if d), [None])[0] or 32
-    parameters = sum(int(np.prod(v.shape)) for v in graph.variables if v.trainable)
-    products = parameters + sum(_products_of(op) for op in graph.get_operations() if op.type == "Conv2D")
-    if steps * (_STEP_SECONDS + 6 * products * batch / _FLOPS_PER_SECOND) < _SHORT_SECONDS:
-        return "the run is short"
-    if len(graph.get_operations()) > _MAX_OPERATIONS:
-        return f"XLA would take long to compile {len(graph.get_operations()):,} operations"
-    for op, node in walk.nodes(graph, _is_obstacle):
-        if not convolutions.is_replaced(op):
-            return f"XLA is slow at, drops or cannot compile {node.name!r} ({node.op})"
+    if feed.examples_per_batch is None:
+        return "the size of the batches is not known"
+    if isinstance(feed, DatasetFeed) and saved and feed.findings():
+        return "a resumed run could not read this pipeline from its beginning to where it stood, as XLA needs it"
     return None
 
 
-def _products_of(convolution: tf.Operation) -> int:
-    """Number of multiplications that a convolution does for one example; 0 if its sizes are not known."""
-    positions, kernel = convolution.outputs[0].shape[1:3], convolution.inputs[1].shape
-    return int(np.prod(positions) * np.prod(kernel)) if positions.is_fully_defined() and kernel.is_fully_defined() else 0
+def _is_dense(spec: Any) -> bool:
+    known = isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None
+    return known and None not in spec.shape[1:].as_list() and spec.dtype not in (tf.string, tf.variant, tf.resource)
+
+
+def _obstacle_in(graph: tf.Graph) -> str | None:
+    """Why XLA cannot compile a step, would drop something of it, or would run it slowly whatever its sizes; None if nothing is known."""
+    count = len(graph.get_operations())
+    if count > _MOST_OPERATIONS:
+        return f"XLA would take long to compile {count:,} operations"
+    for op, node in walk.nodes(graph, _is_obstacle):
+        if not _has_fast_code(op):
+            return f"XLA is slow at, drops or cannot compile {node.name!r} ({node.op})"
+    return None
 
 
 def warning(program: Program, feed: Feed) -> str | None:
     """A sentence on what makes a step slow under XLA; None if nothing in it is known to be slow."""
     graph = program.step.concrete(feed.element_spec).graph
-    found = (node.name for op, node in walk.nodes(graph, _is_slow) if not convolutions.is_replaced(op))
+    found = (node.name for op, node in walk.nodes(graph, _is_slow) if not _has_fast_code(op))
     gradient = next(found, None)
     if gradient is None:
         return None
@@ -134,6 +187,11 @@ def warning(program: Program, feed: Feed) -> str | None:
         f"on a CPU compile='xla' has no fast code for such a convolution's gradient inside a loop, as of {(names or [gradient])[0]!r}; "
         "compile='graph' is likely to be several times as fast."
     )
+
+
+def _has_fast_code(op: Any) -> bool:
+    """Whether the gradient of a convolution is replaced, or is as slow in a graph: that of one with groups."""
+    return convolutions.is_replaced(op) or (isinstance(op, tf.Operation) and is_grouped(op))
 
 
 @functools.cache
@@ -148,88 +206,11 @@ def _is_obstacle(op_type: str) -> bool:
     return _is_slow(op_type) or (definition is not None and definition.is_stateful and not op_type.startswith(_STATEFUL_BUT_COMPILED))
 
 
-def _measured(programs: dict[str, Program], new_program: Callable[[str], Program], feed: Feed, guarded: bool) -> dict[str, Any]:
-    """Times both programs in turns on the first block, and then restores the variables."""
-    begin = time.perf_counter()
-    block = next(iter(feed.blocks(Position())))
-    programs["graph"].step.concrete(feed.element_spec)
-    kept = [(v, v.read_value()) for v in flat(programs["graph"].variables())]
+def _compiled(program: Program, feed: Feed, guarded: bool) -> str | None:
+    """Has XLA compile a program, by a call that does no step. Returns why it cannot, None if it can."""
+    block = feed.blank_block() if isinstance(feed, DatasetFeed) else next(iter(feed.blocks(Position())))
     try:
-        programs["xla"] = new_program("xla")
-        timers = {mode: _Timer(program, feed, block, guarded) for mode, program in programs.items()}
-        once = {mode: timer.once for mode, timer in timers.items()}
-        if once["xla"] > max(_GIVE_UP_FACTOR * once["graph"], _GIVE_UP_SECONDS):
-            return {"mode": "graph", "reason": f"one step that XLA compiled takes {once['xla'] / once['graph']:.0f} times that of a graph"}
-        for timer in timers.values():
-            timer.find_length()
-        for _ in range(_ROUNDS):
-            for timer in timers.values():
-                timer.do_round()
+        program(block, feed.element_spec, start=0, n=0, first_step=0, finite=tf.constant(True) if guarded else None)
     except (ValueError, tf.errors.OpError) as error:
-        return {"mode": "graph", "reason": str(error).splitlines()[0].rstrip(".")}
-    finally:
-        for variable, value in kept:
-            variable.assign(value)
-    seconds = {mode: timer.seconds for mode, timer in timers.items()}
-    times = seconds["graph"] / seconds["xla"]
-    return {
-        "mode": "xla" if times > _LEAST_SPEEDUP else "graph",
-        "reason": f"XLA does {times:.2f} times the steps of a graph",
-        "microseconds_per_step": {mode: round(1e6 * value, 1) for mode, value in seconds.items()},
-        "measured_in_seconds": round(time.perf_counter() - begin, 1),
-    }
-
-
-class _Timer:
-    """Times calls of a program; the first, which compiles, is not counted.
-
-    Attributes:
-        once: seconds of a call that does one step, the fastest of three.
-        seconds: seconds of a step, the median over all rounds.
-    """
-
-    def __init__(self, program: Program, feed: Feed, block: Block, guarded: bool):
-        self._program, self._feed, self._block = program, feed, block
-        self._finite = tf.constant(True) if guarded else None
-        self._call(1)
-        self.once = min(self._call(1) for _ in range(3))
-        self._steps, self._seconds = 1, list[float]()
-
-    def find_length(self) -> None:
-        """Chooses the number of steps in a round: enough that the fixed cost of a call is a small part of it."""
-        while (spent := self._call(self._steps)) < _ROUND_SECONDS / 2 and self._steps < self._block.n:
-            self._steps = min(self._block.n, max(self._steps + 1, int(self._steps * min(8.0, _ROUND_SECONDS / spent))))
-
-    def do_round(self) -> None:
-        self._seconds.append(self._call(self._steps) / self._steps)
-
-    @property
-    def seconds(self) -> float:
-        return statistics.median(self._seconds)
-
-    def _call(self, n: int) -> float:
-        begin = time.perf_counter()
-        call = self._program(self._block, self._feed.element_spec, start=0, n=n, first_step=0, finite=self._finite)
-        int(call.done)
-        return time.perf_counter() - begin
-
-
-def _key(program: Program, feed: Feed, guarded: bool) -> str:
-    """A digest of everything that a measurement depends on: the operations, the sizes, the machine, the versions."""
-    graph = program.step.concrete(feed.element_spec).graph
-    step = [(op.type, [str(output.shape) for output in op.outputs]) for op in graph.get_operations()]
-    # The size of the block that was read is left out: it may depend on how fast the data came.
-    text = repr(
-        (_FORMAT, step, getattr(feed, "block_steps", None), str(feed.element_spec), guarded, _machine(), tf.__version__, keras.__version__)
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _machine() -> tuple[Any, ...]:
-    """The processor, and how much of it this process may use."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.*)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-        name = found[1] if found else name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return name, cores, tf.config.threading.get_intra_op_parallelism_threads(), len(tf.config.list_logical_devices("GPU"))
+        return str(error).splitlines()[0].rstrip(".")
+    return None

@@ -112,6 +112,10 @@ class ArrayFeed(Feed):
         names = named_leaves(self._structure, weights="class_weight" if self._class_weight else "sample_weight")
         return fingerprints(zip((name for name, leaf in names if leaf is not None), self._arrays, strict=True))
 
+    @property
+    def examples_per_batch(self) -> int:
+        return self.batch_size
+
     def _more_to_show(self) -> str:
         return f", {self.n_examples:,} examples{f', shuffled with seed {self.seed}' if self.shuffle else ''}"
 

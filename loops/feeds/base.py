@@ -100,6 +100,12 @@ class Feed(abc.ABC):
             compiled: type specs of a batch, and the number of batches in a block, of each program.
         """
 
+    @property
+    def examples_per_batch(self) -> int | None:
+        """Examples in a batch, that of the last one aside; None if that is not known."""
+        leaves = (spec for spec in tf.nest.flatten(self.element_spec) if isinstance(spec, tf.TypeSpec) and getattr(spec, "shape", None))
+        return next((spec.shape[0] for spec in leaves if spec.shape.rank and spec.shape[0] is not None), None)
+
     def in_epochs_of(self, steps: int) -> None:
         """Called before a run whose epochs are `steps` long. A feed with `passes_apart` makes each of its passes such an epoch."""
 

@@ -90,6 +90,10 @@ class DatasetFeed(Feed):
         """Whether Python decides what the batches are. It matters under XLA, where blocks are read ahead."""
         return not self.pipeline.operations.isdisjoint(PYTHON_OPERATIONS)
 
+    @property
+    def examples_per_batch(self) -> int | None:
+        return super().examples_per_batch or self.pipeline.batch_size
+
     def findings(self) -> list[str]:
         return list(self.pipeline.findings)
 
@@ -243,6 +247,11 @@ class DatasetFeed(Feed):
                 else "the position was not saved (blocks are read ahead; near the end of a pass TensorFlow loses the seeds of shuffles)"
             )
             say(f"Resuming: reading and dropping {' and '.join(work)}, because {because}.")
+
+    def blank_block(self) -> Block:
+        """A block of zeros with the shapes of a full one; the size of the batches has to be known."""
+        shape = [_BLOCK_STEPS, self.examples_per_batch]
+        return Block(tf.nest.map_structure(lambda spec: tf.zeros([*shape, *spec.shape[1:]], spec.dtype), self.element_spec), _BLOCK_STEPS)
 
     def blocks(self, position: Position) -> Iterator[Block]:
         for spec in tf.nest.flatten(self.element_spec):

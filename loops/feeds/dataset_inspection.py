@@ -44,6 +44,7 @@ _EAGER = frozenset(
         "WindowDataset",
     }
 )
+_BATCHING = ("BatchDatasetV2", "ParallelBatchDataset", "PaddedBatchDatasetV2", "MapAndBatchDataset")
 # The graph of a dataset contains the arrays that it was made from, and is copied several times before this module can read it.
 _INSPECTED_AT_MOST_MB = 128
 PYTHON_OPERATIONS = {"PyFunc": "numpy_function", "PyFuncStateless": "numpy_function", "EagerPyFunc": "py_function"}
@@ -72,6 +73,7 @@ class Pipeline:
         unsaveable: why TensorFlow cannot save the position in the pipeline, None if it can.
         findings: a sentence on each thing that would make a resumed run differ, or make resuming slow.
         operations: the operations of the dataset and of its functions; empty if it could not be inspected.
+        batch_size: the size in its last `batch`, None if there is none or it could not be inspected.
     """
 
     replay: Replay
@@ -79,6 +81,7 @@ class Pipeline:
     unsaveable: str | None
     findings: tuple[str, ...]
     operations: frozenset[str] = frozenset()
+    batch_size: int | None = None
 
     @classmethod
     def of(cls, dataset: tf.data.Dataset) -> Pipeline:
@@ -104,7 +107,7 @@ class Pipeline:
                 "The pipeline shuffles below repeat, cache, concatenate or another transformation that starts it anew at times of its own: "
                 "where TensorFlow does not save the shuffle's seeds (close to the end of a pass), resuming reads all earlier passes again."
             )
-        return cls(replay, generators, unsaveable, tuple(found), frozenset(node.op for node, _ in _all_nodes(graph)))
+        return cls(replay, generators, unsaveable, tuple(found), frozenset(node.op for node, _ in _all_nodes(graph)), _batch_size(graph))
 
     @classmethod
     def _unknown(cls, reason: str) -> Pipeline:
@@ -216,6 +219,13 @@ def _unsaveable(dataset: tf.data.Dataset, graph: Any) -> str | None:
         return "it shuffles within a mapped function (interleave, flat_map)"
     named = re.search(r"(\w+) is stateful", refused)
     return f"{named.group(1)} keeps state outside of it" if named else refused
+
+
+def _batch_size(graph: Any) -> int | None:
+    # The nodes of a graph are in the order of its edges: what is last is nearest to the end of the pipeline.
+    by_name = {node.name: node for node in graph.node}
+    batching = [node for node in graph.node if node.op in _BATCHING]
+    return _constant(batching[-1].input[1], by_name) if batching else None
 
 
 def _replay(graph: Any) -> Replay:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from loops import _private_api
 
-__all__ = ["nodes", "nodes_of_def"]
+__all__ = ["calls", "functions_named_by", "nodes", "nodes_of_def"]
 
 Wanted = Callable[[str], bool]
 
@@ -42,7 +42,7 @@ def nodes_of_def(graph_def: Any, wanted: Wanted) -> Iterator[tuple[Any, Any]]:
 
 
 @functools.cache
-def _calls(op_type: str) -> bool:
+def calls(op_type: str) -> bool:
     """Whether an op calls functions; an op whose type is not registered is a call of the function with that name."""
     definition = _private_api.op_definition(op_type)
     return definition is None or any(attr.type in ("func", "list(func)") for attr in definition.attr)
@@ -52,13 +52,13 @@ def _walk(ops: Iterable[Any], libraries: list[Mapping[str, Any]], seen: set[str]
     # `libraries`: name -> function, those of the innermost graph first.
     for op in ops:
         op_type = op.type if isinstance(op, tf.Operation) else op.op
-        calls = _calls(op_type)
-        if not (calls or wanted(op_type)):
+        calling = calls(op_type)
+        if not (calling or wanted(op_type)):
             continue
         node = op.node_def if isinstance(op, tf.Operation) else op
         if wanted(op_type):
             yield op, node
-        for name in _functions_named_by(node) if calls else ():
+        for name in functions_named_by(node) if calling else ():
             if name in seen:
                 continue
             seen.add(name)
@@ -70,7 +70,8 @@ def _walk(ops: Iterable[Any], libraries: list[Mapping[str, Any]], seen: set[str]
                 yield from _walk(_nodes_of_function(name, function), libraries, seen, wanted)
 
 
-def _functions_named_by(node: Any) -> list[str]:
+def functions_named_by(node: Any) -> list[str]:
+    """Names of the functions that an op (a `NodeDef`) calls."""
     if _private_api.op_definition(node.op) is None:
         return [node.op]
     values = [node.attr[name] for name in sorted(node.attr)]

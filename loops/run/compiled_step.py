@@ -72,12 +72,13 @@ class CompiledStep:
 
     # Programs.
 
-    def first_program(self, feed: Feed, *, steps: int | None, guarded: bool) -> Program:
-        """The program that a run begins with. If `mode` is None, the faster one on this machine is chosen.
+    def first_program(self, feed: Feed, *, steps: int | None, saved: bool, guarded: bool) -> Program:
+        """The program that a run begins with. If `mode` is None, the rule of `compile_mode` chooses; the choice stands for later runs.
 
         Args:
             feed: what the run trains on.
             steps: length of the run in steps, None if that is unknown.
+            saved: whether the run has a workdir.
             guarded: whether the program has to find non-finite steps.
         """
         if self.mode is not None:
@@ -85,7 +86,7 @@ class CompiledStep:
             if program.mode == "xla" and (sentence := compile_mode.warning(program, feed)):
                 warn(f"Warning: {sentence}")
             return program
-        choice = compile_mode.choose(self._program, feed, steps=steps, guarded=guarded)
+        choice = compile_mode.choose(self._program, feed, steps=steps, saved=saved, guarded=guarded)
         self.mode, self.why_mode = choice.program.mode, choice.why
         self._release(but=choice.program)
         return choice.program

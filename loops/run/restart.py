@@ -178,7 +178,7 @@ class Restart:
     def _open_execution(self, found: tuple[RunState, pathlib.Path | None] | None) -> None:
         parts, guarded = self._parts, self._parts.on_nonfinite.action != "ignore"
         with parts.accounts.of("compile"):
-            program = parts.step.first_program(parts.feed, steps=self._length(), guarded=guarded)
+            program = parts.step.first_program(parts.feed, steps=self._length(), saved=self._saved.workdir is not None, guarded=guarded)
         execution = Execution(
             program,
             parts.feed,

@@ -1,55 +1,36 @@
-"""compile="auto" chooses by rules where it can, measures without leaving a trace where it cannot, and chooses the same the next time."""
+"""compile="auto" chooses by a rule from the traced step, the sizes and the length of the run: alike in every process. It writes nothing."""
 
 import json
+import os
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
 
 import loops
-from loops.engine import compile_mode, mode_cache
+from loops.engine import compile_mode
 from loops.engine.program import Program
 from loops.engine.step import GlobalStep
 from loops.feeds.py_dataset import PyDatasetFeed
 from tests.loops import tiny
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TAPELOOPS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+LONG = 10**9
 
 
 @pytest.fixture
-def measured(monkeypatch):
-    """Has every run measured, and XLA found so many times as fast; returns what was measured."""
-    monkeypatch.setattr(compile_mode, "_SHORT_SECONDS", 0.0)
-    seen = []
+def favours(monkeypatch):
+    """Has the rule estimate that XLA does so many times the steps of a graph, and compiles at once."""
 
-    def faster(times):
-        class Timer(compile_mode._Timer):
-            def do_round(self):
-                super().do_round()
-                seen.append(self._program.mode)
+    def estimate(times):
+        monkeypatch.setattr(compile_mode, "costs_of", lambda work, **_: compile_mode.Costs(times, 1.0, 0.0))
 
-            @property
-            def once(self):
-                return self.seconds
-
-            @once.setter
-            def once(self, value):
-                pass
-
-            @property
-            def seconds(self):
-                return 1.0 / times if self._program.mode == "xla" else 1.0
-
-        monkeypatch.setattr(compile_mode, "_Timer", Timer)
-        return seen
-
-    return faster
+    return estimate
 
 
 def small():
@@ -63,108 +44,176 @@ def trained(compile="auto", task=None, epochs=1, feed=None, **arguments):
     return loop
 
 
-@pytest.mark.parametrize(("times", "mode"), [(3.0, "xla"), (1.05, "graph")])
-def test_what_is_faster_is_taken_and_gives_the_bits_of_that_mode(times, mode, measured, cache, capsys):
-    seen, ragged = measured(times), loops.ArrayFeed(tiny.data(100), 16)
-    loop = trained(feed=ragged)
-    assert loop.mode == mode and set(seen) == {"graph", "xla"} and len(list(cache.iterdir())) == 1
-    assert f"compile='auto' takes {mode}: XLA does {times:.2f} times" in capsys.readouterr().out
-    # The program that was measured is the one that trains: one for whole blocks and one for the tail, and nothing was compiled again.
-    assert mode == "graph" or loop.execution.program.compilations == 2
-    given = trained(mode, feed=ragged)
-    tiny.assert_same_bits(tiny.state(loop.task), tiny.state(given.task))
-    assert loop.history.history == given.history.history
-
-
-def test_a_hopeless_program_is_given_up_after_its_first_steps(measured, capsys):
-    seen = measured(1 / 7)
-    assert trained().mode == "graph" and not seen
-    assert "one step that XLA compiled takes 7 times that of a graph" in capsys.readouterr().out
-
-
-def test_real_clocks_choose_too():
-    why = choice().why
-    assert why["mode"] in ("graph", "xla") and min(why["microseconds_per_step"].values()) > 0
-
-
-def test_a_choice_is_remembered_for_the_same_step(measured, capsys):
-    seen = measured(3.0)
-    trained()
-    count = len(seen)
-    measured(0.3)
-    assert trained().mode == "xla" and len(seen) == count
-    assert "as was measured earlier" in capsys.readouterr().out
-    other = tiny.Classifier(keras.optimizers.SGD(0.05, momentum=0.9))
-    assert trained(task=other).mode == "graph", "another step is measured by itself"
-
-
-def test_a_choice_is_remembered_however_fast_the_data_came(measured, monkeypatch, capsys):
-    class Batches(keras.utils.PyDataset):
-        def __len__(self):
-            return 6
-
-        def __getitem__(self, index):
-            return tuple(part[16 * index : 16 * (index + 1)] for part in tiny.data(96))
-
-    seen = measured(3.0)
-    for seconds in (1e9, 0.0):  # all six batches fill a block; each is a block of its own
-        monkeypatch.setattr("loops.feeds.stacking._SECONDS", seconds)
-        monkeypatch.setattr("loops.feeds.stacking._FIRST_SECONDS", seconds)
-        trained(feed=PyDatasetFeed(Batches(), read_ahead=True))
-    assert "as was measured earlier" in capsys.readouterr().out and len(seen) == 2 * compile_mode._ROUNDS
-
-
-def test_a_measurement_leaves_no_trace_even_in_variables_that_nobody_tracks(measured):
-    measured(0.5)
-    outside = tf.Variable(0, dtype=tf.int64)
-
-    class Counts(tiny.Classifier):
-        def __init__(self):
-            super().__init__(
-                keras.optimizers.SGD(0.05, momentum=0.9)
-            )  # only one operation takes its slots, and the graph does not list them
-
-        def train_step(self, batch):
-            outside.assign_add(1)
-            return super().train_step(batch)
-
-    loop = trained(task=Counts())
-    assert int(outside) == loop.progress.step
-    tiny.assert_same_bits(tiny.state(loop.task), tiny.state(trained("graph", task=Counts()).task))
-
-
-def choice(task=None, feed=None, steps=10**9, strategy=None):
+def choice(task=None, feed=None, steps=LONG, strategy=None, saved=False):
     """What is chosen for a task, which is traced and not trained."""
     task, strategy = task or small(), strategy or tf.distribute.get_strategy()
 
     def program(mode):
         return Program(GlobalStep(task, "train_step", strategy), mode)
 
-    return compile_mode.choose(program, feed or loops.ArrayFeed(tiny.data(100), 16), steps=steps, guarded=False)
+    return compile_mode.choose(program, feed or loops.ArrayFeed(tiny.data(100), 16), steps=steps, saved=saved, guarded=False)
 
 
-def dataset():
-    return tf.data.Dataset.from_tensor_slices(tiny.data(96)).batch(16)
+@pytest.mark.parametrize(("times", "mode"), [(3.0, "xla"), (1.05, "graph")])
+def test_what_is_taken_gives_the_bits_of_that_mode(times, mode, favours, capsys):
+    favours(times)
+    ragged = loops.ArrayFeed(tiny.data(100), 16)
+    loop = trained(feed=ragged)
+    assert loop.mode == mode
+    assert ("compile='auto' takes xla: by the rule it does 3.00 times" in capsys.readouterr().out) is (mode == "xla")
+    # The program that the choice compiled is the one that trains: one for whole blocks and one for the tail.
+    assert mode == "graph" or loop.execution.program.compilations == 2
+    given = trained(mode, feed=ragged)
+    tiny.assert_same_bits(tiny.state(loop.task), tiny.state(given.task))
+    assert loop.history.history == given.history.history
+
+
+def test_the_estimate_counts_the_time_to_compile():
+    costs = compile_mode.Costs(graph=3e-3, xla=1e-3, compiling=10.0)
+    assert compile_mode._by_costs(costs, 5_001)[0] == "xla"
+    mode, reason = compile_mode._by_costs(costs, 4_999)
+    assert mode == "graph" and reason == "the run is short: XLA would save 10 s, and take 10 s to compile"
+
+
+def test_a_pipeline_costs_a_graph_a_pull_and_bounds_xla_by_the_stacking():
+    work = compile_mode.Work(operations=100)
+    arrays, pipeline = compile_mode.costs_of(work), compile_mode.costs_of(work, pipeline=True)
+    assert pipeline.graph == arrays.graph + 150e-6 and arrays.xla < pipeline.xla == 220e-6
+
+
+def dataset(x=None, y=None):
+    return tf.data.Dataset.from_tensor_slices(tiny.data(96) if x is None else (x, y))
+
+
+def python_pipeline():
+    return dataset().batch(16).map(lambda x, y: (tf.ensure_shape(tf.numpy_function(lambda v: v, [x], tf.float32), x.shape), y))
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return tuple(part[16 * index : 16 * (index + 1)] for part in tiny.data(96))
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"steps": 10_000}, "the run is short"),
+        ({"steps": 5}, "the run is short"),
         ({"steps": None}, "the length of the run is not known"),
-        ({"feed": lambda: loops.DatasetFeed(dataset())}, "the data cannot be read twice"),
         ({"feed": lambda: loops.NoFeed(3)}, "the data cannot be read twice"),
+        ({"feed": lambda: loops.DatasetFeed(python_pipeline())}, "Python decides what the batches are"),
+        ({"feed": lambda: PyDatasetFeed(Batches())}, "Python decides what the batches are"),
+        ({"feed": lambda: loops.DatasetFeed(dataset(tf.ragged.constant([[1.0], [1.0, 2.0]]), [0, 1]).batch(2))}, "not dense tensors"),
+        ({"feed": lambda: loops.DatasetFeed(dataset([["a"]] * 9, [1] * 9).batch(3))}, "not dense tensors"),
     ],
 )
-def test_what_is_not_worth_a_measurement_or_cannot_be_measured_is_a_graph(arguments, reason, cache):
-    chosen = choice(**{name: value() if callable(value) else value for name, value in arguments.items()})
-    assert chosen.why == {"mode": "graph", "reason": reason} and chosen.program.mode == "graph" and not cache.exists()
+def test_what_is_a_graph_whatever_the_step_does(arguments, reason):
+    arguments = {name: value() if callable(value) else value for name, value in arguments.items()}
+    chosen = choice(**arguments)
+    assert chosen.why["mode"] == chosen.program.mode == "graph" and reason in chosen.why["reason"]
 
 
 def test_several_replicas_are_a_graph(two_replicas):
     with two_replicas.scope():
         task = tiny.Classifier()
     assert choice(task, strategy=two_replicas).why["reason"] == "there are several replicas"
+
+
+def test_a_pipeline_is_chosen_for_as_arrays_are(favours):
+    favours(3.0)
+    feed = loops.DatasetFeed(dataset().shuffle(96, seed=1).batch(16).prefetch(2))
+    chosen = choice(feed=feed, saved=True)
+    assert chosen.program.mode == "xla" and feed._passes_begun == 0, "nothing of it was read"
+    graph, xla = (trained(mode, feed=loops.DatasetFeed(dataset().shuffle(96, seed=1).batch(16)), epochs=2) for mode in ("graph", "auto"))
+    assert (graph.mode, xla.mode) == ("graph", "xla")
+    np.testing.assert_allclose(graph.history.history["loss"], xla.history.history["loss"], rtol=1e-5)
+
+
+def test_a_pipeline_that_a_resumed_run_could_not_read_again_is_a_graph_where_the_run_is_saved(favours):
+    favours(3.0)
+    tf.random.set_seed(None)
+    feeds = [loops.DatasetFeed(dataset().shuffle(96).batch(16)) for _ in range(2)]
+    assert [choice(feed=feed, saved=saved).program.mode for feed, saved in zip(feeds, (True, False), strict=True)] == ["graph", "xla"]
+
+
+def model_of(*stack, shape=(64,)):
+    model = keras.Sequential([keras.Input(shape), *stack, layers.Dense(10, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return loops.KerasTask(model)
+
+
+def images(*filters, **arguments):
+    convolutions = [layers.Conv2D(n, 3, padding="same", activation="relu", **arguments) for n in filters]
+    return model_of(*convolutions, layers.GlobalAveragePooling2D(), shape=(32, 32, 4))
+
+
+def attention():
+    x = keras.Input([128, 64])
+    model = keras.Model(x, layers.Dense(10, "softmax")(layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(4, 16)(x, x))))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return loops.KerasTask(model)
+
+
+CHOICES = {
+    "a small net": (lambda: model_of(layers.Dense(32, "relu")), 32, "xla"),
+    "batch norm": (lambda: model_of(layers.Dense(64), layers.BatchNormalization()), 128, "xla"),
+    "small batches of images": (lambda: images(8, 8), 2, "xla"),
+    "large batches of images": (lambda: images(16, 16), 256, "graph"),
+    "average pooling": (lambda: model_of(layers.AveragePooling2D(2), layers.Flatten(), shape=(32, 32, 8)), 128, "graph"),
+    "groups": (lambda: images(16, groups=4), 32, "xla"),
+    "attention to long inputs": (attention, 32, "graph"),
+    "bfloat16": (lambda: model_of(layers.Dense(512, dtype="bfloat16"), layers.Dense(512, dtype="bfloat16")), 64, "graph"),
+}
+
+
+def noise(shape, batch):
+    return loops.ArrayFeed((np.zeros([4 * batch, *shape], "float32"), np.zeros([4 * batch], "int32")), batch)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices_for_named_models(name):
+    make, batch, mode = CHOICES[name]
+    task = make()
+    feed = noise(task.model.input_shape[1:], batch)
+    step = GlobalStep(task, "train_step", tf.distribute.get_strategy(), fuse=True)
+    costs = compile_mode.costs_of(compile_mode.work_of(step.concrete(feed.element_spec).graph, batch))
+    assert compile_mode._by_costs(costs, LONG)[0] == mode, costs
+
+
+PROGRAM = """
+import json, pathlib, sys
+import numpy as np, keras, loops
+
+model = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
+task = loops.SupervisedTask(model, loss="mse", optimizer="sgd")
+loop = loops.TrainLoop(task, loops.ArrayFeed((np.zeros([64, 4]), np.zeros([64, 2])), 16), compile="auto", workdir=sys.argv[1])
+loop.run(epochs=10**9, steps=20)
+"""
+
+
+def test_two_processes_choose_alike_and_write_nothing_outside_of_the_workdir(tmp_path):
+    root = pathlib.Path(__file__).parents[3]
+    program = "from loops.engine import compile_mode\ncompile_mode._COMPILING = compile_mode._COMPILING_OPERATION = 0.0\n" + PROGRAM
+    configs = []
+    for run in ("a", "b"):
+        (home := tmp_path / f"home_{run}").mkdir()
+        env = {
+            **os.environ,
+            "HOME": str(home),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "KERAS_HOME": str(tmp_path / "keras"),
+            "MPLCONFIGDIR": str(tmp_path / "plots"),
+            "PYTHONPATH": str(root),
+        }
+        env.pop("XDG_CACHE_HOME", None)
+        subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / run)], cwd=home, env=env, check=True, timeout=300, capture_output=True
+        )
+        assert not list(home.iterdir())
+        configs.append(json.loads((tmp_path / run / "config.json").read_text())["loop"])
+    assert configs[0]["mode"] == configs[0]["why_mode"]["mode"] == "xla" and configs[0]["why_mode"] == configs[1]["why_mode"]
 
 
 class Obstructed(tiny.Classifier):
@@ -217,52 +266,47 @@ def test_convolutions_in_a_forced_xla_program_are_warned_of_by_the_name_of_their
     assert compile_mode.warning(Program(GlobalStep(tiny.Classifier(), "train_step", one_device), "xla"), feed) is None
 
 
-def test_what_xla_fails_to_compile_keeps_to_the_graph():
+def test_what_xla_fails_to_compile_keeps_to_the_graph(favours):
+    favours(3.0)
+
     class Spelling(tiny.Classifier):
         def train_step(self, batch):
             logs = super().train_step(batch)
             return {**logs, "words": tf.cast(tf.strings.length(tf.strings.as_string(batch[1][0])), tf.float32)}
 
-    why = choice(Spelling()).why
-    assert why["mode"] == "graph" and "cannot compile" in why["reason"] and "\n" not in why["reason"]
+    chosen = choice(Spelling())
+    why = chosen.why
+    assert why["mode"] == chosen.program.mode == "graph" and "cannot compile" in why["reason"] and "\n" not in why["reason"]
 
 
-def test_a_resumed_run_keeps_the_mode_that_it_began_in(measured, tmp_path, cache):
-    measured(3.0)
+def test_to_choose_leaves_no_trace_even_in_variables_that_nobody_tracks(favours):
+    favours(3.0)
+    outside = tf.Variable(0, dtype=tf.int64)
+
+    class Counts(tiny.Classifier):
+        def train_step(self, batch):
+            outside.assign_add(1)
+            return super().train_step(batch)
+
+    loop = trained(task=Counts(keras.optimizers.SGD(0.05, momentum=0.9)))
+    assert loop.mode == "xla" and int(outside) == loop.progress.step
+
+
+def test_a_resumed_run_keeps_the_mode_that_it_began_in(favours, tmp_path):
+    favours(3.0)
     begun = trained(workdir=tmp_path / "run", epochs=1)
     written = json.loads((tmp_path / "run" / "config.json").read_text())["loop"]
-    assert written["compile"] == "auto" and written["mode"] == "xla" and written["why_mode"]["microseconds_per_step"]
+    assert written["compile"] == "auto" and written["mode"] == "xla" and "by the rule" in written["why_mode"]["reason"]
     shutil.copytree(tmp_path / "run", tmp_path / "moved")
     begun.run(epochs=3)
-    for file in cache.iterdir():
-        file.unlink()
-    measured(0.1)
+    favours(0.1)
     again = trained(workdir=tmp_path / "moved", epochs=3)
     assert again.mode == "xla"
     tiny.assert_same_bits(tiny.state(again.task), tiny.state(begun.task))
 
 
-def test_a_short_run_that_goes_on_for_long_keeps_its_mode(tmp_path, monkeypatch):
-    trained(workdir=tmp_path / "run", epochs=1)
-    monkeypatch.setattr(compile_mode, "_SHORT_SECONDS", 0.0)
-    assert trained(workdir=tmp_path / "run", epochs=3).mode == "graph"
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("TAPELOOPS_CACHE", str(tmp_path / "file" / "cache"))
-    assert mode_cache.put("key", {"mode": "xla"}) == {"mode": "xla"} and mode_cache.get("key") is None
-
-
-@pytest.mark.parametrize("written", ["{", "[]", '{"mode": "warp"}'])
-def test_a_damaged_memory_is_replaced(written, cache):
-    cache.mkdir()
-    (cache / "key.json").write_text(written)
-    assert mode_cache.get("key") is None
-    assert mode_cache.put("key", {"mode": "xla"}) == mode_cache.get("key") == {"mode": "xla"}
-
-
-def test_the_first_of_two_measurements_stands(cache):
-    assert mode_cache.put("key", {"mode": "xla"}) == {"mode": "xla"}
-    assert mode_cache.put("key", {"mode": "graph"}) == {"mode": "xla"}
-    assert np.array_equal(sorted(p.name for p in cache.iterdir()), ["key.json"])
+def test_a_short_run_that_goes_on_for_long_keeps_its_mode(tmp_path, favours):
+    loop = trained(workdir=tmp_path / "run", epochs=1)
+    favours(3.0)
+    loop.run(epochs=2)
+    assert loop.mode == "graph" and trained(workdir=tmp_path / "run", epochs=3).mode == "graph"

@@ -1,0 +1,133 @@
+"""What the rule of `compile="auto"` chooses for a model, beside what is measured. `scripts/mode_choices.py` shows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import loops
+from loops.engine import compile_mode, mode_timing
+from loops.engine.program import Program
+from loops.engine.step import GlobalStep
+from loops.feeds import Position
+from research.benchmarks.more_models import FITTED, HELD_OUT
+from research.benchmarks.workloads import WORKLOADS
+
+__all__ = ["GROUPS", "Row", "candidates", "measured"]
+
+GROUPS = ("benchmark", "fitted", "held out")
+BATCHES = (32, 128, 512)
+_LONG = 10**9  # steps: so many that compiling does not count
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A model with its data.
+
+    Attributes:
+        name: as in the table.
+        group: one of `GROUPS`; the rule was fitted to the first two.
+        task, feed: make the task, and some batches in arrays.
+    """
+
+    name: str
+    group: str
+    task: Callable[[], loops.Task]
+    feed: Callable[[], loops.ArrayFeed]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was measured of a model, and what the rule says.
+
+    Attributes:
+        name, group: as those of the candidate.
+        chosen: the mode that the rule takes for a long run, and why.
+        estimated: how many times the steps of a graph XLA does by the rule; None if a step has something that rules XLA out.
+        times: the same as measured, of the fastest tenth of the rounds of each; None if XLA cannot compile the step.
+        spread: the quartiles of the ratio within a round.
+        microseconds: mode -> a step, in the fastest tenth of the rounds.
+        compile_seconds: mode -> tracing, compiling and the first step.
+    """
+
+    name: str
+    group: str
+    chosen: str
+    reason: str
+    estimated: float | None
+    times: float | None
+    spread: tuple[float, float] | None
+    microseconds: dict[str, float]
+    compile_seconds: dict[str, float]
+
+    @property
+    def cost(self) -> float:
+        """How much slower the chosen mode is than the faster one: 1.0 if it is the faster."""
+        if self.times is None:
+            return 1.0
+        return max(1.0, self.times if self.chosen == "graph" else 1 / self.times)
+
+
+def candidates() -> Iterator[Candidate]:
+    """The workloads of the benchmark in three batch sizes, and the models of `more_models.py`."""
+    for name, workload in WORKLOADS.items():
+        for size in BATCHES:
+            sized = workload.resized(rows=40 * size, batch_size=size)
+            yield Candidate(f"{name}@{size}", GROUPS[0], functools.partial(_task_of, sized), functools.partial(_feed_of, sized))
+    for group, cases in zip(GROUPS[1:], (FITTED, HELD_OUT), strict=True):
+        for name, case in cases.items():
+            yield Candidate(name, group, case.task, case.feed)
+
+
+def _task_of(workload: Any) -> loops.Task:
+    return loops.KerasTask(workload.model())
+
+
+def _feed_of(workload: Any) -> loops.ArrayFeed:
+    return loops.ArrayFeed(workload.data(), workload.batch_size, shuffle=True)
+
+
+def measured(candidate: Candidate, *, time: bool = True) -> Row:
+    """What the rule chooses for a candidate, and both modes timed in turns, in this process.
+
+    Args:
+        candidate: the model.
+        time: whether to time them; else only the rule is asked.
+    """
+    keras.utils.clear_session()
+    task, feed = candidate.task(), candidate.feed()
+
+    def program(mode: str) -> Program:
+        return Program(GlobalStep(task, "train_step", tf.distribute.get_strategy(), fuse=mode == "graph"), mode)
+
+    why = compile_mode.choose(program, feed, steps=_LONG, saved=False, guarded=False).why
+    costs = why["estimated_microseconds_per_step"]
+    estimated = round(costs["graph"] / costs["xla"], 2)
+    if not time:
+        return Row(candidate.name, candidate.group, why["mode"], why["reason"], estimated, None, None, {}, {})
+    block = next(iter(feed.blocks(Position())))
+    programs = {mode: functools.partial(program, mode) for mode in ("graph", "xla")}
+    found = mode_timing.measure(programs, block, feed.element_spec, guarded=False)
+    fastest = {mode: sorted(times.seconds)[len(times.seconds) // 10] for mode, times in found.of.items()}
+    times = spread = None
+    if found.refused is None:
+        ratios = [g / x for g, x in zip(found.of["graph"].seconds, found.of["xla"].seconds, strict=True)]
+        quartiles = statistics.quantiles(ratios, n=4)
+        times, spread = round(fastest["graph"] / fastest["xla"], 2), (round(quartiles[0], 2), round(quartiles[2], 2))
+    return Row(
+        candidate.name,
+        candidate.group,
+        why["mode"],
+        why["reason"],
+        estimated,
+        times,
+        spread,
+        {mode: round(1e6 * seconds, 1) for mode, seconds in fastest.items()},
+        {mode: round(times.compile_seconds, 1) for mode, times in found.of.items()},
+    )
