@@ -74,6 +74,14 @@ def _mixture_loss(y: Any, parameters: Any) -> Any:
     return -ops.logsumexp(ops.log_softmax(logits) + density, axis=-1)
 
 
+def _squeezed(x: Any) -> Any:
+    """Few channels in, few and many out, joined."""
+    for n in (8, 16):
+        y = layers.Conv2D(n, 1, activation="relu")(x)
+        x = layers.MaxPooling2D()(layers.concatenate([layers.Conv2D(2 * n, 1, activation="relu")(y), conv(2 * n)(y)]))
+    return softmax()(layers.GlobalAveragePooling2D()(x))
+
+
 class _VariationalAutoencoder(loops.Task):
     def __init__(self) -> None:
         super().__init__()
@@ -176,12 +184,15 @@ HELD_OUT: dict[str, Case] = {
     "conv_dilated": case(
         conv_net(lambda n: layers.Conv2D(n, 3, dilation_rate=2, padding="same", activation="relu"), (16, 16), None), (20, 20, 3)
     ),
-    "conv_batch_norm": case(
+    "conv_deep_narrow": case(
         lazily(
-            lambda: [*(one for n in (16, 24) for one in (conv(n), layers.BatchNormalization())), layers.GlobalMaxPooling2D(), softmax()]
+            lambda: [*(one for _ in range(6) for one in (conv(8), layers.BatchNormalization())), layers.GlobalAveragePooling2D(), softmax()]
         ),
-        (24, 24, 3),
-        batch=16,
+        (16, 16, 3),
+    ),
+    "conv_squeezed": case(_squeezed, (24, 24, 3), batch=16),
+    "conv_two_poolings": case(
+        lazily(lambda: [conv(12), layers.AveragePooling2D(2), conv(24), layers.MaxPooling2D(2), layers.Flatten(), softmax()]), (32, 32, 3)
     ),
     "conv_group_norm": case(
         lazily(lambda: [*(one for _ in range(3) for one in (conv(16), layers.GroupNormalization(4))), layers.Flatten(), softmax()]),

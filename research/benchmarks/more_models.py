@@ -329,4 +329,22 @@ FITTED: dict[str, Case] = {
     "gradient_penalty": Case(_Penalty, ((32,),), ((1,),), 64),
     "adversaries": Case(lambda: _Adversaries(128), ((64,),), ((1,),), 64),
     "adversaries_1024": Case(lambda: _Adversaries(1024), ((64,),), ((1,),), 256),
+    "average_pooling": case(lazily(lambda: [layers.AveragePooling2D(2), layers.Flatten(), softmax()]), (32, 32, 8), batch=128),
+    "mlp_bfloat16_512": case(mlp(512, 512), (64,), batch=64, policy="mixed_bfloat16"),
+    "attention_128": case(
+        lambda x: softmax()(layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(4, 16)(x, x))), (128, 64), optimizer=lambda: SGD(0.01)
+    ),
+    "conv_global_batch_256": case(
+        lazily(lambda: [conv(16), conv(16), layers.GlobalAveragePooling2D(), softmax()]),
+        (32, 32, 4),
+        batch=256,
+        optimizer=lambda: SGD(0.01),
+    ),
+    "conv_batch_norm": case(
+        lazily(
+            lambda: [*(one for n in (16, 24) for one in (conv(n), layers.BatchNormalization())), layers.GlobalMaxPooling2D(), softmax()]
+        ),
+        (24, 24, 3),
+        batch=16,
+    ),
 }
