@@ -18,7 +18,6 @@ from loops.feeds import Feed
 from loops.feeds.from_keras import feed_for, split
 from loops.hooks.evaluate import Evaluate
 from loops.hooks.keras_callbacks import KerasCallbacks
-from loops.hooks.keras_evaluation import EvaluationWatchers, PredictionWatchers
 from loops.hooks.progress_bar import ProgressBar
 from loops.messages import warn
 from loops.run.eval_loop import EvalLoop, Predictions, PredictLoop
@@ -167,6 +166,8 @@ def evaluate(
     Raises:
         ValueError: if there is no data, or the model is not compiled or overrides `make_test_function`.
     """
+    from loops.hooks.keras_evaluation import EvaluationWatchers  # `fit` has no need of it
+
     steps = _capped_steps(steps)
     with task_of(model, KerasTask) as task:
         task.check_functions("make_test_function")
@@ -209,6 +210,8 @@ def predict(
     Raises:
         ValueError: if there is no data, or the model overrides `make_predict_function`.
     """
+    from loops.hooks.keras_evaluation import PredictionWatchers
+
     steps = _capped_steps(steps)
     with task_of(model, PredictionTask) as task:
         task.check_functions("make_predict_function")

@@ -20,7 +20,6 @@ from loops.graphs import walk
 from loops.graphs.work import Work, is_grouped, work_of
 from loops.messages import say
 from loops.tasks.tracking import layers_of
-from loops.xla import convolutions
 
 __all__ = ["Choice", "Costs", "choose", "costs_of", "warning"]
 
@@ -208,6 +207,8 @@ def _estimate_against_xla(graph: tf.Graph, feed: Feed) -> str | None:
 
 def _has_fast_code(op: Any) -> bool:
     """Whether the gradient of a convolution is replaced, or is as slow in a graph: that of one with groups."""
+    from loops.xla import convolutions  # few steps have one
+
     return convolutions.is_replaced(op) or (isinstance(op, tf.Operation) and is_grouped(op))
 
 
