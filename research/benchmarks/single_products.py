@@ -69,7 +69,7 @@ def _in_tensorflow(a: np.ndarray, b: np.ndarray, transpose_a: bool, transpose_b:
         def body(i: tf.Tensor, a: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, ...]:
             # A number of the last result, too small to be seen, goes into a factor: else XLA would do the product once, before the loop.
             # In place: to copy the factor costs as much as half of a product.
-            a = tf.raw_ops.InplaceUpdate(x=a, i=[0], v=a[:1] + 1e-30 * c[0, 0])
+            a = tf.raw_ops.TensorStridedSliceUpdate(input=a, begin=[0], end=[1], strides=[1], value=a[:1] + 1e-30 * c[0, 0])
             return i + 1, a, tf.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
 
         begin = (0, a, tf.zeros_like(tf.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)))
