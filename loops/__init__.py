@@ -1,5 +1,8 @@
 """Training loops around a step that you own: `fit`, `TrainLoop`, hooks, feeds."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 import keras
 
 __version__ = "0.1.0"  # setup.cfg and docs read it here
@@ -17,14 +20,12 @@ if unsupported := _private_api.unsupported():
 
 from loops import hooks, triggers
 from loops.api import evaluate, fit, predict, profile
-from loops.cluster.strategy import multi_worker_strategy
 from loops.engine.nonfinite import OnNonFinite
 from loops.engine.progress import Progress
 from loops.engine.rows import Window
 from loops.engine.timing import Timing
 from loops.errors import MismatchError, NonFiniteError, Preempted, SaveError, WorkdirInUse, WorkerFailed, WorkerLost
 from loops.feeds import ArrayFeed, Block, DatasetFeed, Feed, FeedSchedule, GeneratorFeed, NoFeed, Position, PyDatasetFeed
-from loops.run.choose_mode import choose_mode
 from loops.run.eval_loop import EvalLoop, PredictLoop
 from loops.tasks.base import Task
 from loops.tasks.clipping import ClipByGlobalNorm, ClipByNorm, ClipByValue
@@ -32,6 +33,10 @@ from loops.tasks.keras import KerasTask, SupervisedTask
 from loops.tasks.learning_rates import LearningRates
 from loops.tasks.reductions import Collect, Last, Mean, Sum
 from loops.train_loop import TrainLoop
+
+if TYPE_CHECKING:
+    from loops.cluster.strategy import multi_worker_strategy
+    from loops.run.choose_mode import choose_mode
 
 __all__ = [
     "ArrayFeed",
@@ -77,3 +82,17 @@ __all__ = [
     "profile",
     "triggers",
 ]
+
+# Loaded when they are first asked for, which few programs do; as the imports for type checkers say.
+_MODULES = {"choose_mode": "loops.run.choose_mode", "multi_worker_strategy": "loops.cluster.strategy"}
+
+if not TYPE_CHECKING:  # else a name that does not exist would pass
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found = getattr(importlib.import_module(_MODULES[name]), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_MODULES})

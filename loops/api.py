@@ -18,8 +18,6 @@ from loops.feeds import Feed
 from loops.feeds.from_keras import feed_for, split
 from loops.hooks.evaluate import Evaluate
 from loops.hooks.keras_callbacks import KerasCallbacks
-from loops.hooks.keras_evaluation import EvaluationWatchers, PredictionWatchers
-from loops.hooks.profile import Profile
 from loops.hooks.progress_bar import ProgressBar
 from loops.messages import warn
 from loops.run.eval_loop import EvalLoop, Predictions, PredictLoop
@@ -168,6 +166,8 @@ def evaluate(
     Raises:
         ValueError: if there is no data, or the model is not compiled or overrides `make_test_function`.
     """
+    from loops.hooks.keras_evaluation import EvaluationWatchers  # `fit` has no need of it
+
     steps = _capped_steps(steps)
     with task_of(model, KerasTask) as task:
         task.check_functions("make_test_function")
@@ -210,6 +210,8 @@ def predict(
     Raises:
         ValueError: if there is no data, or the model overrides `make_predict_function`.
     """
+    from loops.hooks.keras_evaluation import PredictionWatchers
+
     steps = _capped_steps(steps)
     with task_of(model, PredictionTask) as task:
         task.check_functions("make_predict_function")
@@ -258,6 +260,8 @@ def profile(loop: TrainLoop, steps: int = 200, *, after: int = 100, trace_dir: s
         raise ValueError("loops.profile trains without saving; for a run with a workdir use the hook hooks.Profile(first, last).")
     if steps < 1 or after < 1:
         raise ValueError(f"loops.profile takes numbers of steps, 1 or more; got steps={steps!r}, after={after!r}.")
+    from loops.hooks.profile import Profile  # most programs profile nothing
+
     begin = loop.progress.step + after
     hook = Profile(begin + 1, begin + steps, trace_dir=trace_dir)
     hook.name = "loops.profile"

@@ -20,7 +20,6 @@ from loops.graphs import walk
 from loops.graphs.work import Work, is_grouped, work_of
 from loops.messages import say
 from loops.tasks.tracking import layers_of
-from loops.xla import convolutions
 
 __all__ = ["RULE", "UNITS", "Choice", "Costs", "choose", "costs_of", "warning"]
 
@@ -91,6 +90,8 @@ _COMPILING, _COMPILING_OPERATION = 1.0, 0.01
 _MOST_OPERATIONS = 10_000
 # Graph mode has Keras's bits, XLA has not: a smaller advantage, which may be an error of the estimate, does not justify that.
 _LEAST_SPEEDUP = 1.1
+# A forced XLA program is warned of where the estimate is this low: its errors are smaller than that.
+_SLOW_BY_RULE = 0.75
 
 
 def costs_of(work: Work, *, pipeline: bool = False) -> Costs:
@@ -193,7 +194,7 @@ def warning(program: Program, feed: Feed) -> str | None:
     found = (node.name for op, node in walk.nodes(graph, _is_slow) if not _has_fast_code(op))
     gradient = next(found, None)
     if gradient is None:
-        return None
+        return _estimate_against_xla(graph, feed)
     names = [layer.name for layer in layers_of(program.step.task.models) if "Conv" in type(layer).__name__]
     return (
         f"on a CPU compile='xla' has no fast code for such a convolution's gradient inside a loop, as of {(names or [gradient])[0]!r}; "
@@ -201,8 +202,25 @@ def warning(program: Program, feed: Feed) -> str | None:
     )
 
 
+def _estimate_against_xla(graph: tf.Graph, feed: Feed) -> str | None:
+    """A sentence if the rule takes a step for much faster in a graph: for convolutions of large batches, say, or long attention."""
+    batch = feed.examples_per_batch
+    if batch is None or any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU")):
+        return None
+    costs = costs_of(work_of(graph, batch), pipeline=isinstance(feed, DatasetFeed))
+    times = costs.graph / costs.xla
+    if times > _SLOW_BY_RULE:
+        return None
+    return (
+        f"by the rule of compile='auto' XLA does {times:.2f} times the steps of a graph, for a step of this kind in batches of {batch}; "
+        "compile='graph' is likely to be faster, and loops.choose_mode(loop) measures it."
+    )
+
+
 def _has_fast_code(op: Any) -> bool:
     """Whether the gradient of a convolution is replaced, or is as slow in a graph: that of one with groups."""
+    from loops.xla import convolutions  # few steps have one
+
     return convolutions.is_replaced(op) or (isinstance(op, tf.Operation) and is_grouped(op))
 
 

@@ -38,7 +38,6 @@ from loops.tasks.trace_changes import TraceChanges, inputs_of
 from loops.tasks.updates import DirectUpdatesRefused
 from loops.tasks.used_variables import UsedVariables
 from loops.user_errors.tracebacks import original_errors
-from loops.xla.replaced_ops import FastOps
 
 __all__ = ["ROWS_OF_WORKER", "GlobalStep", "StepMeta"]
 
@@ -245,7 +244,7 @@ class GlobalStep:
             scope = tf.xla.experimental.jit_scope() if self._xla and context.replicas > 1 else contextlib.nullcontext()
             summaries = summaries_at(counted, 1 if self.training_step is None else 0)
             self.saw_no_writer |= not records()
-            with scope, FastOps() if self._xla else contextlib.nullcontext(), summaries, original_errors():
+            with scope, _fast_ops() if self._xla else contextlib.nullcontext(), summaries, original_errors():
                 returned = self._user_step()(batch)
             for variable, before in keep:
                 # Statistics over no example are NaN: a replica without examples keeps its old ones.
@@ -292,6 +291,12 @@ class GlobalStep:
         if self._eager or not self.task.autograph:
             return step
         return _private_api.converted_by_autograph(step)
+
+
+def _fast_ops() -> contextlib.AbstractContextManager[Any]:
+    from loops.xla.replaced_ops import FastOps  # a graph has no need of it
+
+    return FastOps()
 
 
 def _as_rows(output: Any) -> Any:

@@ -120,10 +120,21 @@ def is_grouped(op: tf.Operation) -> bool:
 
 
 def _bodies(op: tf.Operation, libraries: list[Mapping[str, Any]]) -> Iterator[tf.Graph]:
-    for name in walk.functions_named_by(op.node_def):
+    names = list(walk.functions_named_by(op.node_def))
+    if _is_choice_by_compiler(op):
+        names = names[:1]
+    for name in names:
         graph = _private_api.graph_of_function(next((library[name] for library in libraries if name in library), None))
         if graph is not None:
             yield graph
+
+
+def _is_choice_by_compiler(op: tf.Operation) -> bool:
+    """Whether an operation does TensorFlow's own kernel first, and else what XLA takes in its place (`loops.xla.replaced_ops`)."""
+    if op.type not in ("Case", "StatelessCase"):
+        return False
+    index = op.inputs[0].op
+    return any(source.type == "DeviceIndex" for source in (index, *(value.op for value in index.inputs)))
 
 
 def _turns(op: tf.Operation) -> float:

@@ -15,13 +15,10 @@ from loops.feeds import Feed
 from loops.hooks._left_to_chief import left_to_chief
 from loops.hooks._methods import check_hook
 from loops.hooks.base import Hook, Phase
-from loops.hooks.csv_logger import CSVLogger
 from loops.hooks.evaluate import Evaluate
 from loops.hooks.history import History
 from loops.hooks.keras_callbacks import KerasCallbacks
-from loops.hooks.model_checkpoint import ModelCheckpoint
 from loops.hooks.snapshot import Snapshot
-from loops.hooks.tensorboard import TensorBoard
 from loops.run.saved_states import SavedStates
 
 __all__ = ["acting_and_silent", "assemble", "keep_as_wanted"]
@@ -94,6 +91,11 @@ def keep_as_wanted(saved: SavedStates, hooks: Iterable[Hook]) -> None:
 
 
 def _defaults_of_workdir(given: list[Hook], workdir: pathlib.Path, evaluations: Mapping[str, Feed], model: Any) -> list[Hook]:
+    # Loaded only where they are used, with all that writes files.
+    from loops.hooks.csv_logger import CSVLogger
+    from loops.hooks.model_checkpoint import ModelCheckpoint
+    from loops.hooks.tensorboard import TensorBoard
+
     hooks: list[Hook] = []
     if not any(isinstance(hook, TensorBoard) for hook in given):
         hooks.append(TensorBoard(workdir))

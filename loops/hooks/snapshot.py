@@ -6,7 +6,7 @@ from typing import Literal
 
 from loops.engine.rows import Window
 from loops.hooks.base import Hook, Loop, Phase
-from loops.snapshots.store import Best
+from loops.snapshots.retention import Best
 from loops.triggers import Trigger
 
 __all__ = ["Snapshot"]

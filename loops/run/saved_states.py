@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,10 +20,12 @@ from loops.run import outcome_file, resume_rules, run_state
 from loops.run.parts import RunParts
 from loops.run.run_state import RunState
 from loops.run.shared_state import SharedStates
-from loops.run.workdir import FEED, RunFolder
 from loops.run.write_failures import WriteFailures
 from loops.snapshots.retention import Best
 from loops.tasks.base import Task
+
+if TYPE_CHECKING:
+    from loops.run.workdir import RunFolder
 
 __all__ = ["SavedStates"]
 
@@ -52,7 +54,7 @@ class SavedStates:
         if resume == "must" and workdir is None:
             raise ValueError("resume='must' carries on the run in a workdir, but no `workdir` was given: give its folder.")
         self.workdir = pathlib.Path(workdir) if workdir is not None else None
-        self._folder = RunFolder(workdir, resume) if workdir is not None and cluster.is_chief else None
+        self._folder = _folder(workdir, resume) if workdir is not None and cluster.is_chief else None
         self._cluster, self._shared = cluster, SharedStates(cluster)
         self.failures = WriteFailures(tolerant=workdir is not None)
         self.keeps_good = False
@@ -96,8 +98,7 @@ class SavedStates:
             raise self._refusal(error) from None
         where = f"step {found.step:,} (epoch {found.info['epoch'] + 1})"
         say("\n  note: ".join([f"Resuming the run in {self._folder.path} at {where}.", *notes]))
-        feed = found.files / FEED if found.state["feed_files"] and found.files is not None else None
-        return saved, feed
+        return saved, self._folder.feed_of(found)
 
     def begin(self, mode: str, config: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         """Writes `config.json` for a run that begins from nothing.
@@ -256,6 +257,13 @@ class SavedStates:
 
     def _moment(self, parts: RunParts) -> Any:
         return (parts.progress.step, parts.progress.epoch_ended, tuple(parts.decisions.values()))
+
+
+def _folder(workdir: str | os.PathLike[str], resume: Resume) -> RunFolder:
+    """The folder; what reads and writes it is loaded for runs that have one."""
+    from loops.run.workdir import RunFolder
+
+    return RunFolder(workdir, resume)
 
 
 def _with_advice(error: MismatchError, saved: RunState) -> MismatchError:

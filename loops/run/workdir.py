@@ -48,6 +48,11 @@ class RunFolder:
         self._writer: SnapshotWriter | None = None
         self._opened = False
 
+    @staticmethod
+    def feed_of(found: SnapshotContents) -> pathlib.Path | None:
+        """Where the feed of a snapshot has its own position files, None if it has none."""
+        return found.files / FEED if found.state["feed_files"] and found.files is not None else None
+
     def open(self, *, keep_last: int, keep_best: Best | None) -> SnapshotContents | None:
         """Locks the folder for this process; the first time, also finds the newest snapshot.
 

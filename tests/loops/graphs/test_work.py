@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from loops.graphs.work import is_grouped, work_of
+from loops.xla.replaced_ops import FastOps
 
 
 def work(function, *shapes, batch=10, dtype=tf.float32):
@@ -63,3 +64,16 @@ def test_a_recurrent_layer_turns_as_often_as_its_input_is_long():
     layer = keras.layers.SimpleRNN(3)
     layer.build([None, 20, 2])
     assert work(lambda x: layer(x), [None, 20, 2]).products == 2 * 10 * (20 + 1) * (2 * 3 + 3 * 3)  # Keras calls the cell once before
+
+
+def test_what_xla_takes_in_the_place_of_a_kernel_counts_as_the_kernel():
+    def gradients(x, w):
+        pooled = tf.nn.max_pool2d(tf.nn.conv2d(x, w, 1, "VALID"), 2, 2, "VALID")
+        return tf.gradients(pooled * tf.random.stateless_normal(pooled.shape, [1, 2]), [x, w])
+
+    def replaced(x, w):
+        with FastOps():
+            return gradients(x, w)
+
+    plain, under_xla = (work(function, [10, 8, 8, 3], [3, 3, 3, 5]) for function in (gradients, replaced))
+    assert (under_xla.convolutions, under_xla.convolving) == (plain.convolutions, plain.convolving) == (3 * 2 * 10 * 36 * 5 * 27, 3)
