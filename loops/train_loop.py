@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops.choices import Compile, NonFiniteAction, Resume
+from loops.choices import Compile, NonFiniteAction, Resume, check_choice
 from loops.cluster import Agreement, Cluster
 from loops.engine.execution import Execution
 from loops.engine.nonfinite import OnNonFinite
@@ -26,7 +26,6 @@ from loops.hooks.history import History
 from loops.run import arguments, descriptions, ending
 from loops.run.compiled_step import CompiledStep
 from loops.run.epochs import Epochs
-from loops.run.eval_loop import resolve_mode
 from loops.run.evaluations import Evaluations
 from loops.run.final_weights import FinalWeights
 from loops.run.hook_schedule import HookSchedule
@@ -104,6 +103,7 @@ class TrainLoop:
         config: Mapping[str, Any] | None = None,
     ):
         check_task(task, "train_step")
+        check_choice(compile, Compile, "compile")
         schedule = feed if isinstance(feed, FeedSchedule) else None
         feed = checked_feed(feed if schedule is None else schedule.feeds[0], "feed")
         self.task, self.steps_per_epoch = task, arguments.checked_steps_per_epoch(steps_per_epoch)
@@ -127,7 +127,7 @@ class TrainLoop:
         step = CompiledStep(
             task,
             self.strategy,
-            mode=resolve_mode(compile) if compile != "auto" else None,
+            mode=compile if compile != "auto" else None,
             seed=self.seed,
             transforms=as_transforms(clip),
             observed=lambda: frozenset().union(*(hook.observes for hook in [*self.hooks, *silent])),

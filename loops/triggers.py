@@ -34,6 +34,10 @@ class Trigger(abc.ABC):
         """True if the trigger depends on time, so that `due` has to be asked after every call."""
         return False
 
+    def times_in(self, epochs: int | None, steps: int | None) -> int:
+        """How often it is due in a run of so many epochs and steps, as far as that is known; None: that number is not."""
+        return 0
+
     @abc.abstractmethod
     def due(self, progress: Progress, now: float) -> bool:
         """True if a look is due at `progress`. Has no side effect."""
@@ -68,6 +72,9 @@ class EverySteps(Trigger):
     def next_step(self, step: int) -> int:
         return (step // self.n + 1) * self.n
 
+    def times_in(self, epochs: int | None, steps: int | None) -> int:
+        return (steps or 0) // self.n
+
     def due(self, progress: Progress, now: float) -> bool:
         return progress.step > 0 and progress.step % self.n == 0
 
@@ -84,6 +91,9 @@ class EveryEpochs(Trigger):
 
     def __init__(self, n: int):
         self.n = _positive(n, "epochs")
+
+    def times_in(self, epochs: int | None, steps: int | None) -> int:
+        return (epochs or 0) // self.n
 
     def due(self, progress: Progress, now: float) -> bool:
         return progress.epoch_ended and (progress.epoch + 1) % self.n == 0
@@ -136,6 +146,9 @@ class At(Trigger):
     def next_step(self, step: int) -> int | None:
         return next((s for s in self.steps if s > step), None)
 
+    def times_in(self, epochs: int | None, steps: int | None) -> int:
+        return sum(s <= (steps or 0) for s in self.steps) + sum(e <= (epochs or 0) for e in self.epochs)
+
     def due(self, progress: Progress, now: float) -> bool:
         return progress.step in self.steps or (progress.epoch_ended and progress.epoch + 1 in self.epochs)
 
@@ -157,6 +170,9 @@ class AnyOf(Trigger):
     def next_step(self, step: int) -> int | None:
         steps = [s for t in self.triggers if (s := t.next_step(step)) is not None]
         return min(steps, default=None)
+
+    def times_in(self, epochs: int | None, steps: int | None) -> int:
+        return max((t.times_in(epochs, steps) for t in self.triggers), default=0)  # several may be due at once
 
     def may_fire_between_steps(self) -> bool:
         return any(t.may_fire_between_steps() for t in self.triggers)

@@ -116,6 +116,10 @@ class ArrayFeed(Feed):
     def examples_per_batch(self) -> int:
         return self.batch_size
 
+    @property
+    def is_short(self) -> bool:
+        return self._full <= self.block_steps  # one block, and a smaller last batch
+
     def _more_to_show(self) -> str:
         return f", {self.n_examples:,} examples{f', shuffled with seed {self.seed}' if self.shuffle else ''}"
 

@@ -106,6 +106,11 @@ class Feed(abc.ABC):
         leaves = (spec for spec in tf.nest.flatten(self.element_spec) if isinstance(spec, tf.TypeSpec) and getattr(spec, "shape", None))
         return next((spec.shape[0] for spec in leaves if spec.shape.rank and spec.shape[0] is not None), None)
 
+    @property
+    def is_short(self) -> bool:
+        """Whether a single pass is made so quickly that a thread for it would take longer."""
+        return False
+
     def in_epochs_of(self, steps: int) -> None:
         """Called before a run whose epochs are `steps` long. A feed with `passes_apart` makes each of its passes such an epoch."""
 

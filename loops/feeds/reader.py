@@ -71,7 +71,8 @@ class FeedBlockReader(FeedReader):
 
     def _begin_reading(self, position: Position, passes: int | None) -> None:
         items = _passes(self._feed, position, passes)
-        self._prefetcher = Prefetcher(items, self._feed.prefetch) if self._feed.prefetch else None
+        ahead = self._feed.prefetch and not (passes == 1 and self._feed.is_short)
+        self._prefetcher = Prefetcher(items, self._feed.prefetch) if ahead else None
         self._items = iter(self._prefetcher or items)
         if self._prefetcher is not None:
             weakref.finalize(self, self._prefetcher.stop).atexit = False

@@ -116,6 +116,7 @@ class TensorBoard(Hook):
         self._runs, self._summaries = RunWriters(), UserSummaries()
         self._evaluated: dict[str, tuple[str, str]] = {}
         self._pace = Pace()
+        self._rates_now: tuple[int, dict[str, float]] | None = None
         self._running = self._graph_written = self._config_written = False
 
     def image(self, name: str, array: npt.ArrayLike, step: int, *, run: str = "train") -> None:
@@ -182,7 +183,8 @@ class TensorBoard(Hook):
             otherwise = ("validation", key[4:]) if key.startswith("val_") else ("train", key)
             run, name = self._evaluated.get(key, otherwise)
             runs.setdefault(run, {})[f"epoch_{name}"] = value
-        runs["train"].update((f"epoch_{name}", rate) for name, rate in loop.learning_rate.logs().items())
+        runs["train"].update((f"epoch_{name}", rate) for name, rate in self._rates(loop).items())
+        self._rates_now = None
         if self.write_steps_per_second:
             runs["train"]["epoch_steps_per_second"] = self._pace.steps_per_second(loop.progress.step, loop.clock())
         for run, values in runs.items():
@@ -226,6 +228,12 @@ class TensorBoard(Hook):
         self._graph_written, self._config_written = state["graph_written"], state["config_written"]
         self._evaluated = {key: (run, name) for key, (run, name) in state["evaluated"].items()}
 
+    def _rates(self, loop: Loop) -> dict[str, float]:
+        """The learning rates, read once at the end of an epoch: no other hook acts between the two methods of this one."""
+        if self._rates_now is None or self._rates_now[0] != loop.progress.step or not loop.progress.epoch_ended:
+            self._rates_now = loop.progress.step, loop.learning_rate.logs()
+        return self._rates_now[1]
+
     @staticmethod
     def _is_due(freq: int, progress: Progress) -> bool:
         return bool(freq) and progress.epoch % freq == 0
@@ -244,7 +252,7 @@ class TensorBoard(Hook):
         trace = window.trace
         values = {f"batch_{name}": np.ma.masked_invalid(column[kept]) for name, column in trace.items()}
         self._runs["train"].scalars(steps[kept], values, times[kept])
-        last = {f"batch_{name}": value for name, value in {**window.logs, **loop.learning_rate.logs()}.items() if name not in trace}
+        last = {f"batch_{name}": value for name, value in {**window.logs, **self._rates(loop)}.items() if name not in trace}
         if self.write_steps_per_second and window.seconds > 0:
             last["batch_steps_per_second"] = window.steps / window.seconds
         self._write_scalars("train", window.last_step, last)

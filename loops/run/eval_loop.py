@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from loops.choices import Compile, check_choice
+from loops.choices import Compile
 from loops.engine.joined_outputs import joined_outputs
-from loops.engine.kept_programs import ProgramOfLoop, StepSettings
 from loops.engine.program import Call, Program
 from loops.engine.rows import TraceLog
 from loops.feeds import Feed
 from loops.feeds.base import checked_feed
+from loops.run.evaluation_programs import EvaluationPrograms
 from loops.run.passes import calls, first_spec, own_part
 from loops.tasks.base import Task
 from loops.tasks.checks import check_task
@@ -53,7 +53,8 @@ class EvalLoop:
     Args:
         task: what to evaluate.
         strategy: how batches are spread over devices; None: the strategy that the task's variables were made under.
-        compile: "auto", "graph", "xla" or "eager".
+        compile: "graph", "xla", "eager", or "auto": XLA for a pass that is so long that it saves more time than compiling takes, as far as
+            the rule of `engine/compile_mode.py` knows, else a graph.
         seed: seed of `Task.seed` in `eval_step`.
         of_run: whether a training run evaluates, again and again, until `release`. Python values that change meanwhile are not looked at,
             as in its training step; models, layers and `trainable` flags are.
@@ -78,21 +79,25 @@ class EvalLoop:
         check_task(task, "eval_step")
         self.task = task
         strategy = strategy_of(task.tracked.model_variables(), strategy)
-        self._programs = ProgramOfLoop(task, StepSettings("eval_step", resolve_mode(compile), strategy, seed), of_run=of_run)
+        self._programs = EvaluationPrograms(task, "eval_step", strategy, compile=compile, seed=seed, of_run=of_run)
         self._first_specs: weakref.WeakKeyDictionary[Feed, Any] = weakref.WeakKeyDictionary()
         self._kept = KeptValues()
 
     def __repr__(self) -> str:
-        return f"EvalLoop({self.task!r}, {self._programs.settings.mode!r})"
+        return f"EvalLoop({self.task!r}, {self._programs.compile!r})"
 
-    def trace(self, feed: Feed) -> None:
+    def mode_for(self, feed: Feed, steps: int | None, *, saved: bool) -> str:
+        """The mode for evaluations that a run will make on one feed, with `steps` batches in all; see `EvaluationPrograms.mode_for`."""
+        return self._programs.mode_for(feed, steps, saved=saved)
+
+    def trace(self, feed: Feed, mode: str) -> None:
         """Traces the step for the batches of `feed`, if their shapes are known, without a read that the feed could not repeat.
 
-        `run` uses the trace, unless the task has changed since then.
+        `run` in this mode uses the trace, unless the task has changed since then.
         """
-        if self._programs.settings.mode == "eager":
+        if mode == "eager":
             return
-        with self._programs.borrowed(ahead=True) as program:
+        with self._programs.of(mode).borrowed(ahead=True) as program:
             feed = own_part(feed, program)
             if feed not in self._first_specs:
                 self._first_specs[feed] = first_spec(program, feed)  # which may read a block
@@ -109,6 +114,7 @@ class EvalLoop:
         feed: Feed,
         *,
         steps: int | None = None,
+        mode: str | None = None,
         on_batch: OnBatch | None = None,
         on_call: OnCall | None = None,
         stopped: Callable[[], bool] | None = None,
@@ -118,6 +124,7 @@ class EvalLoop:
         Args:
             feed: what to evaluate on.
             steps: batches to evaluate; None: all of a pass.
+            mode: "graph", "xla" or "eager", if that was chosen already; None: by `compile`.
             on_batch: called before every batch, and once after the last, with the number of batches done, a function that reads the logs to
                 date, and whether this is the call after the last. With it every batch is a call of its own.
             on_call: called after every call, with the number of batches done and a function that reads the logs to date.
@@ -127,7 +134,8 @@ class EvalLoop:
             name -> float (array for a metric with several values), sorted by name.
         """
         checked_feed(feed, "feed")
-        with self._programs.borrowed() as program:
+        chosen = self._programs.of(mode).borrowed() if mode else self._programs.borrowed(feed, steps, watched=on_batch is not None)
+        with chosen as program:
             program.step.cluster.check_together()
             return self._run(program, own_part(feed, program), steps, on_batch, on_call, stopped)
 
@@ -203,17 +211,17 @@ class PredictLoop:
     Args:
         task: the task, with a `predict_step`.
         strategy: how batches are spread over devices; None: the strategy that the task's variables were made under.
-        compile: "auto", "graph", "xla" or "eager".
+        compile: as in `EvalLoop`.
     """
 
     def __init__(self, task: Task, *, strategy: tf.distribute.Strategy | None = None, compile: Compile = "auto"):
         check_task(task, "predict_step")
         self._task = task
         strategy = strategy_of(task.tracked.model_variables(), strategy)
-        self._programs = ProgramOfLoop(task, StepSettings("predict_step", resolve_mode(compile), strategy))
+        self._programs = EvaluationPrograms(task, "predict_step", strategy, compile=compile)
 
     def __repr__(self) -> str:
-        return f"PredictLoop({self._task!r}, {self._programs.settings.mode!r})"
+        return f"PredictLoop({self._task!r}, {self._programs.compile!r})"
 
     @shortened
     def run(
@@ -249,7 +257,7 @@ class PredictLoop:
 
         most = batches if on_batch is not None or (stopped is not None and stopped()) else _MAX_CALL_STEPS
         made, done = [], 0
-        with self._programs.borrowed() as program:
+        with self._programs.borrowed(feed, steps, watched=on_batch is not None) as program:
             program.step.cluster.check_together()
             for call, n in calls(program, own_part(feed, program), steps, most, before, stopped):
                 made.append((call, n))
@@ -261,13 +269,3 @@ class PredictLoop:
         if not made:
             raise EmptyFeed("There was nothing to predict: the feed gave no batch.")
         return joined_outputs(made, program.step.cluster)["output"]
-
-
-def resolve_mode(compile: Compile) -> str:
-    """The program mode for a `compile` argument; "auto" is graph mode.
-
-    Raises:
-        ValueError: if `compile` is no such word.
-    """
-    check_choice(compile, Compile, "compile")
-    return "graph" if compile == "auto" else compile

@@ -12,10 +12,10 @@ from loops import _private_api, fault_points
 from loops.choices import Compile
 from loops.feeds import Feed
 from loops.hooks.base import Hook
-from loops.messages import warn
+from loops.messages import say, warn
 from loops.run.eval_loop import EmptyFeed, EvalLoop
 from loops.run.parts import RunParts
-from loops.triggers import parse
+from loops.triggers import Trigger, parse
 
 __all__ = ["Evaluations"]
 
@@ -48,7 +48,7 @@ class Evaluations:
         """
         parts = self._parts
         parts.agreement.cluster.check_together()
-        evaluator = self._evaluator()
+        evaluator, mode = self._evaluator(), self._mode_of(feed, name)
         parts.step.average_replicas()
         if _private_api.is_model(parts.task.model):
             parts.task.model.stop_evaluating = False
@@ -63,7 +63,7 @@ class Evaluations:
 
         with parts.accounts.of("evaluation"):
             try:
-                results = evaluator.run(feed, steps=steps, on_batch=tell if watchers else None, stopped=self._stopped)
+                results = evaluator.run(feed, steps=steps, mode=mode, on_batch=tell if watchers else None, stopped=self._stopped)
             except EmptyFeed:
                 results = {}
                 warn(
@@ -86,7 +86,7 @@ class Evaluations:
         for hook in self._parts.hooks:
             if hook.evaluation is not None and hook.evaluation_feed is not None and self._will_run(hook):
                 try:
-                    self._evaluator().trace(hook.evaluation_feed)
+                    self._evaluator().trace(hook.evaluation_feed, self._mode_of(hook.evaluation_feed, hook.evaluation))
                 except Exception as error:
                     error.add_note(f"(found when the evaluation {hook.evaluation!r} was traced, before training)")
                     raise
@@ -95,6 +95,47 @@ class Evaluations:
         """The run has ended: other runs of the task may use its evaluation program, unless it ended by an error."""
         if self._loop is not None:
             self._loop.release(keep=keep)
+
+    def _mode_of(self, feed: Feed, name: str) -> str:
+        """The mode of an evaluation, which stays the same in all of a run, also when it is resumed.
+
+        With compile="auto" the rule chooses it once, for all evaluations of that name up to the targets, those before a restart included.
+        What is evaluated beside these is a graph: how often that will be is not known.
+        """
+        if self._compile != "auto":
+            return self._compile
+        hook = next((hook for hook in self._parts.hooks if hook.evaluation == name and hook.evaluation_feed is feed), None)
+        if hook is None:
+            return "graph"
+        decisions = self._parts.decisions
+        if name not in decisions["evaluation_modes"]:
+            decisions["evaluation_modes"] = {**decisions["evaluation_modes"], name: self._chosen(hook, feed)}
+        return str(decisions["evaluation_modes"][name])
+
+    def _chosen(self, hook: Hook, feed: Feed) -> str:
+        parts = self._parts
+        if any(one.watches_evaluation for one in parts.hooks):
+            return "graph"  # each batch is a call of its own then
+        steps = getattr(hook, "steps", None) or feed.steps_per_epoch
+        times = self._times(parse(hook.every))
+        every = None if steps is None else steps * times
+        mode = self._evaluator().mode_for(feed, every, saved=parts.loop.workdir is not None)
+        if mode == "xla":
+            say(f"compile='auto' takes xla for the evaluation {hook.evaluation!r}: {times:,} passes of {steps:,} steps.")
+        return mode
+
+    def _times(self, trigger: Trigger) -> int:
+        """How often a hook evaluates from the first step to the targets of the run."""
+        loop, length = self._parts.loop, self._parts.progress.steps_per_epoch
+        epochs, steps = loop.epochs, loop.steps
+        if length is not None:
+            epochs, steps = (
+                min((n for n in (epochs, None if steps is None else steps // length) if n is not None), default=None),
+                min((n for n in (steps, None if epochs is None else epochs * length) if n is not None), default=None),
+            )
+        elif steps is not None:
+            epochs = None
+        return trigger.times_in(epochs, steps)
 
     def _will_run(self, hook: Hook) -> bool:
         """Whether an evaluation may come before the targets of this run are reached."""

@@ -36,6 +36,10 @@ class Requests:
     rollback: str | None = None
 
 
+def _no_decisions() -> dict[str, Any]:
+    return {"stop_reason": None, "skip": 0, "rollback": 0, "evaluation_modes": {}}
+
+
 @dataclasses.dataclass
 class RunParts:
     """The state of one training run.
@@ -49,7 +53,7 @@ class RunParts:
         accounts: where the time goes, by the loop's clock.
         progress: the counters.
         logs: logs of the epoch in progress.
-        decisions: why the run stops, and how often it recovered; JSON-able, part of the saved state.
+        decisions: why the run stops, how often it recovered, and name -> mode of its evaluations; JSON-able, part of the saved state.
         requests: what hooks asked for.
         agreement: what the worker processes of the run agree on.
         all_hooks: names of all hooks, those included that act in another worker process only.
@@ -67,7 +71,7 @@ class RunParts:
     all_hooks: list[str]
     progress: Progress = dataclasses.field(default_factory=Progress)
     logs: EpochLogs = dataclasses.field(default_factory=EpochLogs)
-    decisions: dict[str, Any] = dataclasses.field(default_factory=lambda: {"stop_reason": None, "skip": 0, "rollback": 0})
+    decisions: dict[str, Any] = dataclasses.field(default_factory=_no_decisions)
     requests: Requests = dataclasses.field(default_factory=Requests)
     epoch_begins_again: bool = False
     feeds: Any = None

@@ -15,10 +15,12 @@ from loops.tasks import gradients, optimizer_slots
 from loops.tasks.compile_names import check_loss
 from loops.tasks.reductions import to_floats
 from loops.tasks.step_context import current, inside_step
-from loops.tasks.tracking import Tracked, track
+from loops.tasks.tracking import LastWalk, Tracked
 from loops.tasks.update_arguments import check_gradients, check_minimize
 
 __all__ = ["Task"]
+
+_LAST_WALK = "_tapeloops_walk"
 
 
 class Task:
@@ -259,8 +261,9 @@ class Task:
 
     @property
     def tracked(self) -> Tracked:
-        """Everything that belongs to this task; each access searches the attributes again, because they may change."""
-        return track(self, Task)
+        """Everything that belongs to this task; each access searches the attributes again, if what the last search read has changed."""
+        last: LastWalk = vars(self).setdefault(_LAST_WALK, LastWalk())  # not by setattr: a class of the user's may have its own
+        return last.over(self, Task)
 
     @property
     def models(self) -> list[Any]:

@@ -17,7 +17,7 @@ from loops.tasks.python_inputs import PythonInputs
 
 __all__ = ["MetricCalls"]
 
-_CALLS_BEFORE_COMPILING = 2  # in a short run, tracing costs more than it saves
+_CALLS_BEFORE_COMPILING = 2  # for few epochs or evaluations, tracing costs more than it saves
 
 
 class MetricCalls:
@@ -54,8 +54,7 @@ class MetricCalls:
         self._inputs: PythonInputs | None = None
 
     def begin_again(self) -> None:
-        """Before another run: what is compiled stays if the metrics are set as they were."""
-        self._calls.clear()
+        """Before another run, or evaluation: what is compiled stays if the metrics are set as they were."""
         if self._compiled and self._inputs is not None and self._inputs.difference(self._settings()) is not None:
             self._compiled = {}
 

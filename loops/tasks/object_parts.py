@@ -24,7 +24,7 @@ import tensorflow as tf
 from loops import _private_api
 from loops.feeds.base import Feed
 
-__all__ = ["TENSORFLOWS_NOTES", "Kind", "Kinds", "attributes_of", "bookkeeping_of_layers", "parts_of"]
+__all__ = ["TENSORFLOWS_NOTES", "Kind", "Kinds", "attributes_of", "bookkeeping_of_layers", "has_attributes_only", "parts_of"]
 
 
 class Kind(enum.Enum):
@@ -168,7 +168,7 @@ def parts_of(value: Any, kinds: Kinds) -> Iterator[tuple[str, Any]]:
 
 def attributes_of(value: Any) -> Iterator[tuple[str, Any]]:
     """The attributes that an object holds itself, in `__dict__` or in slots."""
-    if isinstance(value, types.MethodType):
+    if isinstance(value, types.MethodType):  # what stands here is in `_READ_APART`
         yield "__self__", value.__self__
     elif isinstance(value, functools.partial):
         yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
@@ -185,6 +185,25 @@ def attributes_of(value: Any) -> Iterator[tuple[str, Any]]:
         except AttributeError:
             return
         yield from [(name, item) for name, item in list(held.items()) if not name.startswith(TENSORFLOWS_NOTES)]
+
+
+def has_attributes_only(value: Any) -> bool:
+    """Whether all that an object holds itself is in its `__dict__`, so that `attributes_of` reads nothing else."""
+    kind = type(value)
+    known = _known_to_have_only_attributes.get(kind)
+    if known is None:
+        own = any(
+            isinstance(part, types.MemberDescriptorType)
+            for one in kind.__mro__
+            if one.__module__ != "builtins"
+            for part in vars(one).values()
+        )
+        known = _known_to_have_only_attributes[kind] = bool(kind.__dictoffset__) and not own and not issubclass(kind, _READ_APART)
+    return known
+
+
+_known_to_have_only_attributes: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
+_READ_APART = (types.MethodType, functools.partial)
 
 
 @functools.cache

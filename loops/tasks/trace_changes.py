@@ -26,7 +26,7 @@ __all__ = ["TraceChanges", "inputs_of"]
 
 _MOST_SHOWN = 60
 # What a task keeps for the loops that run it, and no step reads.
-_FOR_LOOPS = ("_progress", "_tapeloops_programs", "_reports", "_metric_calls", "_trained")
+_FOR_LOOPS = ("_progress", "_tapeloops_programs", "_tapeloops_walk", "_reports", "_metric_calls", "_trained")
 
 
 # What traces of a task have counted up to now; see `PythonInputs.counted`.

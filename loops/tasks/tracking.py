@@ -16,8 +16,9 @@ import keras
 
 from loops import _private_api
 from loops.tasks.object_parts import TENSORFLOWS_NOTES, Kind, Kinds, attributes_of, bookkeeping_of_layers, parts_of
+from loops.tasks.walk_sources import WalkSources
 
-__all__ = ["Tracked", "apply_flags", "flags_of", "layers_of", "track"]
+__all__ = ["LastWalk", "Tracked", "apply_flags", "flags_of", "layers_of", "track"]
 
 
 @dataclasses.dataclass
@@ -100,11 +101,42 @@ def track(root: Any, task: type) -> Tracked:
     return walk.found
 
 
+class LastWalk:
+    """The last walk over an object: what it found stands as long as another one would read the same.
+
+    Example:
+        >>> import types
+        >>> root, last = types.SimpleNamespace(layer=keras.layers.Dense(1)), LastWalk()
+        >>> found = last.over(root, keras.Model)
+        >>> last.over(root, keras.Model) is found
+        True
+        >>> root.layer = keras.layers.Dense(1)
+        >>> last.over(root, keras.Model) is found
+        False
+    """
+
+    def __init__(self) -> None:
+        self._walk: tuple[Any, Tracked, WalkSources] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LastWalk, ()  # a copy of the object has other parts
+
+    def over(self, root: Any, task: type) -> Tracked:
+        """What `track` finds."""
+        last = self._walk
+        if last is not None and last[0] is root and last[2].unchanged:
+            return last[1]
+        walk = _Walk(Kinds(task))
+        walk.over(root)
+        self._walk = root, walk.found, walk.sources
+        return walk.found
+
+
 class _Walk:
     """One walk. `later` holds what is inside other objects, so that a model that a helper holds as well is found as the task's own."""
 
     def __init__(self, kinds: Kinds):
-        self.found = Tracked()
+        self.found, self.sources = Tracked(), WalkSources(kinds)
         self._kinds = kinds
         self._seen: dict[int, Any] = {}  # with the objects, so that no id is used again
         self._layers_seen: set[int] = set()
@@ -112,7 +144,7 @@ class _Walk:
 
     def over(self, root: Any) -> None:
         self._seen[id(root)] = root
-        self._parts(attributes_of(root), "", own=True, within=None)
+        self._parts(self._attributes_of(root), "", own=True, within=None)
         while self._later:
             self._later.popleft()()
 
@@ -129,7 +161,7 @@ class _Walk:
                         self._seen[id(part)] = part
                         if kind is Kind.MODULE:
                             self._own(self.found.layers, part, own)
-                        open_parts.append((path + ".", parts_of(part, self._kinds), own))
+                        open_parts.append((path + ".", self._parts_of(part), own))
                         break
                     self._take(part, kind, path, own=own, within=within)
             else:
@@ -149,8 +181,9 @@ class _Walk:
         elif kind is Kind.METRIC:
             (found.metrics if within is None else found.unlisted_metrics).append(part)
             if self._kinds.is_users(part):
-                self._postpone(attributes_of(part), path, keras.metrics.Metric)
+                self._postpone(self._attributes_of(part), path, keras.metrics.Metric)
         elif kind in (Kind.SEED_GENERATOR, Kind.RANDOM_GENERATOR):
+            self.sources.add_question(lambda: [part.state])
             found.random_states.add(id(part.state))
             self._own(found.loose, part.state, own)
         elif kind is Kind.NOT_SAVED:
@@ -158,7 +191,7 @@ class _Walk:
         elif kind in (Kind.OBJECT, Kind.MODULE):
             if kind is Kind.MODULE:
                 self._own(found.layers, part, own)
-            self._postpone(parts_of(part, self._kinds), path, None)
+            self._postpone(self._parts_of(part), path, None)
         else:
             self._own(found.loose, part, own)
 
@@ -169,6 +202,17 @@ class _Walk:
 
     def _postpone(self, parts: Iterable[tuple[str, Any]], path: str, within: type | None) -> None:
         self._later.append(lambda: self._parts(parts, path + ".", own=False, within=within))
+
+    def _attributes_of(self, value: Any) -> Iterator[tuple[str, Any]]:
+        self.sources.add_object(value)
+        return attributes_of(value)
+
+    def _parts_of(self, value: Any) -> Iterator[tuple[str, Any]]:
+        if self._kinds.of(value) is Kind.CONTAINER:
+            self.sources.add_container(value)
+        else:
+            self.sources.add_object(value)
+        return parts_of(value, self._kinds)
 
     def _layer(self, layer: keras.layers.Layer, path: str) -> None:
         """What Keras tracks in a layer and the layers inside it, and what hangs on them beside that."""
@@ -188,13 +232,21 @@ class _Walk:
             names = {
                 name
                 for name in held.keys() - keras_own
-                if (kind := kinds[type(held[name])]) is not ignored and kind is not tracked_by_keras
+                if (kind := kinds[type(held[name])]) is not ignored
+                and kind is not tracked_by_keras
+                and not name.startswith(TENSORFLOWS_NOTES)
             }
-            if any(not name.startswith(TENSORFLOWS_NOTES) and kinds.has_parts(held[name]) for name in names):
-                beside = [(name, held[name]) for name in held if name in names and not name.startswith(TENSORFLOWS_NOTES)]
-                self._postpone(beside, f"{path}.layers.{i}" if i else path, keras.layers.Layer)
+            self.sources.add_layer(inner, names)
+            if any(kinds.has_parts(held[name]) for name in names):
+                self._postpone(
+                    [(name, held[name]) for name in held if name in names], f"{path}.layers.{i}" if i else path, keras.layers.Layer
+                )
+            else:
+                for name in names:
+                    self.sources.add_without_parts(held[name])
 
     def _parts_of_optimizer(self, optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[str, Any]]:
+        self.sources.add_object(optimizer)
         yield "learning_rate", _private_api.learning_rate_setting(optimizer)
         parts = list(attributes_of(optimizer)) if self._kinds.is_users(optimizer) else [("", vars(optimizer).get("inner_optimizer"))]
         for name, part in parts:
