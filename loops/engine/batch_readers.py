@@ -5,8 +5,9 @@ A reader lives in the graph. `held` is a flat list of loop variables that it car
     first(n)            `held` before the first of n steps
     has_batch(held)     whether there is a batch for the next step, a bool tensor or True
     batch(held, i)      the batch of step i
-    next(held, i, n)    `held` for step i of n
+    next(held, i, n, done)  `held` for step i of n; the tensor `done` is there when the step before is done
     recorded(held)      the tensor lists in which the batches were recorded; [] for a source that can be read again
+    waited(held)        the seconds that steps waited for their batches, [float64 scalar]; [] for a source that is there as a whole
 """
 
 from __future__ import annotations
@@ -58,22 +59,30 @@ class BlockReader:
         index = self._start + i
         return _pack(self._spec, [self._take(t, index) for t in self._tensors])
 
-    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor) -> list[Any]:
+    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor, done: tf.Tensor) -> list[Any]:
         return []
 
     def recorded(self, held: list[Any]) -> list[Any]:
         return []
 
+    def waited(self, held: list[Any]) -> list[Any]:
+        return []
+
 
 class IteratorReader:
-    """Pulls one batch for each step, never one more; with `record` it keeps what it pulled."""
+    """Pulls one batch for each step, never one more; with `record` it keeps what it pulled.
+
+    It measures how long steps wait: from the end of a step, or the beginning of the call, to the arrival of the next batch. Work that
+    `tf.data` does while a step runs is not waiting. `held` is the next batch, an `Optional`; when the last step ended; the seconds waited;
+    the recording.
+    """
 
     def __init__(self, iterator: Any, spec: Any, record: bool):
         self._iterator, self._spec, self._record = iterator, spec, record
 
     def first(self, n: tf.Tensor) -> list[Any]:
         lists = [_empty_list(c.dtype) for c in _components(self._spec)] if self._record else []
-        return [self._pull(n > 0), *lists]
+        return [self._pull(n > 0), tf.timestamp(), tf.zeros([], tf.float64), *lists]
 
     def has_batch(self, held: list[Any]) -> Any:
         return held[0].has_value()
@@ -81,15 +90,22 @@ class IteratorReader:
     def batch(self, held: list[Any], i: tf.Tensor) -> Any:
         return held[0].get_value()
 
-    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor) -> list[Any]:
-        lists = held[1:]
+    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor, done: tf.Tensor) -> list[Any]:
+        batch, free_since, waited, *lists = held
+        parts = tf.nest.flatten(batch.get_value(), expand_composites=True)
+        with tf.control_dependencies(parts):
+            arrived = tf.timestamp()
         if self._record:
-            parts = tf.nest.flatten(held[0].get_value(), expand_composites=True)
             lists = [tf.raw_ops.TensorListPushBack(input_handle=h, tensor=p) for h, p in zip(lists, parts, strict=True)]
-        return [self._pull(i < n), *lists]
+        with tf.control_dependencies([done]):
+            ended = tf.timestamp()
+        return [self._pull(i < n), ended, waited + tf.maximum(arrived - free_since, 0.0), *lists]
 
     def recorded(self, held: list[Any]) -> list[Any]:
-        return held[1:]
+        return held[3:]
+
+    def waited(self, held: list[Any]) -> list[Any]:
+        return [held[2]]
 
     def _pull(self, wanted: tf.Tensor) -> Any:
         return tf.cond(wanted, self._iterator.get_next_as_optional, lambda: tf.experimental.Optional.empty(self._spec))
@@ -111,10 +127,13 @@ class RecordingReader:
         index = tf.cast(self._start + i, tf.int32)
         return _recorded_batch(self._handles, self._spec, index)
 
-    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor) -> list[Any]:
+    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor, done: tf.Tensor) -> list[Any]:
         return []
 
     def recorded(self, held: list[Any]) -> list[Any]:
+        return []
+
+    def waited(self, held: list[Any]) -> list[Any]:
         return []
 
 

@@ -149,7 +149,7 @@ class Execution:
         held = uncounted(source) if self._guarded and not self.feed.seekable else None
         failed = call if call.undo is not None and not bool(call.finite) else None
         before = dataclasses.replace(self.progress)
-        unsettled.calls.append(PendingCall(call.rows, done, before, call.meta.spec, call.recorded, held, start, failed))
+        unsettled.calls.append(PendingCall(call.rows, done, before, call.meta.spec, call.recorded, held, start, failed, call.waited))
         self._call_length.measured(self._clock() - begin, done, first=len(unsettled.calls) == 1)
         self._reader.consumed(done)
         self.progress.advance(done, 0)
@@ -202,8 +202,6 @@ class Execution:
         try:
             with self.accounts.of("compute"):
                 bad = self._read_results()
-                if self.step.clock is not None:
-                    self.accounts.move(self.step.clock.take(), "compute", "data")
         except BaseException:
             self.abandon()
             raise
@@ -212,6 +210,8 @@ class Execution:
     def _read_results(self) -> NonFiniteStep | None:
         unsettled, bad = self._unsettled, None
         if unsettled is not None:
+            waited = [float(p.waited) for p in unsettled.calls if p.waited is not None]
+            self.accounts.move(sum(waited), "compute", "data")
             rows = [(p.rows, p.n, p.spec) for p in unsettled.calls]
             if self._guarded and not self._all_finite(unsettled):
                 bad, rows = self._take_back(unsettled)
@@ -242,11 +242,6 @@ class Execution:
         """Traces the step for the feed's batches, so that every variable exists."""
         with self.accounts.of("compile"):
             self.step.concrete(self.feed.element_spec)
-
-    @property
-    def waits_within_calls(self) -> bool:
-        """Whether calls include waiting for batches: the program pulls them from an iterator, and no clock separates the two."""
-        return isinstance(self._reader, FeedIteratorReader) and self.step.clock is None
 
     def save_feed(self, directory: pathlib.Path) -> bool:
         """Writes the position of the feed into `directory`; False if it wrote nothing, so that a resumed run has to count batches."""
@@ -305,9 +300,7 @@ class Execution:
         return self._unsettled
 
     def _call(self, source: Any, start: int, n: int, unsettled: Unsettled) -> Call:
-        compiled, clock = self.program.compilations, self.step.clock
-        if clock is not None:
-            clock.call_begins()
+        compiled = self.program.compilations
         if self._guarded and self._finite is None:
             self._finite = tf.constant(True)
         with unsettled.backup.covering_new() if self.program.mode == "eager" else contextlib.nullcontext():
@@ -322,8 +315,7 @@ class Execution:
             )
         if self.program.compilations > compiled:
             self.accounts.count_as("compile")
-            if clock is not None:
-                clock.take()  # waiting is counted as compiling, too
+            call = dataclasses.replace(call, waited=None)  # counted as compiling, too
         self._finite = call.finite
         self.metrics.update(call.meta.metrics)
         return call

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ import keras
 import tensorflow as tf
 
 from loops.engine.backup import Backup, FiniteCheck, ReadAgain
-from loops.engine.batch_readers import eager_batch, inputs_of, reader_for, signature_of
+from loops.engine.batch_readers import Recording, eager_batch, inputs_of, reader_for, signature_of
 from loops.engine.kept_rows import writes_rows
 from loops.engine.outputs import Outputs, concatenated, unpacked
 from loops.engine.rows import CHECK, LogSpec, aligned
@@ -49,6 +50,7 @@ class Call:
         meta: names and reductions of the rows, and the metrics that the steps returned.
         finite: bool scalar, whether all losses up to here were finite (in eager mode, the state too); None if that was not asked for.
         recorded: tensor lists of what a guarded call pulled from an iterator; empty for other sources, and in eager mode.
+        waited: seconds that the steps waited for batches of an iterator, float64 scalar; None for other sources.
         undo: the state before the last step, in guarded calls in eager mode only.
         last_batch: the batch of the last step, in eager mode only.
         capacity: number of steps that `collected` has room for, where that is fixed (XLA).
@@ -61,6 +63,7 @@ class Call:
     meta: StepMeta
     finite: Any = None
     recorded: tuple[Any, ...] = ()
+    waited: Any = None
     undo: Backup | None = None
     last_batch: Any = None
     capacity: int | None = None
@@ -191,7 +194,9 @@ class Program:
             raise in_short(error) from None
         after = out["finite"] if finite is not None else None
         collected = unpacked(structure, out["collected"], out["done"])
-        return Call(out["done"], out["rows"], out["observed"], collected, meta, after, tuple(out["recorded"]), capacity=capacity)
+        return Call(
+            out["done"], out["rows"], out["observed"], collected, meta, after, tuple(out["recorded"]), *out["waited"], capacity=capacity
+        )
 
     def _compile(self, source: Any, spec: Any, capacity: int | None, *, guarded: bool) -> Any:
         step = self.step.concrete(spec)
@@ -212,13 +217,19 @@ class Program:
                 if guarded:
                     ok = tf.math.is_finite(result["row"][CHECK])
                     last = tf.where(ok, n, tf.zeros_like(n))
-                return i + 1, ok, reader.next(held, i + 1, last), outputs.put(out, i, result)
+                return i + 1, ok, reader.next(held, i + 1, last, result["row"]), outputs.put(out, i, result)
 
             begin = (tf.zeros([], tf.int64), tf.constant(True), held, outputs.begin())
             unbound = tf.nest.map_structure(lambda t: t.shape if isinstance(t, tf.Tensor) else None, begin)
             shapes = (*unbound[:3], outputs.shapes(unbound[3]))
             done, ok, held, out = tf.while_loop(proceed, body, begin, shape_invariants=shapes if outputs.shapes_vary else None)
-            return {"done": done, "finite": finite & ok, "recorded": reader.recorded(held), **outputs.end(out)}
+            return {
+                "done": done,
+                "finite": finite & ok,
+                "recorded": reader.recorded(held),
+                "waited": reader.waited(held),
+                **outputs.end(out),
+            }
 
         signature = [signature_of(source, spec, capacity), *[tf.TensorSpec([], tf.int64)] * 3, tf.TensorSpec([], tf.bool)]
         function = tf.function(run, autograph=False, jit_compile=True if self.mode == "xla" else None)
@@ -231,12 +242,14 @@ class Program:
         results: list[dict[str, Any]] = []
         parts: list[tuple[LogSpec, Any]] = []
         metrics: dict[str, Any] = {}
-        batch, undo = None, None
+        batch, undo, waited = None, None, 0.0
         while len(results) < n and (finite is None or bool(finite)):
+            begun = time.perf_counter()
             try:
                 batch = eager_batch(source, start + len(results))
             except StopIteration:
                 break
+            waited += time.perf_counter() - begun
             undo = Backup(guarded()) if finite is not None else None
             with undo.covering_new() if undo is not None else contextlib.nullcontext():
                 result, meta = self.step.eager(batch, tf.constant(first_step + len(results), tf.int64))
@@ -248,9 +261,9 @@ class Program:
         spec, rows = aligned(parts) if parts else (LogSpec({}), tf.zeros([0, 2], tf.float64))
         collected = tf.nest.map_structure(lambda *v: concatenated(v), *[r["collected"] for r in results]) if results else {}
         observed = results[-1]["observed"] if results else {}
-        return Call(
-            tf.constant(len(results), tf.int64), rows, observed, collected, StepMeta(spec, metrics), finite, undo=undo, last_batch=batch
-        )
+        done, pulled = tf.constant(len(results), tf.int64), not isinstance(source, Block | Recording)
+        meta, waits = StepMeta(spec, metrics), waited if pulled else None
+        return Call(done, rows, observed, collected, meta, finite, waited=waits, undo=undo, last_batch=batch)
 
 
 def _cannot_compile(error: Exception) -> ValueError:

@@ -42,6 +42,7 @@ class PendingCall:
         source: its source, if the feed cannot give that again, else None.
         start: first batch of the source.
         ended_early: in eager mode, the call with a bad step; else None.
+        waited: seconds that it waited for batches; None if its source is not an iterator.
     """
 
     rows: Any
@@ -52,6 +53,7 @@ class PendingCall:
     source: Any = None
     start: int = 0
     ended_early: Call | None = None
+    waited: Any = None
 
 
 @dataclasses.dataclass

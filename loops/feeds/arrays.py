@@ -12,16 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from loops import _private_api
-from loops.feeds.base import Block, Feed, Position, block_steps
+from loops.feeds.base import MOST_BLOCK_STEPS, Block, Feed, Position, block_steps, compiled_steps
+from loops.feeds.buffers import Buffers
 from loops.feeds.class_weights import checked_sample_weight, weights_of
 from loops.feeds.fingerprints import as_fed, class_weight_text, fingerprints, named_leaves
 from loops.feeds.shuffling import Permutations
 from loops.feeds.split import part_of_rows
 
 __all__ = ["ArrayFeed"]
-
-_NEAR = 4  # of other lengths of blocks those up to so many times as short or long will do
-_MAX_BLOCK_STEPS = 1024
 
 
 class ArrayFeed(Feed):
@@ -90,8 +88,9 @@ class ArrayFeed(Feed):
         self._part = (0, 1)
         self.element_spec = self._pack(self._specs())
         batch_bytes = sum(_tf_dtype(a).size * self.batch_size * int(np.prod(a.shape[1:])) for a in self._arrays)
-        self.block_steps = block_steps(batch_bytes, min(_MAX_BLOCK_STEPS, max(1, full)))
+        self.block_steps = block_steps(batch_bytes, min(MOST_BLOCK_STEPS, max(1, full)))
         self._compiled_steps: int | None = None
+        self._buffers = Buffers()
         self._orders = Permutations(self.n_examples, self.seed) if self.shuffle else None
 
     def _specs(self) -> list[tf.TensorSpec]:
@@ -125,10 +124,7 @@ class ArrayFeed(Feed):
         return {**described, "fingerprint": self.fingerprint}
 
     def cut_like(self, compiled: Sequence[tuple[Any, int]]) -> None:
-        wanted = self.block_steps
-        found = [k for spec, k in compiled if {s.shape[0] for s in tf.nest.flatten(spec) if s is not None} == {self.batch_size}]
-        known = [k for k in found if wanted / _NEAR <= k <= wanted * _NEAR]
-        self._compiled_steps = min(known, key=lambda k: max(k / wanted, wanted / k), default=None)
+        self._compiled_steps = compiled_steps(compiled, self.batch_size, self.block_steps)
 
     def blocks(self, position: Position) -> Iterator[Block]:
         steps = self._compiled_steps or self.block_steps
@@ -149,7 +145,17 @@ class ArrayFeed(Feed):
         if last - first < batch_size:
             part = np.arange(begin, begin + n * batch_size).reshape(n, batch_size)[:, first:last].reshape(-1)
         index = order[part] if order is not None else None if isinstance(part, slice) else part
-        return Block(self._pack([_stack(_rows(a, part, index), n, k, last - first) for a in self._arrays]), n)
+        return Block(self._pack([self._stacked(a, part if index is None else index, n, k, last - first) for a in self._arrays]), n)
+
+    def _stacked(self, array: Any, which: slice | np.ndarray, n: int, k: int, batch_size: int) -> tf.Tensor:
+        """`n` batches of the rows `which` of an array, and padding up to `k` batches."""
+        if _tf_dtype(array) == tf.string:
+            rows = array[which].reshape(n, batch_size, *array.shape[1:])
+            return tf.convert_to_tensor(np.concatenate([rows, np.full([k - n, *rows.shape[1:]], b"", rows.dtype)]))
+        stacked = self._buffers.array([k, batch_size, *array.shape[1:]], as_fed(array.dtype))
+        _gather(array, which, stacked.reshape(-1, *array.shape[1:])[: n * batch_size])
+        stacked[n:] = 0
+        return self._buffers.tensor(stacked)
 
     def _pack(self, leaves: list[Any]) -> Any:
         """Puts one value for each array back into the structure of the data; None stays None."""
@@ -157,21 +163,16 @@ class ArrayFeed(Feed):
         return keras.tree.map_structure(lambda leaf: None if leaf is None else next(values), self._structure)
 
 
-def _rows(array: Any, part: slice, index: np.ndarray | None) -> np.ndarray:
-    # For short rows `np.take` is several times faster than indexing with an array.
+def _gather(array: Any, which: slice | np.ndarray, rows: np.ndarray) -> None:
+    """Writes the rows `which` of an array into `rows`, which may have another dtype."""
     if not isinstance(array, np.ndarray):
-        return np.asarray(array[part if index is None else index].toarray())
-    return array[part] if index is None else np.take(array, index, axis=0)
-
-
-def _stack(rows: np.ndarray, n: int, k: int, batch_size: int) -> tf.Tensor:
-    if rows.dtype != (dtype := as_fed(rows.dtype)):
-        rows = rows.astype(dtype)
-    rows = rows.reshape(n, batch_size, *rows.shape[1:])
-    if n < k:
-        padding: Any = b"" if rows.dtype.kind in "OSU" else 0
-        rows = np.concatenate([rows, np.full([k - n, *rows.shape[1:]], padding, rows.dtype)])
-    return tf.convert_to_tensor(rows)
+        rows[:] = array[which].toarray()
+    elif isinstance(which, slice) or not array.flags.c_contiguous:  # `np.take` would first copy all of the array
+        rows[:] = array[which]
+    elif array.dtype == rows.dtype:
+        np.take(array, which, axis=0, out=rows, mode="clip")  # for short rows several times faster than an index; "raise" would copy
+    else:
+        rows[:] = np.take(array, which, axis=0)
 
 
 def _tf_dtype(array: np.ndarray) -> tf.DType:

@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from loops.user_errors.reasons import described
 
-__all__ = ["Block", "Feed", "Position", "block_steps", "checked_feed"]
+__all__ = ["MOST_BLOCK_STEPS", "Block", "Feed", "Position", "block_steps", "checked_feed", "compiled_steps"]
 
+MOST_BLOCK_STEPS = 1024
 _BLOCK_BYTES = 8 << 20
+_NEAR = 4  # of other lengths of blocks those up to so many times as short or long will do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +134,13 @@ class Feed(abc.ABC):
 def block_steps(batch_bytes: int, most: int) -> int:
     """Number of batches in a block, for batches of `batch_bytes` bytes: some megabytes in all, and at most `most` batches."""
     return max(1, min(_BLOCK_BYTES // max(1, batch_bytes), most))
+
+
+def compiled_steps(compiled: Sequence[tuple[Any, int]], batch_size: int, wanted: int) -> int | None:
+    """Of the lengths of blocks that a program is compiled for (see `Feed.cut_like`) the one next to `wanted`; None if none is near."""
+    found = [k for spec, k in compiled if {s.shape[0] for s in tf.nest.flatten(spec) if s is not None} == {batch_size}]
+    known = [k for k in found if wanted / _NEAR <= k <= wanted * _NEAR]
+    return min(known, key=lambda k: max(k / wanted, wanted / k), default=None)
 
 
 def checked_feed(feed: Any, what: str) -> Feed:
