@@ -1,4 +1,4 @@
-"""Measures where the time of a run goes: waiting for data, computing, hooks, the rest. It reads nothing from the device.
+"""Measures where the time of a run goes: waiting for data, computing, hooks, the rest. It reads nothing from the device between two looks.
 
 One account is open at a time. The training thread switches from one account to the next, which takes one reading of a clock. The time of a
 section within another one counts for the inner one only.
