@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops.feeds import Block
+from loops.feeds import Block, IndexedBlock
 
 __all__ = ["Recording", "eager_batch", "inputs_of", "reader_for", "signature_of"]
 
@@ -67,6 +67,18 @@ class BlockReader:
 
     def waited(self, held: list[Any]) -> list[Any]:
         return []
+
+
+class RowsReader(BlockReader):
+    """Gathers the rows `index[start + i]` of arrays."""
+
+    def __init__(self, given: list[Any], spec: Any, start: tf.Tensor):
+        *self._arrays, self._index = given
+        self._spec, self._start = spec, start
+
+    def batch(self, held: list[Any], i: tf.Tensor) -> Any:
+        rows = tf.gather(self._index, self._start + i)
+        return _pack(self._spec, [tf.gather(array, rows) for array in self._arrays])
 
 
 class IteratorReader:
@@ -139,6 +151,8 @@ class RecordingReader:
 
 def reader_for(source: Any, given: Any, spec: Any, start: tf.Tensor, *, record: bool, xla: bool) -> Any:
     """The reader for a kind of source, over the symbolic inputs `given` (see `signature_of`)."""
+    if isinstance(source, IndexedBlock):
+        return RowsReader(given, spec, start)
     if isinstance(source, Block):
         return BlockReader(given, spec, start, xla)
     if isinstance(source, Recording):
@@ -149,12 +163,15 @@ def reader_for(source: Any, given: Any, spec: Any, start: tf.Tensor, *, record: 
 def inputs_of(source: Any) -> Any:
     """The argument of a program for this source: the tensors of a block, the tensor lists of a recording, or the iterator."""
     if isinstance(source, Block):
-        return _present(source.tensors)
+        return [*_present(source.tensors), *([source.index] if isinstance(source, IndexedBlock) else [])]
     return list(source.handles) if isinstance(source, Recording) else source
 
 
 def signature_of(source: Any, spec: Any, capacity: int | None) -> Any:
     """Type specs of `inputs_of(source)`; the number of batches in a block is left open unless `capacity` is given."""
+    if isinstance(source, IndexedBlock):
+        rows, size = source.rows if capacity is not None else None, next(s.shape[0] for s in _present(spec))
+        return [*(tf.TensorSpec([rows, *s.shape[1:]], s.dtype) for s in _present(spec)), tf.TensorSpec([capacity, size], tf.int32)]
     if isinstance(source, Block):
         return [tf.TensorSpec([capacity, *s.shape], s.dtype) for s in _present(spec)]
     if isinstance(source, Recording):
@@ -168,6 +185,8 @@ def eager_batch(source: Any, index: int) -> Any:
     Raises:
         StopIteration: if an iterator has no more.
     """
+    if isinstance(source, IndexedBlock):
+        return tf.nest.map_structure(lambda t: None if t is None else tf.gather(t, source.index[index]), source.tensors)
     if isinstance(source, Block):
         return tf.nest.map_structure(lambda t: None if t is None else t[index], source.tensors)
     if isinstance(source, Recording):

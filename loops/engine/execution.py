@@ -24,7 +24,7 @@ from loops.cluster import Agreement
 from loops.engine.backup import Backup
 from loops.engine.batch_readers import eager_batch
 from loops.engine.call_length import CallLength
-from loops.engine.held_batches import MOST_STEPS, steps_of_bytes, too_many, uncounted
+from loops.engine.held_batches import MOST_STEPS, alone, steps_of_bytes, too_many, uncounted
 from loops.engine.nonfinite import NonFiniteStep
 from loops.engine.program import Call, Program
 from loops.engine.progress import Progress
@@ -33,7 +33,7 @@ from loops.engine.rows import TraceLog
 from loops.engine.state_writes import StateWrites
 from loops.engine.step import GlobalStep
 from loops.engine.timing import Accounts
-from loops.feeds import Feed, Position
+from loops.feeds import Feed, IndexedBlock, Position
 from loops.feeds.parts import part_of
 from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader, open_reader
 
@@ -273,6 +273,8 @@ class Execution:
         if self.feed.seekable:
             self._reader.close()
             self._stale = True
+            if self._last is not None and isinstance(self._last[1], IndexedBlock):  # which holds a copy of the data
+                self._last = self._last[0], *alone(*self._last[1:])
 
     def _open(self, feed: Feed, resume: tuple[pathlib.Path | None] | None = None) -> None:
         self._stale = False
@@ -282,7 +284,7 @@ class Execution:
             feed.cut_like(self.program.blocks)
         saved, resuming = (resume[0], True) if resume is not None else (None, False)
         self._reader: FeedReader = open_reader(
-            feed, self.progress.position, self.program.mode, continuing=self._continuing, saved=saved, resuming=resuming
+            feed, self.progress.position, self.program.mode, continuing=self._continuing, saved=saved, resuming=resuming, held=True
         )
 
     def _begin_call(self, source: Any) -> Unsettled:

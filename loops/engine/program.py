@@ -28,7 +28,7 @@ from loops.engine.kept_rows import writes_rows
 from loops.engine.outputs import Outputs, concatenated, unpacked
 from loops.engine.rows import CHECK, LogSpec, aligned
 from loops.engine.step import GlobalStep, StepMeta
-from loops.feeds import Block
+from loops.feeds import Block, IndexedBlock
 from loops.graphs.written_resources import written_captures, written_variables
 from loops.tasks.replicas import local_variables
 from loops.tasks.run_variables import flat, variables_of
@@ -79,7 +79,7 @@ class Program:
 
     Attributes:
         mode: the mode in which a call runs.
-        blocks: under XLA, the specs of batches and the lengths of blocks for which there is a program; see `Feed.cut_like`.
+        blocks: under XLA, the specs of batches and the lengths of blocks (and arrays) for which there is a program; see `Feed.cut_like`.
         check, read: for those who run the program; what they compile is kept with it.
         in_use, of_one_run, looked_at: for `KeptPrograms`: whether a run uses the program, whether a trace holds what belongs to one run
             only, and in how many traces that was looked for.
@@ -91,7 +91,7 @@ class Program:
             self.step = step.for_xla()
             self.mode = "xla" if step.strategy.num_replicas_in_sync == 1 else "graph"
         self._compiled: dict[Any, Any] = {}
-        self.blocks: list[tuple[Any, int]] = []
+        self.blocks: list[tuple[Any, int, int | None]] = []
         self.check, self.read = FiniteCheck(step.cluster), ReadAgain()
         self._state_writes: dict[int, list[tf.Variable]] = {}
         self.in_use, self.of_one_run, self.looked_at = False, False, 0
@@ -174,10 +174,11 @@ class Program:
             return self._run_eagerly(source, start, n, first_step, finite, guarded)
         step_key, spec = self.key(source, spec), self._spec(source, spec)
         capacity = source.capacity if self.mode == "xla" else None
-        key = (type(source).__name__, capacity, finite is not None, step_key)
+        rows = source.rows if capacity is not None and isinstance(source, IndexedBlock) else None
+        key = (type(source).__name__, capacity, rows, finite is not None, step_key)
         if key not in self._compiled:
             function = self._compile(source, spec, capacity, guarded=finite is not None)
-            self.blocks += [(spec, capacity)] if capacity is not None else []
+            self.blocks += [(spec, capacity, rows)] if capacity is not None else []
             concrete, meta = self.step.traced(spec)
             self._compiled[key] = function, meta, concrete.structured_outputs["collected"]
         function, meta, structure = self._compiled[key]
@@ -193,10 +194,9 @@ class Program:
                 raise
             raise in_short(error) from None
         after = out["finite"] if finite is not None else None
-        collected = unpacked(structure, out["collected"], out["done"])
-        return Call(
-            out["done"], out["rows"], out["observed"], collected, meta, after, tuple(out["recorded"]), *out["waited"], capacity=capacity
-        )
+        collected, waited = unpacked(structure, out["collected"], out["done"]), next(iter(out["waited"]), None)
+        recorded = tuple(out["recorded"])
+        return Call(out["done"], out["rows"], out["observed"], collected, meta, after, recorded, waited, capacity=capacity)
 
     def _compile(self, source: Any, spec: Any, capacity: int | None, *, guarded: bool) -> Any:
         step = self.step.concrete(spec)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Buffers"]
+__all__ = ["Buffers", "on_the_host"]
 
 _ALIGNED_TO = 64  # bytes, as XLA and TensorFlow's kernels need it
 _MOST_KEPT = 2  # of one size: one block is trained on, and the next one is made
@@ -58,13 +58,13 @@ class Buffers:
     @staticmethod
     def tensor(array: np.ndarray) -> tf.Tensor:
         """The tensor of a filled array, which must not be written to any more."""
-        if _on_the_host():
+        if on_the_host():
             with contextlib.suppress(BufferError, TypeError, RuntimeError, tf.errors.OpError):  # DLPack does not know bfloat16
                 return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
         return tf.convert_to_tensor(array)
 
 
 @functools.cache
-def _on_the_host() -> bool:
+def on_the_host() -> bool:
     """Whether tensors stay in the memory of the host. Else the thread that makes them copies them to the device."""
     return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())

@@ -261,15 +261,16 @@ class DatasetFeed(Feed):
         most = min(MOST_BLOCK_STEPS, self.steps_per_epoch or MOST_BLOCK_STEPS)
         return block_steps(sum(s.dtype.size * size * int(np.prod(s.shape[1:])) for s in specs), most)
 
-    def cut_like(self, compiled: Sequence[tuple[Any, int]]) -> None:
+    def cut_like(self, compiled: Sequence[tuple[Any, int, int | None]]) -> None:
         self._compiled_steps = None
         if (size := self.examples_per_batch) is not None:
             self._compiled_steps = compiled_steps(compiled, size, self.block_steps)
 
     def blank_block(self) -> Block:
         """A block of zeros with the shapes of a full one; the size of the batches has to be known."""
-        shape = [self.block_steps, self.examples_per_batch]
-        return Block(tf.nest.map_structure(lambda spec: tf.zeros([*shape, *spec.shape[1:]], spec.dtype), self.element_spec), shape[0])
+        steps, size = self.block_steps, self.examples_per_batch
+        assert size is not None
+        return Block(tf.nest.map_structure(lambda spec: tf.zeros([steps, size, *spec.shape[1:]], spec.dtype), self.element_spec), steps)
 
     def blocks(self, position: Position) -> Iterator[Block]:
         for spec in tf.nest.flatten(self.element_spec):
