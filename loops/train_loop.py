@@ -243,8 +243,7 @@ class TrainLoop:
     @property
     def timing(self) -> Timing:
         """Where the time of the run in progress went up to now, or of the last `run`: waiting for data, computing, hooks, ..."""
-        within = self._parts.step.is_open and self._parts.execution.waits_within_calls
-        return self._parts.accounts.timing(steps=self.progress.step - self._first_step, data_within_compute=within)
+        return self._parts.accounts.timing(steps=self.progress.step - self._first_step)
 
     @property
     def learning_rate(self) -> LearningRates:

@@ -5,8 +5,9 @@ A reader lives in the graph. `held` is a flat list of loop variables that it car
     first(n)            `held` before the first of n steps
     has_batch(held)     whether there is a batch for the next step, a bool tensor or True
     batch(held, i)      the batch of step i
-    next(held, i, n)    `held` for step i of n
+    next(held, i, n, done)  `held` for step i of n; the tensor `done` is there when the step before is done
     recorded(held)      the tensor lists in which the batches were recorded; [] for a source that can be read again
+    waited(held)        the seconds that steps waited for their batches, [float64 scalar]; [] for a source that is there as a whole
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from loops.feeds import Block
+from loops.feeds import Block, IndexedBlock
 
 __all__ = ["Recording", "eager_batch", "inputs_of", "reader_for", "signature_of"]
 
@@ -58,22 +59,42 @@ class BlockReader:
         index = self._start + i
         return _pack(self._spec, [self._take(t, index) for t in self._tensors])
 
-    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor) -> list[Any]:
+    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor, done: tf.Tensor) -> list[Any]:
         return []
 
     def recorded(self, held: list[Any]) -> list[Any]:
         return []
 
+    def waited(self, held: list[Any]) -> list[Any]:
+        return []
+
+
+class RowsReader(BlockReader):
+    """Gathers the rows `index[start + i]` of arrays."""
+
+    def __init__(self, given: list[Any], spec: Any, start: tf.Tensor):
+        *self._arrays, self._index = given
+        self._spec, self._start = spec, start
+
+    def batch(self, held: list[Any], i: tf.Tensor) -> Any:
+        rows = tf.gather(self._index, self._start + i)
+        return _pack(self._spec, [tf.gather(array, rows) for array in self._arrays])
+
 
 class IteratorReader:
-    """Pulls one batch for each step, never one more; with `record` it keeps what it pulled."""
+    """Pulls one batch for each step, never one more; with `record` it keeps what it pulled.
+
+    It measures how long steps wait: from the end of a step, or the beginning of the call, to the arrival of the next batch. Work that
+    `tf.data` does while a step runs is not waiting. `held` is the next batch, an `Optional`; when the last step ended; the seconds waited;
+    the recording.
+    """
 
     def __init__(self, iterator: Any, spec: Any, record: bool):
         self._iterator, self._spec, self._record = iterator, spec, record
 
     def first(self, n: tf.Tensor) -> list[Any]:
         lists = [_empty_list(c.dtype) for c in _components(self._spec)] if self._record else []
-        return [self._pull(n > 0), *lists]
+        return [self._pull(n > 0), tf.timestamp(), tf.zeros([], tf.float64), *lists]
 
     def has_batch(self, held: list[Any]) -> Any:
         return held[0].has_value()
@@ -81,15 +102,22 @@ class IteratorReader:
     def batch(self, held: list[Any], i: tf.Tensor) -> Any:
         return held[0].get_value()
 
-    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor) -> list[Any]:
-        lists = held[1:]
+    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor, done: tf.Tensor) -> list[Any]:
+        batch, free_since, waited, *lists = held
+        parts = tf.nest.flatten(batch.get_value(), expand_composites=True)
+        with tf.control_dependencies(parts):
+            arrived = tf.timestamp()
         if self._record:
-            parts = tf.nest.flatten(held[0].get_value(), expand_composites=True)
             lists = [tf.raw_ops.TensorListPushBack(input_handle=h, tensor=p) for h, p in zip(lists, parts, strict=True)]
-        return [self._pull(i < n), *lists]
+        with tf.control_dependencies([done]):
+            ended = tf.timestamp()
+        return [self._pull(i < n), ended, waited + tf.maximum(arrived - free_since, 0.0), *lists]
 
     def recorded(self, held: list[Any]) -> list[Any]:
-        return held[1:]
+        return held[3:]
+
+    def waited(self, held: list[Any]) -> list[Any]:
+        return [held[2]]
 
     def _pull(self, wanted: tf.Tensor) -> Any:
         return tf.cond(wanted, self._iterator.get_next_as_optional, lambda: tf.experimental.Optional.empty(self._spec))
@@ -111,15 +139,20 @@ class RecordingReader:
         index = tf.cast(self._start + i, tf.int32)
         return _recorded_batch(self._handles, self._spec, index)
 
-    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor) -> list[Any]:
+    def next(self, held: list[Any], i: tf.Tensor, n: tf.Tensor, done: tf.Tensor) -> list[Any]:
         return []
 
     def recorded(self, held: list[Any]) -> list[Any]:
         return []
 
+    def waited(self, held: list[Any]) -> list[Any]:
+        return []
+
 
 def reader_for(source: Any, given: Any, spec: Any, start: tf.Tensor, *, record: bool, xla: bool) -> Any:
     """The reader for a kind of source, over the symbolic inputs `given` (see `signature_of`)."""
+    if isinstance(source, IndexedBlock):
+        return RowsReader(given, spec, start)
     if isinstance(source, Block):
         return BlockReader(given, spec, start, xla)
     if isinstance(source, Recording):
@@ -130,12 +163,15 @@ def reader_for(source: Any, given: Any, spec: Any, start: tf.Tensor, *, record: 
 def inputs_of(source: Any) -> Any:
     """The argument of a program for this source: the tensors of a block, the tensor lists of a recording, or the iterator."""
     if isinstance(source, Block):
-        return _present(source.tensors)
+        return [*_present(source.tensors), *([source.index] if isinstance(source, IndexedBlock) else [])]
     return list(source.handles) if isinstance(source, Recording) else source
 
 
 def signature_of(source: Any, spec: Any, capacity: int | None) -> Any:
     """Type specs of `inputs_of(source)`; the number of batches in a block is left open unless `capacity` is given."""
+    if isinstance(source, IndexedBlock):
+        rows, size = source.rows if capacity is not None else None, next(s.shape[0] for s in _present(spec))
+        return [*(tf.TensorSpec([rows, *s.shape[1:]], s.dtype) for s in _present(spec)), tf.TensorSpec([capacity, size], tf.int32)]
     if isinstance(source, Block):
         return [tf.TensorSpec([capacity, *s.shape], s.dtype) for s in _present(spec)]
     if isinstance(source, Recording):
@@ -149,6 +185,8 @@ def eager_batch(source: Any, index: int) -> Any:
     Raises:
         StopIteration: if an iterator has no more.
     """
+    if isinstance(source, IndexedBlock):
+        return tf.nest.map_structure(lambda t: None if t is None else tf.gather(t, source.index[index]), source.tensors)
     if isinstance(source, Block):
         return tf.nest.map_structure(lambda t: None if t is None else t[index], source.tensors)
     if isinstance(source, Recording):

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from loops import _private_api
 from loops.engine.program import Program
-from loops.feeds import DatasetFeed, Feed, Position
+from loops.feeds import ArrayFeed, DatasetFeed, Feed, Position
 from loops.graphs import walk
 from loops.graphs.work import Work, is_grouped, work_of
 from loops.messages import say
@@ -85,7 +85,7 @@ RULE = {
     "elements": (0.151, 0.059),  # a graph writes and reads what XLA keeps in registers
 }
 # Of `tf.data` a graph takes each batch itself; for XLA a thread stacks batches meanwhile, at this rate.
-_PULLING, _STACKING = 150e-6, 220e-6
+_PULLING, _STACKING = 90e-6, 70e-6
 # Seconds to compile: at least, and for each operation of the step.
 _COMPILING, _COMPILING_OPERATION = 1.0, 0.01
 _MOST_OPERATIONS = 10_000
@@ -273,7 +273,7 @@ def _is_obstacle(op_type: str) -> bool:
 
 def _compiled(program: Program, feed: Feed, guarded: bool) -> str | None:
     """Has XLA compile a program, by a call that does no step. Returns why it cannot, None if it can."""
-    block = feed.blank_block() if isinstance(feed, DatasetFeed) else next(iter(feed.blocks(Position())))
+    block = feed.blank_block() if isinstance(feed, (DatasetFeed, ArrayFeed)) else next(iter(feed.blocks(Position())))
     try:
         program(block, feed.element_spec, start=0, n=0, first_step=0, finite=tf.constant(True) if guarded else None)
     except (ValueError, tf.errors.OpError) as error:

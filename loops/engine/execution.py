@@ -24,7 +24,7 @@ from loops.cluster import Agreement
 from loops.engine.backup import Backup
 from loops.engine.batch_readers import eager_batch
 from loops.engine.call_length import CallLength
-from loops.engine.held_batches import MOST_STEPS, steps_of_bytes, too_many, uncounted
+from loops.engine.held_batches import MOST_STEPS, alone, steps_of_bytes, too_many, uncounted
 from loops.engine.nonfinite import NonFiniteStep
 from loops.engine.program import Call, Program
 from loops.engine.progress import Progress
@@ -33,7 +33,7 @@ from loops.engine.rows import TraceLog
 from loops.engine.state_writes import StateWrites
 from loops.engine.step import GlobalStep
 from loops.engine.timing import Accounts
-from loops.feeds import Feed, Position
+from loops.feeds import Feed, IndexedBlock, Position
 from loops.feeds.parts import part_of
 from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader, open_reader
 
@@ -109,6 +109,7 @@ class Execution:
     def switch(self, feed: Feed, position: Position, resume: tuple[pathlib.Path | None] | None = None) -> None:
         """Continues with another feed at `position`; `resume` is as for a new execution, if a saved run stood there."""
         self._reader.close()
+        self.feed.release()
         self.progress.pass_index, self.progress.batch = position.pass_index, position.batch
         self._open(feed, resume)
 
@@ -149,7 +150,7 @@ class Execution:
         held = uncounted(source) if self._guarded and not self.feed.seekable else None
         failed = call if call.undo is not None and not bool(call.finite) else None
         before = dataclasses.replace(self.progress)
-        unsettled.calls.append(PendingCall(call.rows, done, before, call.meta.spec, call.recorded, held, start, failed))
+        unsettled.calls.append(PendingCall(call.rows, done, before, call.meta.spec, call.recorded, held, start, failed, call.waited))
         self._call_length.measured(self._clock() - begin, done, first=len(unsettled.calls) == 1)
         self._reader.consumed(done)
         self.progress.advance(done, 0)
@@ -202,8 +203,6 @@ class Execution:
         try:
             with self.accounts.of("compute"):
                 bad = self._read_results()
-                if self.step.clock is not None:
-                    self.accounts.move(self.step.clock.take(), "compute", "data")
         except BaseException:
             self.abandon()
             raise
@@ -212,6 +211,8 @@ class Execution:
     def _read_results(self) -> NonFiniteStep | None:
         unsettled, bad = self._unsettled, None
         if unsettled is not None:
+            waited = [float(p.waited) for p in unsettled.calls if p.waited is not None]
+            self.accounts.move(sum(waited), "compute", "data")
             rows = [(p.rows, p.n, p.spec) for p in unsettled.calls]
             if self._guarded and not self._all_finite(unsettled):
                 bad, rows = self._take_back(unsettled)
@@ -242,11 +243,6 @@ class Execution:
         """Traces the step for the feed's batches, so that every variable exists."""
         with self.accounts.of("compile"):
             self.step.concrete(self.feed.element_spec)
-
-    @property
-    def waits_within_calls(self) -> bool:
-        """Whether calls include waiting for batches: the program pulls them from an iterator, and no clock separates the two."""
-        return isinstance(self._reader, FeedIteratorReader) and self.step.clock is None
 
     def save_feed(self, directory: pathlib.Path) -> bool:
         """Writes the position of the feed into `directory`; False if it wrote nothing, so that a resumed run has to count batches."""
@@ -279,6 +275,13 @@ class Execution:
             self._reader.close()
             self._stale = True
 
+    def run_ends(self) -> None:
+        """Rewinds, and lets go of what was kept of the data for the run."""
+        self.rewind()
+        self.feed.release()
+        if self._last is not None and isinstance(self._last[1], IndexedBlock):  # which holds a copy of the data
+            self._last = self._last[0], *alone(*self._last[1:])
+
     def _open(self, feed: Feed, resume: tuple[pathlib.Path | None] | None = None) -> None:
         self._stale = False
         self.feed = feed = part_of(feed, self.step.cluster.index, self.step.cluster.count)
@@ -287,7 +290,7 @@ class Execution:
             feed.cut_like(self.program.blocks)
         saved, resuming = (resume[0], True) if resume is not None else (None, False)
         self._reader: FeedReader = open_reader(
-            feed, self.progress.position, self.program.mode, continuing=self._continuing, saved=saved, resuming=resuming
+            feed, self.progress.position, self.program.mode, continuing=self._continuing, saved=saved, resuming=resuming, held=True
         )
 
     def _begin_call(self, source: Any) -> Unsettled:
@@ -305,9 +308,7 @@ class Execution:
         return self._unsettled
 
     def _call(self, source: Any, start: int, n: int, unsettled: Unsettled) -> Call:
-        compiled, clock = self.program.compilations, self.step.clock
-        if clock is not None:
-            clock.call_begins()
+        compiled = self.program.compilations
         if self._guarded and self._finite is None:
             self._finite = tf.constant(True)
         with unsettled.backup.covering_new() if self.program.mode == "eager" else contextlib.nullcontext():
@@ -322,8 +323,7 @@ class Execution:
             )
         if self.program.compilations > compiled:
             self.accounts.count_as("compile")
-            if clock is not None:
-                clock.take()  # waiting is counted as compiling, too
+            call = dataclasses.replace(call, waited=None)  # counted as compiling, too
         self._finite = call.finite
         self.metrics.update(call.meta.metrics)
         return call

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from loops.engine.batch_readers import eager_batch
 from loops.feeds import Block
 
-__all__ = ["MOST_STEPS", "steps_of_bytes", "too_many", "uncounted"]
+__all__ = ["MOST_STEPS", "alone", "steps_of_bytes", "too_many", "uncounted"]
 
 #: Steps of one call on an iterator, which has no end that would be known.
 MOST_STEPS = 1024
@@ -26,6 +27,11 @@ def too_many(calls: list[int], most: int) -> bool:
 def uncounted(source: Any) -> Any:
     """A copy of a block that the prefetcher does not count as in use, so that it makes the next block all the same."""
     return dataclasses.replace(source) if isinstance(source, Block) else source
+
+
+def alone(source: Block, index: int) -> tuple[Block, int]:
+    """A block of nothing but batch `index` of another one, and its place in it."""
+    return Block(tf.nest.map_structure(lambda t: None if t is None else t[None], eager_batch(source, index)), 1), 0
 
 
 def steps_of_bytes(spec: Any) -> int:

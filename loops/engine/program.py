@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -22,12 +23,12 @@ import keras
 import tensorflow as tf
 
 from loops.engine.backup import Backup, FiniteCheck, ReadAgain
-from loops.engine.batch_readers import eager_batch, inputs_of, reader_for, signature_of
+from loops.engine.batch_readers import Recording, eager_batch, inputs_of, reader_for, signature_of
 from loops.engine.kept_rows import writes_rows
 from loops.engine.outputs import Outputs, concatenated, unpacked
 from loops.engine.rows import CHECK, LogSpec, aligned
 from loops.engine.step import GlobalStep, StepMeta
-from loops.feeds import Block
+from loops.feeds import Block, IndexedBlock
 from loops.graphs.written_resources import written_captures, written_variables
 from loops.tasks.replicas import local_variables
 from loops.tasks.run_variables import flat, variables_of
@@ -49,6 +50,7 @@ class Call:
         meta: names and reductions of the rows, and the metrics that the steps returned.
         finite: bool scalar, whether all losses up to here were finite (in eager mode, the state too); None if that was not asked for.
         recorded: tensor lists of what a guarded call pulled from an iterator; empty for other sources, and in eager mode.
+        waited: seconds that the steps waited for batches of an iterator, float64 scalar; None for other sources.
         undo: the state before the last step, in guarded calls in eager mode only.
         last_batch: the batch of the last step, in eager mode only.
         capacity: number of steps that `collected` has room for, where that is fixed (XLA).
@@ -61,6 +63,7 @@ class Call:
     meta: StepMeta
     finite: Any = None
     recorded: tuple[Any, ...] = ()
+    waited: Any = None
     undo: Backup | None = None
     last_batch: Any = None
     capacity: int | None = None
@@ -76,7 +79,7 @@ class Program:
 
     Attributes:
         mode: the mode in which a call runs.
-        blocks: under XLA, the specs of batches and the lengths of blocks for which there is a program; see `Feed.cut_like`.
+        blocks: under XLA, the specs of batches and the lengths of blocks (and arrays) for which there is a program; see `Feed.cut_like`.
         check, read: for those who run the program; what they compile is kept with it.
         in_use, of_one_run, looked_at: for `KeptPrograms`: whether a run uses the program, whether a trace holds what belongs to one run
             only, and in how many traces that was looked for.
@@ -88,7 +91,7 @@ class Program:
             self.step = step.for_xla()
             self.mode = "xla" if step.strategy.num_replicas_in_sync == 1 else "graph"
         self._compiled: dict[Any, Any] = {}
-        self.blocks: list[tuple[Any, int]] = []
+        self.blocks: list[tuple[Any, int, int | None]] = []
         self.check, self.read = FiniteCheck(step.cluster), ReadAgain()
         self._state_writes: dict[int, list[tf.Variable]] = {}
         self.in_use, self.of_one_run, self.looked_at = False, False, 0
@@ -171,10 +174,11 @@ class Program:
             return self._run_eagerly(source, start, n, first_step, finite, guarded)
         step_key, spec = self.key(source, spec), self._spec(source, spec)
         capacity = source.capacity if self.mode == "xla" else None
-        key = (type(source).__name__, capacity, finite is not None, step_key)
+        rows = source.rows if capacity is not None and isinstance(source, IndexedBlock) else None
+        key = (type(source).__name__, capacity, rows, finite is not None, step_key)
         if key not in self._compiled:
             function = self._compile(source, spec, capacity, guarded=finite is not None)
-            self.blocks += [(spec, capacity)] if capacity is not None else []
+            self.blocks += [(spec, capacity, rows)] if capacity is not None else []
             concrete, meta = self.step.traced(spec)
             self._compiled[key] = function, meta, concrete.structured_outputs["collected"]
         function, meta, structure = self._compiled[key]
@@ -190,8 +194,9 @@ class Program:
                 raise
             raise in_short(error) from None
         after = out["finite"] if finite is not None else None
-        collected = unpacked(structure, out["collected"], out["done"])
-        return Call(out["done"], out["rows"], out["observed"], collected, meta, after, tuple(out["recorded"]), capacity=capacity)
+        collected, waited = unpacked(structure, out["collected"], out["done"]), next(iter(out["waited"]), None)
+        recorded = tuple(out["recorded"])
+        return Call(out["done"], out["rows"], out["observed"], collected, meta, after, recorded, waited, capacity=capacity)
 
     def _compile(self, source: Any, spec: Any, capacity: int | None, *, guarded: bool) -> Any:
         step = self.step.concrete(spec)
@@ -212,13 +217,19 @@ class Program:
                 if guarded:
                     ok = tf.math.is_finite(result["row"][CHECK])
                     last = tf.where(ok, n, tf.zeros_like(n))
-                return i + 1, ok, reader.next(held, i + 1, last), outputs.put(out, i, result)
+                return i + 1, ok, reader.next(held, i + 1, last, result["row"]), outputs.put(out, i, result)
 
             begin = (tf.zeros([], tf.int64), tf.constant(True), held, outputs.begin())
             unbound = tf.nest.map_structure(lambda t: t.shape if isinstance(t, tf.Tensor) else None, begin)
             shapes = (*unbound[:3], outputs.shapes(unbound[3]))
             done, ok, held, out = tf.while_loop(proceed, body, begin, shape_invariants=shapes if outputs.shapes_vary else None)
-            return {"done": done, "finite": finite & ok, "recorded": reader.recorded(held), **outputs.end(out)}
+            return {
+                "done": done,
+                "finite": finite & ok,
+                "recorded": reader.recorded(held),
+                "waited": reader.waited(held),
+                **outputs.end(out),
+            }
 
         signature = [signature_of(source, spec, capacity), *[tf.TensorSpec([], tf.int64)] * 3, tf.TensorSpec([], tf.bool)]
         function = tf.function(run, autograph=False, jit_compile=True if self.mode == "xla" else None)
@@ -231,12 +242,14 @@ class Program:
         results: list[dict[str, Any]] = []
         parts: list[tuple[LogSpec, Any]] = []
         metrics: dict[str, Any] = {}
-        batch, undo = None, None
+        batch, undo, waited = None, None, 0.0
         while len(results) < n and (finite is None or bool(finite)):
+            begun = time.perf_counter()
             try:
                 batch = eager_batch(source, start + len(results))
             except StopIteration:
                 break
+            waited += time.perf_counter() - begun
             undo = Backup(guarded()) if finite is not None else None
             with undo.covering_new() if undo is not None else contextlib.nullcontext():
                 result, meta = self.step.eager(batch, tf.constant(first_step + len(results), tf.int64))
@@ -248,9 +261,9 @@ class Program:
         spec, rows = aligned(parts) if parts else (LogSpec({}), tf.zeros([0, 2], tf.float64))
         collected = tf.nest.map_structure(lambda *v: concatenated(v), *[r["collected"] for r in results]) if results else {}
         observed = results[-1]["observed"] if results else {}
-        return Call(
-            tf.constant(len(results), tf.int64), rows, observed, collected, StepMeta(spec, metrics), finite, undo=undo, last_batch=batch
-        )
+        done, pulled = tf.constant(len(results), tf.int64), not isinstance(source, Block | Recording)
+        meta, waits = StepMeta(spec, metrics), waited if pulled else None
+        return Call(done, rows, observed, collected, meta, finite, waited=waits, undo=undo, last_batch=batch)
 
 
 def _cannot_compile(error: Exception) -> ValueError:

@@ -21,7 +21,7 @@ from loops.engine.progress import Progress
 from loops.engine.rows import LogSpec
 from loops.engine.state_writes import StateWrites
 from loops.feeds import Block, Feed
-from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader
+from loops.feeds.reader import FeedBlockReader, FeedIteratorReader, FeedReader, LeftoverReader
 
 __all__ = ["PendingCall", "Recovery", "TakenBack", "Unsettled", "arrays_of"]
 
@@ -42,6 +42,7 @@ class PendingCall:
         source: its source, if the feed cannot give that again, else None.
         start: first batch of the source.
         ended_early: in eager mode, the call with a bad step; else None.
+        waited: seconds that it waited for batches; None if its source is not an iterator.
     """
 
     rows: Any
@@ -52,6 +53,7 @@ class PendingCall:
     source: Any = None
     start: int = 0
     ended_early: Call | None = None
+    waited: Any = None
 
 
 @dataclasses.dataclass
@@ -125,6 +127,8 @@ class Recovery:
         pass_ended = self._progress.pass_index > unsettled.progress.pass_index
         if self._feed.seekable:
             reader.close()  # two readers of one feed at a time are not allowed
+            if isinstance(reader, FeedBlockReader):
+                self._feed = reader.feed  # the same programs run again
         if self._program.mode == "eager":
             return self._take_back_eagerly(calls, pass_ended, reader)
         unsettled.go_back(self._progress)

@@ -21,7 +21,6 @@ from loops.engine.kept_rows import KeptRows
 from loops.engine.outputs import concatenated
 from loops.engine.returned import checked_logs
 from loops.engine.rows import LogSpec, merge_replicas, merge_workers, row_of
-from loops.engine.step_clock import StepClock
 from loops.engine.step_errors import StepErrors
 from loops.engine.summary_step import records, summaries_at
 from loops.feeds.split import split
@@ -95,8 +94,6 @@ class GlobalStep:
         self._fuse, self._xla = fuse, False
         self.changes: TraceChanges | None = None
         self.consistent, self.draws_seeds, self.saw_no_writer = True, False, False
-        # Only for graph mode: a program of XLA cannot read the time, and takes its batches from blocks.
-        self.clock = StepClock() if "waiting" in observes and fuse else None
         # A variable with a copy on each replica is not made within a trace.
         several = strategy.num_replicas_in_sync > 1
         self.kept_rows = KeptRows() if method == "train_step" and not several else None
@@ -125,9 +122,8 @@ class GlobalStep:
 
     def bookkeeping(self) -> list[tf.Variable]:
         """Variables that a traced step uses and that are no state of the run."""
-        clock = self.clock.variables if self.clock is not None else ()
         kept_rows = self.kept_rows.variables if self.kept_rows is not None else ()
-        return [*clock, *kept_rows, *self._carriers.values()]
+        return [*kept_rows, *self._carriers.values()]
 
     @staticmethod
     def key(spec: Any) -> Any:
@@ -168,7 +164,7 @@ class GlobalStep:
         return self._traced[key]
 
     def _trace(self, spec: Any) -> Any:
-        function = tf.function(self.__call__ if self.clock is None else self.clock.around(self.__call__), autograph=False)
+        function = tf.function(self.__call__, autograph=False)
         before, inputs = before_trace(self.task), inputs_of(self.task, self._transforms)
         kept = self.kept_rows.watching(xla=self._xla) if self.kept_rows is not None else contextlib.nullcontext()
         with StepErrors(self.task, self.method, spec):

@@ -1,4 +1,4 @@
-"""Measures where the time of a run goes: waiting for data, computing, hooks, the rest. It reads nothing from the device.
+"""Measures where the time of a run goes: waiting for data, computing, hooks, the rest. It reads nothing from the device between two looks.
 
 One account is open at a time. The training thread switches from one account to the next, which takes one reading of a clock. The time of a
 section within another one counts for the inner one only.
@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["Accounts", "Pace", "Timing"]
 
@@ -24,6 +24,7 @@ _WORDS = {
     "saving": "saving the run",
     "host": "the loop itself",
 }
+_BOUND_BY = {"data": "Data bounds the steps", "computing": "Computing bounds the steps"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,6 @@ class Timing:
         host: the rest, such as finding the next look.
         by_hook: name of a hook -> its seconds.
         steps: number of training steps in this time.
-        data_within_compute: True if the program itself pulls batches from a `tf.data` iterator: then `data` contains only the creation of
-            iterators, and waiting for batches is part of `compute`; `hooks.Profile` separates the two.
 
     Example:
         >>> timing = Timing(data=1.0, compute=3.0, steps=100)
@@ -52,6 +51,9 @@ class Timing:
         waiting for data        1.000   25.0%  10,000.0
         computing               3.000   75.0%  30,000.0
         all                     4.000  100.0%  40,000.0
+        Data bounds the steps (25% of their time is waiting for data).
+        >>> timing.bound_by
+        'data'
     """
 
     data: float = 0.0
@@ -63,7 +65,6 @@ class Timing:
     host: float = 0.0
     by_hook: Mapping[str, float] = dataclasses.field(default_factory=dict)
     steps: int = 0
-    data_within_compute: bool = False
 
     @property
     def seconds(self) -> float:
@@ -73,6 +74,16 @@ class Timing:
     def share(self, name: str) -> float:
         """The share of `name` (such as "data") in `seconds`, from 0 to 1."""
         return getattr(self, name) / self.seconds if self.seconds else 0.0
+
+    @property
+    def bound_by(self) -> Literal["data", "computing"] | None:
+        """What bounds the steps: "data" if a tenth or more of their time is waiting for batches, else "computing"; None without steps.
+
+        Batches are made while steps compute, so there is only waiting to speak of where making them takes longer. A faster model would not
+        help then; a faster pipeline would.
+        """
+        worked = self.data + self.compute
+        return None if not worked else "data" if self.data >= _NOTABLE_SHARE * worked else "computing"
 
     def since(self, before: Timing) -> Timing:
         """The time spent after `before`, a timing that was taken earlier in the same run."""
@@ -98,8 +109,8 @@ class Timing:
         for words, seconds in rows:
             share, each = seconds / (self.seconds or 1.0), 1e6 * seconds / max(1, self.steps)
             lines.append(f"{words:<{width}}  {seconds:8.3f}  {share:6.1%}  {each:8,.1f}")
-        if self.data_within_compute:
-            lines.append("The program pulls batches from tf.data by itself: waiting for them is part of computing.")
+        if self.bound_by is not None:
+            lines.append(f"{_BOUND_BY[self.bound_by]} ({self.data / (self.data + self.compute):.0%} of their time is waiting for data).")
         return "\n".join(lines)
 
     def notice(self) -> str:
@@ -159,13 +170,14 @@ class Accounts:
         self._open[-1] = name, ""
 
     def move(self, seconds: float, source: str, target: str) -> None:
-        """Moves seconds that were counted for the account `source` to the account `target`, where they turned out to belong."""
+        """Moves seconds that were counted for the account `source`, at most all, to `target`, where they turned out to belong."""
         self._switch()
+        seconds = min(seconds, self._seconds.get((source, ""), 0.0))
         if self._running:
             for name, change in ((source, -seconds), (target, seconds)):
                 self._seconds[name, ""] = self._seconds.get((name, ""), 0.0) + change
 
-    def timing(self, *, steps: int, data_within_compute: bool = False) -> Timing:
+    def timing(self, *, steps: int) -> Timing:
         """The time spent up to now in the run in progress, or in the last one."""
         self._switch()
         spent = dict.fromkeys(_WORDS, 0.0)
@@ -175,7 +187,7 @@ class Accounts:
                 spent[name] += seconds
             if name == "hooks":
                 by_hook[detail] = seconds
-        return Timing(**spent, by_hook=by_hook, steps=steps, data_within_compute=data_within_compute)
+        return Timing(**spent, by_hook=by_hook, steps=steps)
 
     def _switch(self) -> None:
         now, account = self.clock(), self._open[-1]

@@ -12,16 +12,17 @@ import numpy as np
 import tensorflow as tf
 
 from loops import _private_api
-from loops.feeds.base import Block, Feed, Position, block_steps
+from loops.feeds.base import MOST_BLOCK_STEPS, Block, Feed, Position, block_steps, compiled_steps
+from loops.feeds.buffers import Buffers
 from loops.feeds.class_weights import checked_sample_weight, weights_of
 from loops.feeds.fingerprints import as_fed, class_weight_text, fingerprints, named_leaves
+from loops.feeds.held_arrays import HeldArrays, can_be_held
 from loops.feeds.shuffling import Permutations
 from loops.feeds.split import part_of_rows
 
 __all__ = ["ArrayFeed"]
 
-_NEAR = 4  # of other lengths of blocks those up to so many times as short or long will do
-_MAX_BLOCK_STEPS = 1024
+_NEAR = 4  # a program is compiled for arrays so many times as long, and serves those so many times as short
 
 
 class ArrayFeed(Feed):
@@ -29,6 +30,11 @@ class ArrayFeed(Feed):
 
     A pass visits every example once; the last batch may be smaller. With `shuffle`, pass `p` follows a permutation that depends on
     `seed` and `p` alone, so any batch of any pass can be read without reading the ones before it.
+
+    A training run on a CPU copies arrays in memory that take an eighth of it at most (of the machine, or of what the control group of the
+    process allows), and its program gathers the batches of the copy; the copy ends with the run. Of larger arrays, those on disk, and where
+    `prefetch` is 0, a thread gathers blocks of batches, just in time. The batches are the same. As with `model.fit`, a run trains on the
+    arrays as they were when it began; to change them during a run set `feed.prefetch = 0`.
 
     Args:
         data: array, or nested tuple, list or dict of arrays (NumPy, `np.memmap`, tensors, anything `np.asarray` takes), each `[N, ...]`.
@@ -90,8 +96,12 @@ class ArrayFeed(Feed):
         self._part = (0, 1)
         self.element_spec = self._pack(self._specs())
         batch_bytes = sum(_tf_dtype(a).size * self.batch_size * int(np.prod(a.shape[1:])) for a in self._arrays)
-        self.block_steps = block_steps(batch_bytes, min(_MAX_BLOCK_STEPS, max(1, full)))
+        self.block_steps = block_steps(batch_bytes, min(MOST_BLOCK_STEPS, max(1, full)))
         self._compiled_steps: int | None = None
+        self._compiled_index: int | None = None
+        self._compiled_rows: int | None = None
+        self._held: HeldArrays | None = None
+        self._buffers = Buffers()
         self._orders = Permutations(self.n_examples, self.seed) if self.shuffle else None
 
     def _specs(self) -> list[tf.TensorSpec]:
@@ -128,32 +138,87 @@ class ArrayFeed(Feed):
         described = {"examples": self.n_examples, "batch_size": self.batch_size, **order, **super().describe()}
         return {**described, "fingerprint": self.fingerprint}
 
-    def cut_like(self, compiled: Sequence[tuple[Any, int]]) -> None:
-        wanted = self.block_steps
-        found = [k for spec, k in compiled if {s.shape[0] for s in tf.nest.flatten(spec) if s is not None} == {self.batch_size}]
-        known = [k for k in found if wanted / _NEAR <= k <= wanted * _NEAR]
-        self._compiled_steps = min(known, key=lambda k: max(k / wanted, wanted / k), default=None)
+    def cut_like(self, compiled: Sequence[tuple[Any, int, int | None]]) -> None:
+        fitting = [one for one in compiled if one[2] is not None and self.n_examples <= one[2] <= _NEAR**2 * self.n_examples]
+        self._compiled_steps = compiled_steps([one for one in compiled if one[2] is None], self.batch_size, self.block_steps)
+        self._compiled_index = compiled_steps(fitting, self.batch_size, self._index_steps)
+        self._compiled_rows = min((n for _, k, n in fitting if n is not None and k == self._compiled_index), default=None)
+
+    @functools.cached_property
+    def can_be_held(self) -> bool:
+        """Whether a run may keep the arrays on the device, and its program gather the batches."""
+        return type(self).blocks is ArrayFeed.blocks and can_be_held(self._arrays)
+
+    @property
+    def _index_steps(self) -> int:
+        """The number of batches whose rows an index names; it has few bytes."""
+        return min(MOST_BLOCK_STEPS, max(1, self._full))
+
+    def held(self) -> Feed:
+        if not (self.prefetch and self.can_be_held):
+            return self
+        if self._held is None:
+            rows = self._compiled_rows or _NEAR * self.n_examples
+            self._held = HeldArrays(self._arrays, rows, self.element_spec, self._pack, self._indices)
+        return self._held
+
+    def release(self) -> None:
+        if self._held is not None:
+            self._held.release()
+        self._held = None
+
+    def blank_block(self) -> Block:
+        """A block with the shapes of a full one, as a run reads it."""
+        feed, (first, last) = self.held(), part_of_rows(self.batch_size, *self._part)
+        if isinstance(feed, HeldArrays) and self._full:
+            return feed.blank_block(self._compiled_index or self._index_steps, last - first)
+        return next(iter(feed.blocks(Position())))
+
+    def _indices(self, position: Position) -> Iterator[tuple[np.ndarray, int]]:
+        for order, begin, n, k, batch_size in self._places(position, self._compiled_index or self._index_steps):
+            which, size = self._which(order, begin, n, batch_size)
+            index = np.zeros([k, size], np.int32)
+            index[:n] = (np.arange(which.start, which.stop) if isinstance(which, slice) else which).reshape(n, size)
+            yield index, n
 
     def blocks(self, position: Position) -> Iterator[Block]:
-        steps = self._compiled_steps or self.block_steps
+        for place in self._places(position, self._compiled_steps or self.block_steps):
+            yield self._cut(*place)
+
+    def _places(self, position: Position, steps: int) -> Iterator[tuple[np.ndarray | None, int, int, int, int]]:
+        """Of each block: the order of the pass, its first example, its batches, the most that it has room for, and their size."""
         order = self._orders.of(position.pass_index) if self._orders is not None else None
         first = position.batch
         while first < self._full:
             if self._orders is not None and 2 * first >= self._full:
                 self._orders.prepare(position.pass_index + 1)
             n = min(steps, self._full - first)
-            yield self._cut(order, first * self.batch_size, n, steps, self.batch_size)
+            yield order, first * self.batch_size, n, steps, self.batch_size
             first += n
         if self._tail and first < self._full + 1:
-            yield self._cut(order, self._full * self.batch_size, 1, 1, self._tail)
+            yield order, self._full * self.batch_size, 1, 1, self._tail
 
     def _cut(self, order: np.ndarray | None, begin: int, n: int, k: int, batch_size: int) -> Block:
+        which, size = self._which(order, begin, n, batch_size)
+        return Block(self._pack([self._stacked(a, which, n, k, size) for a in self._arrays]), n)
+
+    def _which(self, order: np.ndarray | None, begin: int, n: int, batch_size: int) -> tuple[slice | np.ndarray, int]:
+        """The rows of `n` batches, and how many of each batch are this worker's."""
         part: Any = slice(begin, begin + n * batch_size)
         first, last = part_of_rows(batch_size, *self._part)
         if last - first < batch_size:
             part = np.arange(begin, begin + n * batch_size).reshape(n, batch_size)[:, first:last].reshape(-1)
-        index = order[part] if order is not None else None if isinstance(part, slice) else part
-        return Block(self._pack([_stack(_rows(a, part, index), n, k, last - first) for a in self._arrays]), n)
+        return part if order is None else order[part], last - first
+
+    def _stacked(self, array: Any, which: slice | np.ndarray, n: int, k: int, batch_size: int) -> tf.Tensor:
+        """`n` batches of the rows `which` of an array, and padding up to `k` batches."""
+        if _tf_dtype(array) == tf.string:
+            rows = array[which].reshape(n, batch_size, *array.shape[1:])
+            return tf.convert_to_tensor(np.concatenate([rows, np.full([k - n, *rows.shape[1:]], b"", rows.dtype)]))
+        stacked = self._buffers.array([k, batch_size, *array.shape[1:]], as_fed(array.dtype))
+        _gather(array, which, stacked.reshape(-1, *array.shape[1:])[: n * batch_size])
+        stacked[n:] = 0
+        return self._buffers.tensor(stacked)
 
     def _pack(self, leaves: list[Any]) -> Any:
         """Puts one value for each array back into the structure of the data; None stays None."""
@@ -161,21 +226,16 @@ class ArrayFeed(Feed):
         return keras.tree.map_structure(lambda leaf: None if leaf is None else next(values), self._structure)
 
 
-def _rows(array: Any, part: slice, index: np.ndarray | None) -> np.ndarray:
-    # For short rows `np.take` is several times faster than indexing with an array.
+def _gather(array: Any, which: slice | np.ndarray, rows: np.ndarray) -> None:
+    """Writes the rows `which` of an array into `rows`, which may have another dtype."""
     if not isinstance(array, np.ndarray):
-        return np.asarray(array[part if index is None else index].toarray())
-    return array[part] if index is None else np.take(array, index, axis=0)
-
-
-def _stack(rows: np.ndarray, n: int, k: int, batch_size: int) -> tf.Tensor:
-    if rows.dtype != (dtype := as_fed(rows.dtype)):
-        rows = rows.astype(dtype)
-    rows = rows.reshape(n, batch_size, *rows.shape[1:])
-    if n < k:
-        padding: Any = b"" if rows.dtype.kind in "OSU" else 0
-        rows = np.concatenate([rows, np.full([k - n, *rows.shape[1:]], padding, rows.dtype)])
-    return tf.convert_to_tensor(rows)
+        rows[:] = array[which].toarray()
+    elif isinstance(which, slice) or not array.flags.c_contiguous:  # `np.take` would first copy all of the array
+        rows[:] = array[which]
+    elif array.dtype == rows.dtype:
+        np.take(array, which, axis=0, out=rows, mode="clip")  # for short rows several times faster than an index; "raise" would copy
+    else:
+        rows[:] = np.take(array, which, axis=0)
 
 
 def _tf_dtype(array: np.ndarray) -> tf.DType:

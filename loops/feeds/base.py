@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from loops.user_errors.reasons import described
 
-__all__ = ["Block", "Feed", "Position", "block_steps", "checked_feed"]
+__all__ = ["MOST_BLOCK_STEPS", "Block", "Feed", "IndexedBlock", "Position", "block_steps", "checked_feed", "compiled_steps"]
 
+MOST_BLOCK_STEPS = 1024
 _BLOCK_BYTES = 8 << 20
+_NEAR = 4  # of other lengths of blocks those up to so many times as short or long will do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,32 @@ class Block:
         return int(leaves[0].shape[0]) if leaves else 1 << (self.n - 1).bit_length()
 
 
+@dataclasses.dataclass(frozen=True)
+class IndexedBlock(Block):
+    """Up to K consecutive batches, as rows of arrays that are on the device: the program gathers them.
+
+    Attributes:
+        tensors: nested structure of tensors `[N, ...]`, the arrays.
+        index: which rows are the batches, int32 `[K, B]`.
+    """
+
+    index: Any = None
+
+    @functools.cached_property
+    def batch_spec(self) -> Any:
+        size = self.index.shape[1]
+        return tf.nest.map_structure(lambda t: None if t is None else tf.TensorSpec([size, *t.shape[1:]], t.dtype), self.tensors)
+
+    @property
+    def capacity(self) -> int:
+        return int(self.index.shape[0])
+
+    @property
+    def rows(self) -> int:
+        """N, the length of the arrays."""
+        return int(next(t.shape[0] for t in tf.nest.flatten(self.tensors) if t is not None))
+
+
 class Feed(abc.ABC):
     """A data source that a loop can read in blocks, from any position.
 
@@ -93,12 +121,20 @@ class Feed(abc.ABC):
     def blocks(self, position: Position) -> Iterator[Block]:
         """Yields the blocks of pass `position.pass_index`, beginning with batch `position.batch`."""
 
-    def cut_like(self, compiled: Sequence[tuple[Any, int]]) -> None:
+    def cut_like(self, compiled: Sequence[tuple[Any, int, int | None]]) -> None:
         """Called before an XLA program reads blocks: a feed may cut them to a length for which the program is compiled already.
 
         Args:
-            compiled: type specs of a batch, and the number of batches in a block, of each program.
+            compiled: of each program the type specs of a batch, the number of batches in a block, and the length of the arrays of an
+                `IndexedBlock`, None for other blocks.
         """
+
+    def held(self) -> Feed:
+        """The feed as a run reads it, from when it begins until it ends: one that keeps its data on the device, if it can."""
+        return self
+
+    def release(self) -> None:
+        """Called when a run has ended: what `held` kept is let go."""
 
     @property
     def examples_per_batch(self) -> int | None:
@@ -137,6 +173,13 @@ class Feed(abc.ABC):
 def block_steps(batch_bytes: int, most: int) -> int:
     """Number of batches in a block, for batches of `batch_bytes` bytes: some megabytes in all, and at most `most` batches."""
     return max(1, min(_BLOCK_BYTES // max(1, batch_bytes), most))
+
+
+def compiled_steps(compiled: Sequence[tuple[Any, int, int | None]], batch_size: int, wanted: int) -> int | None:
+    """Of the lengths of blocks that a program is compiled for (see `Feed.cut_like`) the one next to `wanted`; None if none is near."""
+    found = [k for spec, k, _ in compiled if {s.shape[0] for s in tf.nest.flatten(spec) if s is not None} == {batch_size}]
+    known = [k for k in found if wanted / _NEAR <= k <= wanted * _NEAR]
+    return min(known, key=lambda k: max(k / wanted, wanted / k), default=None)
 
 
 def checked_feed(feed: Any, what: str) -> Feed:

@@ -6,22 +6,23 @@ import contextlib
 import functools
 import itertools
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from loops import _private_api
 from loops.feeds import dataset_fingerprint, dataset_position
-from loops.feeds.base import Block, Feed, Position
+from loops.feeds.base import MOST_BLOCK_STEPS, Block, Feed, Position, block_steps, compiled_steps
 from loops.feeds.dataset_inspection import PYTHON_OPERATIONS, Pipeline, Replay, parts
 from loops.feeds.fingerprints import class_weight_text
-from loops.feeds.stacking import groups
+from loops.feeds.pulling import pulled_blocks
 from loops.messages import say
 
 __all__ = ["DatasetFeed"]
 
-_BLOCK_STEPS = 64
+_STEPS_OF_UNKNOWN_BYTES = 64
 # A saved iterator is that of the pass in progress, or that of the next pass.
 _CURRENT, _NEXT = "current", "next"
 
@@ -65,6 +66,7 @@ class DatasetFeed(Feed):
         if self.steps_per_epoch == 0:
             raise ValueError("The dataset is empty: its cardinality is 0 batches.")
         self._class_weight = class_weight_text(class_weight)
+        self._compiled_steps: int | None = None
         self._next_iterator: Any = None
         self._passes_begun = 0
         self._current: Any = None
@@ -248,17 +250,33 @@ class DatasetFeed(Feed):
             )
             say(f"Resuming: reading and dropping {' and '.join(work)}, because {because}.")
 
+    @property
+    def block_steps(self) -> int:
+        """The number of batches in a full block."""
+        if self._compiled_steps is not None:
+            return self._compiled_steps
+        size, specs = self.examples_per_batch, tf.nest.flatten(self.element_spec)
+        if size is None or any(s.shape.rank is None or None in s.shape[1:] for s in specs):
+            return _STEPS_OF_UNKNOWN_BYTES
+        most = min(MOST_BLOCK_STEPS, self.steps_per_epoch or MOST_BLOCK_STEPS)
+        return block_steps(sum(s.dtype.size * size * int(np.prod(s.shape[1:])) for s in specs), most)
+
+    def cut_like(self, compiled: Sequence[tuple[Any, int, int | None]]) -> None:
+        self._compiled_steps = None
+        if (size := self.examples_per_batch) is not None:
+            self._compiled_steps = compiled_steps(compiled, size, self.block_steps)
+
     def blank_block(self) -> Block:
         """A block of zeros with the shapes of a full one; the size of the batches has to be known."""
-        shape = [_BLOCK_STEPS, self.examples_per_batch]
-        return Block(tf.nest.map_structure(lambda spec: tf.zeros([*shape, *spec.shape[1:]], spec.dtype), self.element_spec), _BLOCK_STEPS)
+        steps, size = self.block_steps, self.examples_per_batch
+        assert size is not None
+        return Block(tf.nest.map_structure(lambda spec: tf.zeros([steps, size, *spec.shape[1:]], spec.dtype), self.element_spec), steps)
 
     def blocks(self, position: Position) -> Iterator[Block]:
         for spec in tf.nest.flatten(self.element_spec):
             if not isinstance(spec, tf.TensorSpec):
                 raise ValueError(f"Only dense batches can be stacked into blocks, got {spec}; use compile='graph' for this dataset.")
-        for group in groups(self.iterator(position, continuing=False), _BLOCK_STEPS, _shapes):
-            yield _stacked(group)
+        yield from pulled_blocks(self.iterator(position, continuing=False), self.block_steps)
         if not self.passes_apart:
             self.end_pass()
 
@@ -266,15 +284,3 @@ class DatasetFeed(Feed):
 def _drop(iterator: Any, count: int | None) -> int:
     """Reads batches and drops them, all if `count` is None; returns how many there were."""
     return sum(1 for _ in itertools.islice(iterator, count))
-
-
-def _shapes(element: Any) -> list[tf.TensorShape]:
-    return [t.shape for t in tf.nest.flatten(element)]
-
-
-def _stacked(group: list[Any]) -> Block:
-    """A block of constant K, padded with its last batch; a single batch (the last of a pass, of another size) gets K = 1."""
-    n = len(group)
-    if n > 1:
-        group = group + [group[-1]] * (_BLOCK_STEPS - n)
-    return Block(tf.nest.map_structure(lambda *ts: tf.stack(ts), *group), n)

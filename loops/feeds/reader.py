@@ -12,7 +12,7 @@ from loops import fault_points
 from loops.feeds import Block, DatasetFeed, Feed, Position
 from loops.feeds.prefetch import Prefetcher
 
-__all__ = ["FeedReader", "FeedIteratorReader", "LeftoverReader", "open_reader"]
+__all__ = ["FeedBlockReader", "FeedReader", "FeedIteratorReader", "LeftoverReader", "open_reader"]
 
 
 class FeedReader:
@@ -47,7 +47,7 @@ class FeedBlockReader(FeedReader):
     """Reads blocks, which a background thread makes ahead, across the ends of passes if the feed allows it."""
 
     def __init__(self, feed: Feed, position: Position, passes: int | None):
-        self._feed, self._pass_index = feed, position.pass_index
+        self.feed, self._pass_index = feed, position.pass_index
         self._prefetcher: Prefetcher | None = None
         self._items: Iterator[Block | None] | None = None
         self._position: Position | None = position if feed.passes_apart else None
@@ -70,19 +70,19 @@ class FeedBlockReader(FeedReader):
         return True
 
     def _begin_reading(self, position: Position, passes: int | None) -> None:
-        items = _passes(self._feed, position, passes)
-        ahead = self._feed.prefetch and not (passes == 1 and self._feed.is_short)
-        self._prefetcher = Prefetcher(items, self._feed.prefetch) if ahead else None
+        items = _passes(self.feed, position, passes)
+        ahead = self.feed.prefetch and not (passes == 1 and self.feed.is_short)
+        self._prefetcher = Prefetcher(items, self.feed.prefetch) if ahead else None
         self._items = iter(self._prefetcher or items)
         if self._prefetcher is not None:
             weakref.finalize(self, self._prefetcher.stop).atexit = False
 
     def _end_pass(self) -> None:
         self._pass_index += 1
-        if self._feed.passes_apart:
+        if self.feed.passes_apart:
             self.close()
             self._items = None
-            self._feed.end_pass()
+            self.feed.end_pass()
 
     def consumed(self, n: int) -> None:
         assert self.available is not None
@@ -197,6 +197,7 @@ def open_reader(
     passes: int | None = None,
     saved: pathlib.Path | None = None,
     resuming: bool = False,
+    held: bool = False,
 ) -> FeedReader:
     """The reader for a feed.
 
@@ -207,13 +208,14 @@ def open_reader(
         continuing: whether an epoch may end within a pass, and the next one continues that pass (`steps_per_epoch`).
         passes: how many passes are wanted, None for any number.
         saved: folder into which `FeedReader.save` wrote at this position; None if it returned False.
+        held: whether arrays may be kept on the device, see `Feed.held`; not for eager mode.
         resuming: whether the position is that of a saved run, which has to continue exactly; if `saved` is given, it is.
     """
     if isinstance(feed, DatasetFeed) and mode != "xla" and not feed.in_blocks:
         return FeedIteratorReader(feed, position, continuing, saved, resuming or saved is not None)
     if isinstance(feed, DatasetFeed) and resuming:
         feed.check_that_it_goes_back(position)
-    return FeedBlockReader(feed, position, passes)
+    return FeedBlockReader(feed.held() if held and mode != "eager" else feed, position, passes)
 
 
 def _passes(feed: Feed, position: Position, passes: int | None) -> Iterator[Block | None]:

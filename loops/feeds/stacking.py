@@ -1,4 +1,4 @@
-"""Stacks single batches, which Python or `tf.data` gives one by one, into blocks."""
+"""Stacks single batches, which Python makes one by one, into blocks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import tensorflow as tf
 
 from loops import _private_api
 from loops.feeds.base import Block, block_steps
+from loops.feeds.buffers import Buffers
 
-__all__ = ["Stacker", "groups", "is_dense"]
+__all__ = ["FIRST_SECONDS", "SECONDS", "Stacker", "groups", "is_dense"]
 
 _MOST_STEPS = 256
-_SECONDS = 0.25
-_FIRST_SECONDS = 0.02  # training waits for the first list of a pass
+#: Seconds in which a block is made, at most; then the next one.
+SECONDS = 0.25
+FIRST_SECONDS = 0.02  # training waits for the first block of a pass
 
 
 def groups(
@@ -35,7 +37,7 @@ def groups(
         clock: monotonic seconds.
     """
     group: list[Any] = []
-    begun, of_group, seconds = clock(), None, _FIRST_SECONDS
+    begun, of_group, seconds = clock(), None, FIRST_SECONDS
     for batch in batches:
         of_batch = signature(batch)
         if group and (len(group) == size or of_batch != of_group):
@@ -43,9 +45,9 @@ def groups(
             group, begun = [], clock()
         group.append(batch)
         of_group = of_batch
-        if clock() - begun >= seconds and (len(group) > 1 or clock() - begun >= _SECONDS):
+        if clock() - begun >= seconds and (len(group) > 1 or clock() - begun >= SECONDS):
             yield group
-            group, begun, seconds = [], clock(), min(2 * seconds, _SECONDS)
+            group, begun, seconds = [], clock(), min(2 * seconds, SECONDS)
     if group:
         yield group
 
@@ -79,7 +81,7 @@ class Stacker:
             raise ValueError(f"The batches of the {what} do not fit together: {error}") from None
         self.element_spec = self._pack(specs)
         self._dtypes = [_numpy_dtype(spec) for spec in specs]
-        self._specs = specs
+        self._specs, self._buffers = specs, Buffers()
         self.size = block_steps(sum(np.asarray(column[0]).nbytes for column in columns), _MOST_STEPS)
 
     def blocks(self, batches: Iterable[Any]) -> Iterator[Block]:
@@ -88,7 +90,15 @@ class Stacker:
         for group in groups(arrays, self.size, lambda batch: [a.shape for a in batch]):
             n = len(group)
             k = self.size if n > 1 else 1  # a single batch of its shape is mostly the last of a pass
-            yield Block(self._pack([_stacked(column, k) for column in zip(*group, strict=True)]), n)
+            yield Block(self._pack([self._stacked(column, k) for column in zip(*group, strict=True)]), n)
+
+    def _stacked(self, column: tuple[np.ndarray, ...], k: int) -> tf.Tensor:
+        if column[0].dtype == object:
+            return tf.convert_to_tensor(np.stack([*column, *[column[-1]] * (k - len(column))]))
+        stacked = self._buffers.array([k, *column[0].shape], column[0].dtype)
+        np.stack(column, out=stacked[: len(column)])
+        stacked[len(column) :] = 0
+        return self._buffers.tensor(stacked)
 
     def _arrays(self, batch: Any) -> list[np.ndarray]:
         leaves = self._leaves(keras.tree.lists_to_tuples(batch))
@@ -135,15 +145,6 @@ def _spec(column: tuple[Any, ...]) -> tf.TensorSpec:
 
 def _numpy_dtype(spec: tf.TensorSpec) -> Any:
     return np.dtype(object) if spec.dtype == tf.string else np.dtype(spec.dtype.as_numpy_dtype)
-
-
-def _stacked(column: tuple[np.ndarray, ...], k: int) -> tf.Tensor:
-    if column[0].dtype == object:
-        return tf.convert_to_tensor(np.stack([*column, *[column[-1]] * (k - len(column))]))
-    rows = np.empty([k, *column[0].shape], column[0].dtype)
-    np.stack(column, out=rows[: len(column)])
-    rows[len(column) :] = 0
-    return tf.convert_to_tensor(rows)
 
 
 def _shape_of(batch: Any) -> Any:

@@ -6,7 +6,6 @@ import os
 from typing import Any, TextIO
 
 from loops.engine.timing import Timing
-from loops.feeds import DatasetFeed
 from loops.hooks.base import Hook, Loop, Phase
 from loops.summaries.profiler_range import ProfiledRange
 from loops.triggers import At
@@ -17,8 +16,7 @@ __all__ = ["Profile"]
 class Profile(Hook):
     """Prints a table of the time that a range of steps spent on each activity, and in each hook by name.
 
-    In graph mode the program itself pulls from a `tf.data` iterator. To separate waiting from computing, this hook then has each step timed
-    within the graph, which costs some microseconds a step; with other feeds it costs nothing. The results of training stay the same.
+    It costs nothing; the results of training stay the same.
 
     Args:
         first, last: the range, both included and counted from 1 over the whole run. It should not begin at 1: the first steps also compile.
@@ -52,8 +50,6 @@ class Profile(Hook):
         self._timing_at_begin: Timing | None = None
 
     def on_train_begin(self, loop: Loop) -> None:
-        if isinstance(loop.feed, DatasetFeed):
-            self.observes = frozenset({"waiting"})
         self._timing_at_begin = None
         if loop.progress.step == self._range.first - 1:
             self._begin(loop)

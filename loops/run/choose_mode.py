@@ -117,4 +117,4 @@ def _first_block(feed: Feed) -> Block:
             f"loops.choose_mode would read batches of {feed!r}, which would change those that training gets: give a loop of its own, with "
             "arrays or a tf.data pipeline that does not shuffle, of the same sizes."
         )
-    return next(iter((DatasetFeed(feed.dataset) if isinstance(feed, DatasetFeed) else feed).blocks(Position())))
+    return next(iter((DatasetFeed(feed.dataset) if isinstance(feed, DatasetFeed) else feed.held()).blocks(Position())))

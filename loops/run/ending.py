@@ -33,7 +33,7 @@ def end(parts: RunParts, saved: SavedStates, evaluations: Evaluations) -> None:
 def _end(parts: RunParts, saved: SavedStates) -> None:
     if parts.step.is_open:
         _settle(parts)
-        parts.execution.rewind()
+        parts.execution.run_ends()
         if not parts.loop.history.epoch and parts.loop.outcome == "stopped":
             parts.loop.history.add_names(to_floats(parts.step.logs_to_date()))
     errors: list[Exception] = []

@@ -15,11 +15,13 @@ import tensorflow as tf
 from keras import layers
 
 import loops
+from loops import fault_points
 from loops.engine import compile_mode
 from loops.engine.program import Program
 from loops.engine.step import GlobalStep
 from loops.feeds.py_dataset import PyDatasetFeed
 from tests.loops import tiny
+from tests.loops.run.kill_cases import Copies
 
 LONG = 10**9
 
@@ -314,6 +316,24 @@ def test_a_resumed_run_keeps_the_mode_that_it_began_in(favours, tmp_path):
     again = trained(workdir=tmp_path / "moved", epochs=3)
     assert again.mode == "xla"
     tiny.assert_same_bits(tiny.state(again.task), tiny.state(begun.task))
+
+
+def test_a_killed_run_on_a_pipeline_that_auto_took_xla_for_ends_with_the_same_bits(favours, tmp_path, capsys):
+    favours(3.0)
+
+    def run():
+        feed = loops.DatasetFeed(dataset().shuffle(96, seed=1).batch(16).prefetch(2))
+        return trained(feed=feed, workdir=tmp_path / "run", epochs=3, hooks=[loops.hooks.Snapshot("4 steps")])
+
+    killed = (fault_points.STEP, 11)  # of 18, in the midst of the second pass
+    with Copies(tmp_path / "run", killed) as copies:
+        undisturbed = run()
+    copies.restore(killed)
+    capsys.readouterr()
+    resumed = run()
+    assert undisturbed.mode == resumed.mode == "xla" and "reading and dropping" in capsys.readouterr().out
+    tiny.assert_same_bits(tiny.state(resumed.task), tiny.state(undisturbed.task))
+    assert resumed.history.history == undisturbed.history.history
 
 
 def test_a_short_run_that_goes_on_for_long_keeps_its_mode(tmp_path, favours):

@@ -1,6 +1,7 @@
 """The seconds of a run, by what they were spent on, add up to its wall time; told by a clock that moves when we say so."""
 
 import io
+import time
 
 import pytest
 import tensorflow as tf
@@ -89,7 +90,6 @@ def test_a_real_run_adds_up():
     assert timing.compile > 0 and timing.compute > 0
     kinds = ("data", "compute", "compile", "evaluation", "hooks", "saving", "host")
     assert sum(timing.share(kind) for kind in kinds) == pytest.approx(1)
-    assert not timing.data_within_compute
 
 
 def test_compilation_is_told_from_computing():
@@ -104,12 +104,45 @@ def test_compilation_is_told_from_computing():
     assert (loop.timing.compile, loop.timing.compute) == (30, 0)
 
 
-def test_an_iterator_in_the_program_is_said_to_be_there():
-    x, y = tiny.data(64)
-    loop = loops.TrainLoop(tiny.Classifier(), tiny.feed_of("known", x, y))
+@pytest.mark.parametrize("compile", ["graph", "xla", "eager"])
+def test_waiting_for_an_iterator_is_told_from_computing_in_every_mode(compile):
+    """A batch comes when the one before was trained on, and takes far longer than a step on a busy machine."""
+    x, y = tiny.data(16 * 8)
+    slow = tf.data.Dataset.range(8).map(lambda i: tf.numpy_function(_after_a_while, [i], tf.int64))
+    dataset = slow.map(lambda i: (tf.reshape(tf.gather(x, i * 16 + tf.range(16, dtype=tf.int64)), [16, -1]), tf.zeros([16], y.dtype)))
+    dataset = dataset.map(lambda x, y: (tf.ensure_shape(x, [16, tiny.N_FEATURES]), y))
+    loop = loops.TrainLoop(tiny.Classifier(), loops.DatasetFeed(dataset), compile=compile)
     loop.run(epochs=1)
-    assert loop.timing.data_within_compute
-    assert "part of computing" in loop.timing.table()
+    loop.run(epochs=2)
+    timing = loop.timing
+    assert timing.data > timing.compute > 0
+    assert timing.bound_by == "data" and "Data bounds the steps" in timing.table()
+
+
+def _after_a_while(i):
+    time.sleep(0.1)
+    return i
+
+
+def test_what_bounds_the_steps_is_said():
+    assert [Timing(data=d, compute=c).bound_by for d, c in [(1, 9), (1, 10), (0, 1), (1, 0), (0, 0)]] == [
+        "data",
+        "computing",
+        "computing",
+        "data",
+        None,
+    ]
+    assert Timing(data=1, compute=19).table().splitlines()[-1] == "Computing bounds the steps (5% of their time is waiting for data)."
+    assert "bounds" not in Timing(host=1).table()
+
+
+def test_no_more_is_moved_than_was_counted():
+    accounts = Accounts(clock := FakeClock())
+    accounts.begin()
+    with accounts.of("compute"):
+        clock.advance(3)
+    accounts.move(5, "compute", "data")
+    assert (accounts.timing(steps=1).compute, accounts.timing(steps=1).data) == (0, 3)
 
 
 def test_a_run_that_waited_for_data_says_so_in_one_line_at_its_end():
@@ -127,7 +160,7 @@ def test_a_run_that_hardly_waited_says_nothing(timing):
 
 
 def test_the_table_names_each_hook_and_adds_up():
-    timing = Timing(data=1, compute=6, hooks=3, by_hook={"A": 1, "B": 2}, steps=1000)
+    timing = Timing(data=0.5, compute=6.5, hooks=3, by_hook={"A": 1, "B": 2}, steps=1000)
     lines = timing.table().splitlines()
     assert [line.split("  ")[0].strip() or line.strip().split("  ")[0] for line in lines] == [
         "where the time went",
@@ -137,8 +170,9 @@ def test_the_table_names_each_hook_and_adds_up():
         "B",
         "A",
         "all",
+        "Computing bounds the steps (7% of their time is waiting for data).",
     ]
-    assert lines[-1].split() == ["all", "10.000", "100.0%", "10,000.0"]
+    assert lines[-2].split() == ["all", "10.000", "100.0%", "10,000.0"]
 
 
 def test_what_is_spent_after_a_moment():
