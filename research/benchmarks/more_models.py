@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 import loops
+from research.benchmarks.architectures import lstm, resnet, softmax, stack, transformer
 
 __all__ = ["FITTED", "HELD_OUT", "Case"]
 
@@ -71,65 +72,17 @@ def _case(
     return Case(task, (shape, of), target or ((), classes), batch)
 
 
-def _stack(*stacked: Any) -> Callable[[Any], Any]:
-    def apply(x: Any) -> Any:
-        for layer in stacked:
-            x = layer(x)
-        return x
-
-    return apply
-
-
 def _lazily(make: Callable[[], list[Any]]) -> Callable[[Any], Any]:
     """Layers that are made when the model is."""
-    return lambda x: _stack(*make())(x)
-
-
-def _softmax(classes: int = 10) -> Any:
-    return layers.Dense(classes, "softmax")
+    return lambda x: stack(*make())(x)
 
 
 def _mlp(*units: int, classes: int = 10, activation: str = "relu", between: Callable[[], list[Any]] = list) -> Callable[[Any], Any]:
-    return _lazily(lambda: [*(layer for n in units for layer in (layers.Dense(n, activation), *between())), _softmax(classes)])
-
-
-def _lstm(x: Any) -> Any:
-    return _softmax()(layers.LSTM(64)(x))
-
-
-def _transformer(depth: int, width: int, heads: int, words: int, dropout: float = 0.0) -> Callable[[Any], Any]:
-    def build(tokens: Any) -> Any:
-        x = layers.Embedding(words, width)(tokens)
-        for _ in range(depth):
-            y = layers.LayerNormalization()(x)
-            x = x + layers.MultiHeadAttention(heads, width // heads, dropout=dropout)(y, y)
-            y = layers.LayerNormalization()(x)
-            x = x + layers.Dense(width)(layers.Dense(4 * width, "gelu")(y))
-        return _softmax()(layers.GlobalAveragePooling1D()(x))
-
-    return build
-
-
-def _resnet(blocks: int, width: int = 16) -> Callable[[Any], Any]:
-    def convolved(x: Any, filters: int, stride: int = 1, relu: bool = True) -> Any:
-        x = layers.Conv2D(filters, 3, stride, padding="same", use_bias=False)(x)
-        x = layers.BatchNormalization()(x)
-        return layers.Activation("relu")(x) if relu else x
-
-    def build(x: Any) -> Any:
-        x = convolved(x, width)
-        for stage in range(3):
-            for block in range(blocks):
-                stride = 2 if stage and not block else 1
-                y = convolved(convolved(x, width << stage, stride), width << stage, relu=False)
-                x = layers.Activation("relu")(y + (layers.Conv2D(width << stage, 1, stride)(x) if stride > 1 else x))
-        return _softmax()(layers.GlobalAveragePooling2D()(x))
-
-    return build
+    return _lazily(lambda: [*(layer for n in units for layer in (layers.Dense(n, activation), *between())), softmax(classes)])
 
 
 def _conv_net(make: Callable[[int], Any], depths: tuple[int, ...], pool: Callable[[], Any] | None) -> Callable[[Any], Any]:
-    return _lazily(lambda: [*(one for n in depths for one in (make(n), *([pool()] if pool else []))), layers.Flatten(), _softmax()])
+    return _lazily(lambda: [*(one for n in depths for one in (make(n), *([pool()] if pool else []))), layers.Flatten(), softmax()])
 
 
 def _conv(n: int) -> Any:
@@ -221,7 +174,7 @@ def _conv_autoencoder(x: Any) -> Any:
 
 def _recommender(x: Any) -> Any:
     parts = [layers.Flatten()(layers.Embedding(20_000, 32)(x[:, i : i + 1])) for i in range(4)]
-    return _stack(layers.Dense(128, "relu"), layers.Dense(64, "relu"), layers.Dense(1))(layers.concatenate(parts))
+    return stack(layers.Dense(128, "relu"), layers.Dense(64, "relu"), layers.Dense(1))(layers.concatenate(parts))
 
 
 def _separable(x: Any) -> Any:
@@ -239,16 +192,16 @@ MSE = {"loss": "mse"}
 
 #: The rule was fitted to these, beside the workloads of the benchmark.
 FITTED: dict[str, Case] = {
-    "lstm": _case(_lstm, (32, 16)),
-    "transformer": _case(_transformer(4, 128, 4, 5000), (128,), of=5000),
-    "resnet20": _case(_resnet(3), (32, 32, 3), optimizer=lambda: SGD(0.1, 0.9)),
+    "lstm": _case(lstm, (32, 16)),
+    "transformer": _case(transformer(4, 128, 4, 5000), (128,), of=5000),
+    "resnet20": _case(resnet(3), (32, 32, 3), optimizer=lambda: SGD(0.1, 0.9)),
     "mlp_2048": _case(_mlp(2048, 2048), (784,)),
     "conv_32_64": _case(_conv_net(_conv, (32, 64), layers.MaxPooling2D), (28, 28, 1)),
     "conv1d": _case(_conv_net(lambda n: layers.Conv1D(n, 5, padding="same", activation="relu"), (32, 32), layers.MaxPooling1D), (128, 8)),
-    "embedding_bag": _case(_lazily(lambda: [layers.Embedding(10_000, 64), layers.GlobalAveragePooling1D(), _softmax()]), (100,), of=10_000),
+    "embedding_bag": _case(_lazily(lambda: [layers.Embedding(10_000, 64), layers.GlobalAveragePooling1D(), softmax()]), (100,), of=10_000),
     "mlp_bfloat16": _case(_mlp(256, 256), (784,), policy="mixed_bfloat16"),
     "gru_seq_bidirectional": _case(
-        _lazily(lambda: [layers.Bidirectional(layers.GRU(32, return_sequences=True)), layers.GRU(32), _softmax()]), (24, 8)
+        _lazily(lambda: [layers.Bidirectional(layers.GRU(32, return_sequences=True)), layers.GRU(32), softmax()]), (24, 8)
     ),
     "layer_norm_mlp": _case(_mlp(128, 128, 128, between=lambda: [layers.LayerNormalization()]), (64,), batch=256),
     "conv_strided_64": _case(
@@ -267,15 +220,15 @@ FITTED: dict[str, Case] = {
                 layers.Flatten(),
                 layers.Dense(120, "tanh"),
                 layers.Dense(84, "tanh"),
-                _softmax(),
+                softmax(),
             ]
         ),
         (28, 28, 1),
         batch=64,
     ),
-    "lstm_256": _case(_lazily(lambda: [layers.LSTM(256), _softmax()]), (50, 32), batch=64),
-    "transformer_tiny": _case(_transformer(1, 32, 2, 1000), (20,), of=1000),
-    "transformer_dropout": _case(_transformer(2, 64, 4, 1000, dropout=0.1), (32,), of=1000, batch=64),
+    "lstm_256": _case(_lazily(lambda: [layers.LSTM(256), softmax()]), (50, 32), batch=64),
+    "transformer_tiny": _case(transformer(1, 32, 2, 1000), (20,), of=1000),
+    "transformer_dropout": _case(transformer(2, 64, 4, 1000, dropout=0.1), (32,), of=1000, batch=64),
     "unrolled_task": Case(_Unrolled, ((64,),), ((1,),), 64),
 }
 
@@ -310,26 +263,26 @@ HELD_OUT: dict[str, Case] = {
     "conv1d_dilated": _case(
         _conv_net(lambda n: layers.Conv1D(n, 3, dilation_rate=2, padding="causal", activation="relu"), (32, 32, 32), None), (64, 4)
     ),
-    "resnet_wide_batch_128": _case(_resnet(1, 32), (32, 32, 3), batch=128, optimizer=lambda: SGD(0.1, 0.9)),
+    "resnet_wide_batch_128": _case(resnet(1, 32), (32, 32, 3), batch=128, optimizer=lambda: SGD(0.1, 0.9)),
     "conv_autoencoder": _case(_conv_autoencoder, (28, 28, 1), target=((28, 28, 1),), **MSE),
     "unet": _case(_unet, (32, 32, 3), target=((32, 32, 1),), batch=16, **MSE),
     "lstm_two_layers_words": _case(
-        _lazily(lambda: [layers.Embedding(5000, 64), layers.LSTM(64, return_sequences=True), layers.LSTM(64), _softmax(2)]),
+        _lazily(lambda: [layers.Embedding(5000, 64), layers.LSTM(64, return_sequences=True), layers.LSTM(64), softmax(2)]),
         (40,),
         of=5000,
         classes=2,
     ),
     "gru": _case(_lazily(lambda: [layers.GRU(128), layers.Dense(1)]), (20, 4), target=((1,),), batch=128, **MSE),
-    "simple_rnn": _case(_lazily(lambda: [layers.SimpleRNN(32), _softmax()]), (60, 4), batch=16),
-    "transformer_wide_batch_8": _case(_transformer(2, 256, 8, 2000), (64,), of=2000, batch=8),
+    "simple_rnn": _case(_lazily(lambda: [layers.SimpleRNN(32), softmax()]), (60, 4), batch=16),
+    "transformer_wide_batch_8": _case(transformer(2, 256, 8, 2000), (64,), of=2000, batch=8),
     "recommender": _case(_recommender, (4,), of=20_000, target=((1,), 2), loss="mse", batch=256),
-    "word_classes_64k": _case(_lazily(lambda: [layers.Embedding(1000, 64), layers.Flatten(), _softmax(5000)]), (8,), of=1000, classes=5000),
+    "word_classes_64k": _case(_lazily(lambda: [layers.Embedding(1000, 64), layers.Flatten(), softmax(5000)]), (8,), of=1000, classes=5000),
     "grouped_8_of_64": _case(
-        _lazily(lambda: [layers.Conv2D(64, 3, groups=8, padding="same", activation="relu"), layers.GlobalAveragePooling2D(), _softmax()]),
+        _lazily(lambda: [layers.Conv2D(64, 3, groups=8, padding="same", activation="relu"), layers.GlobalAveragePooling2D(), softmax()]),
         (16, 16, 32),
     ),
     "conv_average_pooling": _case(_conv_net(_conv, (8, 16), lambda: layers.AveragePooling2D(2)), (24, 24, 1), batch=64),
-    "lstm_128": _case(_lazily(lambda: [layers.LSTM(128), _softmax()]), (20, 16), batch=64),
+    "lstm_128": _case(_lazily(lambda: [layers.LSTM(128), softmax()]), (20, 16), batch=64),
     "gradient_penalty": Case(_Penalty, ((32,),), ((1,),), 64),
     "adversaries": Case(lambda: _Adversaries(128), ((64,),), ((1,),), 64),
     "adversaries_1024": Case(lambda: _Adversaries(1024), ((64,),), ((1,),), 256),
