@@ -37,7 +37,7 @@ from research.benchmarks.registry import Row
 from research.study import InputError
 
 _FIRST_STEP_ROWS = ("mlp_sgd", "wide_deep", "conv")
-_INFERENCE_ROWS = ("mlp_sgd", "conv", "wide_deep", "lstm")
+_INFERENCE_ROWS = ("mlp_sgd", "conv", "wide_deep")
 
 
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:

@@ -127,7 +127,7 @@ class Lightning(Contender):
 
 
 class _Examples(torch.utils.data.Dataset):
-    """Example by example, normalized as in the pipeline of `Workload.dataset`."""
+    """Example by example, normalized as the batches of `Workload.dataset`."""
 
     def __init__(self, x: Any, y: Any, workload: Workload):
         self._x, self._y, self._as_is = x, y, bool(workload.tokens)

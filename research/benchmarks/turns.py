@@ -24,7 +24,7 @@ from research.benchmarks.registry import Entry, Row
 __all__ = ["Ended", "Limits", "Process", "first_steps", "measure", "processes"]
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
-_ROUND_OF_INFERENCE = {"small": 1024, "large": 19_200}  # examples
+_ROUND_OF_INFERENCE = {"small": 1024, "large": 6_400}  # examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +249,7 @@ def _inference(all_of_them: _Round, names: Sequence[str], rounds: int, limits: L
                 for name in names:
                     if name not in all_of_them.taking_part():
                         continue
-                    calls = 5 if size == "small" else 1
+                    calls = 3 if size == "small" else 1
                     answer = all_of_them.ask(name, limits.setup, what, do="inference", what=what, rows=rows, calls=calls)
                     if answer is not None and answer["seconds"] is not None:
                         kept = all_of_them.found[name].setdefault("inference", {}).setdefault(what, {})

@@ -39,6 +39,7 @@ class Worker:
         module, name = make.split(":")
         self._contender = getattr(importlib.import_module(module), name)(**arguments)
         self._imported = peak_megabytes()
+        self._warm: set[tuple[str, int]] = set()
 
     def setup(self, directory: str, **which: Any) -> dict[str, Any]:
         """Compiles, and trains an epoch more to see how long it takes; or says why the contender does not take part."""
@@ -59,11 +60,13 @@ class Worker:
         return {"steps": timed.steps, "seconds": timed.seconds}
 
     def inference(self, what: str, rows: int, calls: int) -> dict[str, Any]:
-        """The median seconds of some calls of `evaluate` or `predict` on `rows` examples; None without such a call."""
+        """The median seconds of some calls of `evaluate` or `predict` on `rows` examples, after a first one; None without such a call."""
         x, y = self._workload.resized(rows=rows, source="arrays").data()
         given = (x, y) if what == "evaluate" else (x,)
         try:
-            getattr(self._contender, what)(*given)
+            if (what, rows) not in self._warm:
+                getattr(self._contender, what)(*given)
+                self._warm.add((what, rows))
         except NotImplementedError:
             return {"seconds": None}
         return {"seconds": statistics.median(_seconds(lambda: getattr(self._contender, what)(*given)) for _ in range(calls))}
