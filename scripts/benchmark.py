@@ -1,7 +1,7 @@
 """Measures training speed side by side: `model.fit`, other libraries, loops written by hand, and `loops`, on the same models and data.
 
     python scripts/benchmark.py --json=measured.json                     # everything, three quarters of an hour on an idle machine
-    python scripts/benchmark.py --json=measured.json --missing           # the rows that the file does not hold yet
+    python scripts/benchmark.py --json=measured.json --missing           # the rows that the file does not hold of as many rounds
     python scripts/benchmark.py --workloads=mlp_sgd --sources=arrays --rounds=3    # one workload
     python scripts/benchmark.py --contenders=fit,loops --markdown
     python scripts/benchmark.py --python=~/other/bin/python              # where PyTorch, Lightning, JAX and optax are installed
@@ -61,7 +61,7 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_float("limit", 300.0, "Seconds after which a process that does not answer is ended.", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("markdown", False, "Print tables in Markdown.", flag_values=values)
     flags.DEFINE_string("json", None, "File for all that was measured, to which the rows are added one by one.", flag_values=values)
-    flags.DEFINE_bool("missing", False, "Leave out the rows that the file holds.", flag_values=values)
+    flags.DEFINE_bool("missing", False, "Leave out the rows that the file holds, of no fewer and no shorter rounds.", flag_values=values)
 
 
 def main(args: flags.FlagValues) -> int:
@@ -73,7 +73,7 @@ def main(args: flags.FlagValues) -> int:
     done: dict[str, Any] = {}
     print(_machine_line(_machine()), flush=True)
     for row in rows:
-        if args.missing and row.name in file.content.get(part, {}):
+        if args.missing and file.holds(part, row.name, args.rounds, args.seconds):
             continue
         found = _first_step(row, args) if args.first_step else _rates(row, args)
         _say("")

@@ -53,7 +53,8 @@ def written(text: str, content: report.Content, choices: pathlib.Path) -> str:
 
 
 def _mode_choices(file: pathlib.Path) -> list[str]:
-    from research.benchmarks.mode_choices import Row
+    with command_line.quiet_tensorflow():
+        from research.benchmarks.mode_choices import Row
     from scripts.mode_choices import table
 
     return table([Row(**row) for row in json.loads(file.read_text(encoding="utf-8"))], markdown=True)

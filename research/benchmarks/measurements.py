@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from research.benchmarks.registry import PLAN
 from research.study import InputError
 
 __all__ = ["Measurements"]
@@ -24,9 +25,16 @@ class Measurements:
             except (OSError, ValueError) as error:
                 raise InputError(f"Cannot add to {self._path}, which is no JSON that this program wrote: {error}") from error
 
+    def holds(self, part: str, name: str, rounds: int, seconds: float) -> bool:
+        """Whether there is a row of this name, with as many rounds that are as long."""
+        row = self.content.get(part, {}).get(name)
+        return row is not None and row["run"]["rounds"] >= rounds and row["run"]["seconds"] >= seconds
+
     def add(self, part: str, name: str, found: Mapping[str, Any]) -> None:
-        """Adds a row, in the place of one with the same name."""
-        self.content.setdefault(part, {})[name] = found
+        """Adds a row, in the place of one with the same name; rows are in the order of the plan."""
+        rows = {**self.content.get(part, {}), name: found}
+        order = [row.name for row in PLAN]
+        self.content[part] = dict(sorted(rows.items(), key=lambda row: order.index(row[0]) if row[0] in order else len(order)))
         if self._path is None:
             return
         beside = self._path.with_name(self._path.name + ".new")

@@ -11,7 +11,7 @@ from typing import Any
 
 from research.benchmarks.ratios import OURS, Comparison, Ratio, geometric_mean, mine, rates_of, ratio
 from research.benchmarks.registry import FITS, GRAPH_FITS, OTHERS, PEERS
-from research.benchmarks.tables import aligned
+from research.benchmarks.tables import aligned, steps
 
 __all__ = ["SECTIONS", "bars", "filled"]
 
@@ -63,11 +63,11 @@ def _speed(rows: Mapping[str, Any]) -> list[str]:
     for name, what in rows.items():
         rates, contenders = rates_of(what["contenders"]), what["contenders"]
         if OURS in rates:
-            steps = f"{statistics.median(rates[OURS]):,.4g}"
             fits, others = mine(rates, OURS, FITS), mine(rates, OURS, OTHERS)
             of_hooks = ratio(rates, f"{OURS}_hooks", OURS)
             cells = [_times(ratio(rates, OURS, "fit")), _named(fits), _named(others), _times(mine(rates, OURS, PEERS)), _times(of_hooks)]
-            lines.append([f"`{name}`", what["data"]["title"], steps, contenders[OURS]["mode"] or "", *cells])
+            model, rate, mode = what["data"]["title"], steps(statistics.median(rates[OURS])), contenders[OURS]["mode"]
+            lines.append([f"`{name}`", model, rate, mode or "", *cells])
     titles = ["row", "model", "steps/s", "mode", "vs `fit`", "vs the best `fit`", "vs the best other library", "vs all", "hooks on / off"]
     return aligned([titles, *lines], markdown=True, text_columns=2) if lines else _NOTHING
 
@@ -78,7 +78,7 @@ def _graph(content: Content) -> list[str]:
         rates = rates_of(what["contenders"])
         if "loops" in rates:
             found = mine(rates, "loops", GRAPH_FITS)
-            lines.append([f"`{name}`", f"{statistics.median(rates['loops']):,.4g}", _times(ratio(rates, "loops", "fit")), _named(found)])
+            lines.append([f"`{name}`", steps(statistics.median(rates["loops"])), _times(ratio(rates, "loops", "fit")), _named(found)])
     titles = ["row", "steps/s", "vs `fit`", "vs the best graph-mode `fit`"]
     return aligned([titles, *lines], markdown=True) if lines else _NOTHING
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from research.benchmarks.ratios import COLUMNS, best, compared, geometric_mean, partner_of, rates_of
 
-__all__ = ["aligned", "inference_table", "first_step_table", "mean_table", "operations_table", "row_table"]
+__all__ = ["aligned", "inference_table", "first_step_table", "mean_table", "operations_table", "row_table", "steps"]
 
 Contenders = Mapping[str, Mapping[str, Any]]  # as `research.benchmarks.turns.measure` returns them
 
@@ -21,7 +21,7 @@ def row_table(contenders: Contenders, markdown: bool = False) -> list[str]:
     for name, values in rates.items():
         shown = f"{name} ({mode})" if (mode := contenders[name].get("mode")) and "auto" in name else name
         ratios = ["" if (found := column[name]) is None else str(found) for column in columns.values()]
-        rows.append([shown, f"{statistics.median(values):,.0f}", f"{_spread(values):.0%}", *ratios])
+        rows.append([shown, steps(statistics.median(values)), f"{_spread(values):.0%}", *ratios])
     lines = aligned([["contender", "steps/s", "spread", *columns], *rows], markdown) if rows else []
     for name, what in contenders.items():
         if what["ended"] is not None:
@@ -76,6 +76,11 @@ def operations_table(spent: Mapping[str, float], most: int, markdown: bool = Fal
     rows = [[kind, f"{microseconds:,.1f}"] for kind, microseconds in list(spent.items())[:most]]
     rest = sum(list(spent.values())[most:])
     return aligned([["operation", "µs"], *rows, ["all others", f"{rest:,.1f}"]], markdown)
+
+
+def steps(rate: float) -> str:
+    """Steps or examples a second, to two or more digits."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"
 
 
 def aligned(rows: Sequence[Sequence[str]], markdown: bool, text_columns: int = 1) -> list[str]:

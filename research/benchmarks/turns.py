@@ -24,7 +24,7 @@ from research.benchmarks.registry import Entry, Row
 __all__ = ["Ended", "Limits", "Process", "first_steps", "measure", "processes"]
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
-_ROUND_OF_INFERENCE = {"small": 1024, "large": 6_400}  # examples
+_EXAMPLES = {"small": 1024, "large": 6_400}  # of an evaluation or a prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Process:
 
     def __init__(self, entry: Entry, folder: pathlib.Path, python: str = sys.executable):
         self._stderr = folder / "stderr.txt"
-        quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1")}
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         entry_json = json.dumps({"make": entry.make, "arguments": dict(entry.arguments), "packages": entry.packages})
         with self._stderr.open("wb") as stderr:
@@ -60,7 +59,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env={**os.environ, **quiet, **entry.environment, "PYTHONPATH": path},
+                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **entry.environment, "PYTHONPATH": path},
                 start_new_session=True,
             )
         self._unread = b""
@@ -243,7 +242,7 @@ def measure(
 def _inference(all_of_them: _Round, names: Sequence[str], rounds: int, limits: Limits, say: Callable[[str], None]) -> None:
     """Adds seconds of `evaluate` and `predict` in each round, for few and for many examples."""
     for what in ("evaluate", "predict"):
-        for size, rows in _ROUND_OF_INFERENCE.items():
+        for size, rows in _EXAMPLES.items():
             for turn in range(rounds):
                 say(f"{what} {rows:,} examples, round {turn + 1} of {rounds}")
                 for name in names:

@@ -64,6 +64,7 @@ def test_the_pieces_of_a_benchmark_come_together_in_one_file(tmp_path, fakes):
     assert found["loops"]["rates"] == [200.0, 300.0] and statistics.median(found["fit"]["rates"]) == 100
     assert "torch ended: round 2: killed by SIGABRT: what it said last" in out and "jax: not installed: no_such_package" in out
     assert "selu@32" not in out
+    assert not Measurements(file).holds("rows", "selu@32", rounds=3, seconds=0.0)  # it would be measured again
 
 
 def test_the_report_changes_figures_only_and_only_once(tmp_path, fakes):
