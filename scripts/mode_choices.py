@@ -4,6 +4,7 @@
     python scripts/mode_choices.py --names=lstm,conv@                # those whose names contain one of these
     python scripts/mode_choices.py --notime                          # only what the rule says
     python scripts/mode_choices.py --json=choices.json --markdown
+    python scripts/mode_choices.py --json=choices.json --fit         # the rule's constants, fitted to these measurements
 
 Both modes of a model run in turns in one process, so that their ratio says something on a busy machine too. The rule itself measures
 nothing (`loops/engine/compile_mode.py`). A row whose chosen mode is more than a tenth slower than the other is marked.
@@ -32,6 +33,7 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_list("names", [], "Parts of names of models; all models if none is given.", flag_values=values)
     flags.DEFINE_bool("time", True, "Time both modes; else only the rule is asked.", flag_values=values)
     flags.DEFINE_bool("markdown", False, "Print the table in Markdown.", flag_values=values)
+    flags.DEFINE_bool("fit", False, "Print the constants of the rule that fit the measurements of --json.", flag_values=values)
     flags.DEFINE_string(
         "json", None, "File for the rows, written after each; rows that it holds are not measured again.", flag_values=values
     )
@@ -43,6 +45,11 @@ def main(args: flags.FlagValues) -> int:
 
     file = pathlib.Path(args.json) if args.json else None
     rows = [mode_choices.Row(**row) for row in json.loads(file.read_text())] if file is not None and file.exists() else []
+    if args.fit:
+        if not rows:
+            raise InputError("--fit needs measurements: give a file that was written by --json.")
+        print(*(f"{kind:<14}{graph:>10.2g}{xla:>10.2g}" for kind, (graph, xla) in mode_choices.fitted(rows).items()), sep="\n")
+        return 0
     done = {row.name for row in rows}
     wanted = [c for c in mode_choices.candidates() if not args.names or any(part in c.name for part in args.names)]
     if not wanted:

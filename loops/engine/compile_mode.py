@@ -22,7 +22,7 @@ from loops.messages import say
 from loops.tasks.tracking import layers_of
 from loops.xla import convolutions
 
-__all__ = ["Choice", "Costs", "choose", "costs_of", "warning"]
+__all__ = ["RULE", "UNITS", "Choice", "Costs", "choose", "costs_of", "warning"]
 
 # Prefixes of op types: those that are slow under XLA on a CPU inside a loop, and those that XLA compiles although they are stateful.
 _SLOW = ("Conv2DBackprop", "Conv3DBackprop", "DepthwiseConv2dNativeBackprop")
@@ -57,21 +57,32 @@ class Costs:
     compiling: float
 
 
-# The rule: what a step costs is estimated as a sum. Each line is seconds for so much work in a graph, and under XLA, fitted to the measured
-# steps of some models with the script; only
-# their ratio and their order of magnitude matter.
-_RULE = {
-    # work: (unit, seconds in a graph, seconds under XLA)
-    "operations": (1, 0.45e-6, 0.087e-6),  # a graph schedules each by itself; most are part of a fused loop under XLA
-    "products": (1e9, 0.022, 0.020),
-    "batched": (1e9, 0.0095, 0.37),  # XLA has no fast code for long matrices in stacks
-    "bfloat16": (1e9, 0.0079, 0.045),  # nor for bfloat16
-    "convolutions": (1e9, 0.020, 0.038),
-    "strided": (1e9, 0.011, 0.075),
-    "grouped": (1e9, 2.5, 0.56),
-    "convolving": (1, 450e-6, 11e-6),  # what TensorFlow's kernels need to begin
-    "windows": (1e9, 0.1, 3.6),  # XLA goes through the window of each number
-    "elements": (1e9, 0.21, 0.084),  # a graph writes and reads what XLA keeps in registers
+#: Kinds of work, and how much of each the seconds of `RULE` are for.
+UNITS = {
+    "operations": 1,
+    "products": 1e9,
+    "batched": 1e9,
+    "bfloat16": 1e9,
+    "convolutions": 1e9,
+    "strided": 1e9,
+    "grouped": 1e9,
+    "convolving": 1,
+    "windows": 1e9,
+    "elements": 1e9,
+}
+#: The rule: a step is estimated to cost the sum of its work. For each kind of work the seconds for a unit in a graph, and under XLA, as
+#: `scripts/mode_choices.py --fit` found them from measured steps; only their ratio and their order of magnitude matter.
+RULE = {
+    "operations": (0.97e-6, 0.32e-6),  # a graph schedules each by itself; most are part of a fused loop under XLA
+    "products": (0.0102, 0.0098),
+    "batched": (0.00052, 0.0072),  # XLA has no fast code for long matrices in stacks
+    "bfloat16": (0.0025, 0.0066),  # nor for bfloat16
+    "convolutions": (0.0081, 0.0134),
+    "strided": (0.0076, 0.0204),
+    "grouped": (1.3, 0.31),
+    "convolving": (97e-6, 1e-6),  # what TensorFlow's kernels need to begin
+    "windows": (1.13, 0.62),
+    "elements": (0.151, 0.059),  # a graph writes and reads what XLA keeps in registers
 }
 # Of `tf.data` a graph takes each batch itself; for XLA a thread stacks batches meanwhile, at this rate.
 _PULLING, _STACKING = 150e-6, 220e-6
@@ -84,7 +95,7 @@ _LEAST_SPEEDUP = 1.1
 
 def costs_of(work: Work, *, pipeline: bool = False) -> Costs:
     """The estimated costs of a step that does this work, on batches of arrays or of a `tf.data` pipeline."""
-    graph, xla = (sum(getattr(work, name) / row[0] * row[mode] for name, row in _RULE.items()) for mode in (1, 2))
+    graph, xla = (sum(getattr(work, kind) / unit * RULE[kind][mode] for kind, unit in UNITS.items()) for mode in (0, 1))
     if pipeline:
         graph, xla = graph + _PULLING, max(xla, _STACKING)
     return Costs(graph, xla, _COMPILING + _COMPILING_OPERATION * work.compiled)
@@ -108,25 +119,26 @@ def choose(new_program: Callable[[str], Program], feed: Feed, *, steps: int | No
     graph = program.step.concrete(feed.element_spec).graph
     batch = feed.examples_per_batch
     assert batch is not None
-    costs = costs_of(work_of(graph, batch), pipeline=isinstance(feed, DatasetFeed))
+    if (obstacle := _obstacle_in(graph)) is not None:
+        return Choice(program, {"mode": "graph", "reason": obstacle})
+    work = work_of(graph, batch)
+    costs = costs_of(work, pipeline=isinstance(feed, DatasetFeed))
     mode, reason = _by_costs(costs, steps)
-    chosen = program
     if mode == "xla":
-        obstacle = _obstacle_in(graph)
-        if obstacle is None:
-            chosen = new_program("xla")
-            obstacle = _compiled(chosen, feed, guarded)
-        if obstacle is not None:
-            mode, reason, chosen = "graph", obstacle, program
+        compiled = new_program("xla")
+        if (obstacle := _compiled(compiled, feed, guarded)) is not None:
+            mode, reason = "graph", obstacle
+        else:
+            program = compiled
+            say(f"compile='auto' takes xla: {reason}.")
     why = {
         "mode": mode,
         "reason": reason,
+        "work": {kind: amount for kind in UNITS if (amount := getattr(work, kind))},
         "estimated_microseconds_per_step": {"graph": round(1e6 * costs.graph, 1), "xla": round(1e6 * costs.xla, 1)},
         "estimated_seconds_to_compile": round(costs.compiling, 1),
     }
-    if mode == "xla":
-        say(f"compile='auto' takes xla: {reason}.")
-    return Choice(chosen, why)
+    return Choice(program, why)
 
 
 def _by_costs(costs: Costs, steps: int) -> tuple[str, str]:

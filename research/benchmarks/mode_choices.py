@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import loops
@@ -16,10 +17,12 @@ from loops.engine import compile_mode, mode_timing
 from loops.engine.program import Program
 from loops.engine.step import GlobalStep
 from loops.feeds import Position
-from research.benchmarks.more_models import FITTED, HELD_OUT
+from research.benchmarks import mode_fit
+from research.benchmarks.held_out_models import HELD_OUT
+from research.benchmarks.more_models import FITTED
 from research.benchmarks.workloads import WORKLOADS
 
-__all__ = ["GROUPS", "Row", "candidates", "measured"]
+__all__ = ["GROUPS", "Row", "candidates", "fitted", "measured"]
 
 GROUPS = ("benchmark", "fitted", "held out")
 BATCHES = (32, 128, 512)
@@ -50,10 +53,11 @@ class Row:
         name, group: as those of the candidate.
         chosen: the mode that the rule takes for a long run, and why.
         estimated: how many times the steps of a graph XLA does by the rule; None if a step has something that rules XLA out.
-        times: the same as measured, of the fastest tenth of the rounds of each; None if XLA cannot compile the step.
-        spread: the quartiles of the ratio within a round.
+        times: the same as measured, the median of the ratios within a round; None if XLA cannot compile the step.
+        spread: the quartiles of these ratios.
         microseconds: mode -> a step, in the fastest tenth of the rounds.
         compile_seconds: mode -> tracing, compiling and the first step.
+        work: what the rule counts in a step, by the names of `compile_mode.UNITS`; empty if something in it rules XLA out.
     """
 
     name: str
@@ -65,6 +69,7 @@ class Row:
     spread: tuple[float, float] | None
     microseconds: dict[str, float]
     compile_seconds: dict[str, float]
+    work: dict[str, float]
 
     @property
     def cost(self) -> float:
@@ -109,10 +114,10 @@ def measured(candidate: Candidate, *, time: bool = True) -> Row:
         return Program(GlobalStep(task, "train_step", tf.distribute.get_strategy(), fuse=mode == "graph"), mode)
 
     why = compile_mode.choose(program, feed, steps=_LONG, saved=False, guarded=False).why
-    costs = why["estimated_microseconds_per_step"]
-    estimated = round(costs["graph"] / costs["xla"], 2)
+    costs, work = why.get("estimated_microseconds_per_step"), why.get("work", {})
+    estimated = None if costs is None else round(costs["graph"] / costs["xla"], 2)
     if not time:
-        return Row(candidate.name, candidate.group, why["mode"], why["reason"], estimated, None, None, {}, {})
+        return Row(candidate.name, candidate.group, why["mode"], why["reason"], estimated, None, None, {}, {}, work)
     block = next(iter(feed.blocks(Position())))
     programs = {mode: functools.partial(program, mode) for mode in ("graph", "xla")}
     found = mode_timing.measure(programs, block, feed.element_spec, guarded=False)
@@ -121,7 +126,7 @@ def measured(candidate: Candidate, *, time: bool = True) -> Row:
     if found.refused is None:
         ratios = [g / x for g, x in zip(found.of["graph"].seconds, found.of["xla"].seconds, strict=True)]
         quartiles = statistics.quantiles(ratios, n=4)
-        times, spread = round(fastest["graph"] / fastest["xla"], 2), (round(quartiles[0], 2), round(quartiles[2], 2))
+        times, spread = round(quartiles[1], 2), (round(quartiles[0], 2), round(quartiles[2], 2))
     return Row(
         candidate.name,
         candidate.group,
@@ -132,4 +137,14 @@ def measured(candidate: Candidate, *, time: bool = True) -> Row:
         spread,
         {mode: round(1e6 * seconds, 1) for mode, seconds in fastest.items()},
         {mode: round(times.compile_seconds, 1) for mode, times in found.of.items()},
+        work,
     )
+
+
+def fitted(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """The rule's constants as these rows would have them, those that are held out aside."""
+    usable = [row for row in rows if row.times is not None and row.work and row.group != GROUPS[2]]
+    seconds = np.array([[1e-6 * row.microseconds[mode] for row in usable] for mode in ("graph", "xla")])
+    work = [{kind: row.work.get(kind, 0.0) for kind in compile_mode.UNITS} for row in usable]
+    found = mode_fit.fit(work, seconds, np.array([row.times for row in usable]), np.array(list(compile_mode.RULE.values())).T)
+    return {kind: (float(graph), float(xla)) for kind, graph, xla in zip(compile_mode.UNITS, *found, strict=True)}

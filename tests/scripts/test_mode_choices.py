@@ -5,7 +5,7 @@ from scripts import mode_choices
 
 
 def row(chosen, times):
-    return Row("net", "held out", chosen, "", 1.5, times, (times, times) if times else None, {"graph": 2.0}, {"graph": 1.0})
+    return Row("net", "held out", chosen, "", 1.5, times, (times, times) if times else None, {"graph": 2.0}, {"graph": 1.0}, {})
 
 
 def test_what_the_chosen_mode_costs():
