@@ -113,16 +113,17 @@ PAIRS = (
 )
 #: Those whose time to the first step is measured, and those that evaluate and predict, each with the best of its settings.
 FIRST_STEP = ("fit", "fit_xla", "keras_jax", "loops", "loops_xla", "loops_auto")
-INFERENCE = ("fit", "fit_50", "fit_50_xla", "keras_jax", "loops", "loops_xla", "loops_auto")
+INFERENCE = ("fit", "fit_50", "fit_50_xla", "keras_jax_50", "loops", "loops_xla", "loops_auto")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A workload in a batch size, from a source."""
+    """A workload in a batch size, from a source; `rows` examples, None for as many as the workload has."""
 
     workload: str
     batch_size: int = 32
     source: str = "arrays"
+    rows: int | None = None
 
     @property
     def name(self) -> str:
@@ -131,23 +132,26 @@ class Row:
 
 
 _FIVE = ("mlp_sgd", "mlp_adam", "selu_dropout", "conv", "wide_deep")
+_FEWER = {"mlp_sgd": 9_600, "mlp_adam": 9_600, "selu": 9_600, "selu_dropout": 9_600}  # examples in batches of 32: epochs of half a second
 PLAN: Sequence[Row] = (
-    *(Row(name) for name in ("mlp_sgd", "mlp_adam", "selu", "selu_dropout", "conv", "wide_deep", "lstm", "transformer", "resnet20")),
-    *(Row(name, size) for size in (128, 512) for name in _FIVE),
-    *(Row(name, source="tf.data") for name in _FIVE),
+    *(Row(name, rows=_FEWER.get(name)) for name in ("mlp_sgd", "mlp_adam", "selu", "selu_dropout", "conv", "wide_deep")),
+    *(Row(name) for name in ("lstm", "transformer", "resnet20")),
+    *(Row(name, size, rows=12_800 if name == "conv" else None) for size in (128, 512) for name in _FIVE),
+    *(Row(name, source="tf.data", rows=_FEWER.get(name)) for name in _FIVE),
 )
 
-_OURS = ("loops", "loops_auto")
-_ALL = (*FITS, *OTHERS, "loops", "loops_xla", "loops_auto", "loops_auto_hooks")
-# Settings that cost much to compile, or were never the best of their library in rows of the kind, are left out there.
+_ALL = (*FITS, *(name for name in OTHERS if name != "keras_jax"), "loops", "loops_xla", "loops_auto", "loops_auto_hooks")
+# Settings that take long, or were never the best of their library in rows of the kind, are left out there.
 _LARGER = ("fit_50", "fit_50_xla", "keras_jax_50", "torch", "jax", "jax_step", "loops", "loops_auto")
 _PIPELINES = ("fit", "fit_50", "fit_50_xla", "keras_jax_50", "torch", "loops", "loops_xla", "loops_auto", "loops_auto_hooks")
 _ONLY_WITH_CONVOLUTIONS = ("fit_xla", "jax_step")
+_WITHOUT_LIGHTNING = ("selu", "selu_dropout")
 _CONVOLUTIONS = ("conv", "resnet20")
 
 
 def contenders_of(row: Row) -> list[str]:
     """The contenders that run in a row if none are named."""
     names = _PIPELINES if row.source != "arrays" else _ALL if row.batch_size == 32 else _LARGER
-    left_out = ("jax",) if row.workload in _CONVOLUTIONS else _ONLY_WITH_CONVOLUTIONS
+    left_out = {"jax"} if row.workload in _CONVOLUTIONS else set(_ONLY_WITH_CONVOLUTIONS)
+    left_out |= {"lightning"} if row.workload in _WITHOUT_LIGHTNING else set()
     return [name for name in names if name not in left_out]

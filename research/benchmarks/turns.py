@@ -190,7 +190,7 @@ def measure(
     Args:
         row: what to train.
         entries: name -> contender.
-        rows: number of examples, None for that of the workload.
+        rows: number of examples, None for that of the row.
         rounds: number of turns of each.
         seconds: shortest duration of a turn; it ends whole epochs.
         inference: the contenders that evaluate and predict after the last round.
@@ -206,7 +206,7 @@ def measure(
         besides.
     """
     data: dict[str, Any] = {}
-    which = {"workload": row.workload, "batch_size": row.batch_size, "source": row.source, "rows": rows}
+    which = {"workload": row.workload, "batch_size": row.batch_size, "source": row.source, "rows": rows or row.rows}
     with processes(entries, python) as started:
         all_of_them = _Round(started)
         found, ask = all_of_them.found, all_of_them.ask
@@ -234,6 +234,8 @@ def measure(
                 found[name]["memory"] = answer
         _inference(all_of_them, [name for name in all_of_them.taking_part() if name in inference], rounds, limits, say)
         for name in all_of_them.taking_part() if operations else []:
+            if entries[name].environment.get("KERAS_BACKEND") != "tensorflow":  # whose profiler it is
+                continue
             if (answer := ask(name, limits.setup, "profiling", do="operations")) is not None:
                 found[name]["operations"] = answer["microseconds"]
     return {"data": data, "contenders": found}
