@@ -1,327 +1,192 @@
-"""Measures training speed side by side: `model.fit`, loops written by hand, and `loops`, on the same models and data.
+"""Measures training speed side by side: `model.fit`, other libraries, loops written by hand, and `loops`, on the same models and data.
 
-    python scripts/benchmark.py                                          # everything, half an hour on an idle machine
-    python scripts/benchmark.py --workloads=mlp_sgd --rounds=3           # one workload
+    python scripts/benchmark.py --json=measured.json                     # everything, three quarters of an hour on an idle machine
+    python scripts/benchmark.py --json=measured.json --missing           # the rows that the file does not hold of as many rounds
+    python scripts/benchmark.py --workloads=mlp_sgd --sources=arrays --rounds=3    # one workload
     python scripts/benchmark.py --contenders=fit,loops --markdown
-    python scripts/benchmark.py --peers=torch,lightning,jax              # those that are installed join
+    python scripts/benchmark.py --python=~/other/bin/python              # where PyTorch, Lightning, JAX and optax are installed
     python scripts/benchmark.py --batch_sizes=32,128,512                 # each workload in each batch size
-    python scripts/benchmark.py --contenders=loops_xla,products          # beside the matrix products alone, in NumPy
-    python scripts/benchmark.py --contenders=loops,loops_xla --operations=8    # what a step of each is made of
+    python scripts/benchmark.py --contenders=loops_auto,products         # beside the matrix products alone, in NumPy
+    python scripts/benchmark.py --contenders=loops,loops_xla --operations=8        # what a step of each is made of
     python scripts/benchmark.py --first_step                             # instead: seconds from `fit` to its first step, twice
+    python scripts/benchmark_report.py measured.json                     # then: the tables and the picture of docs/benchmarks.md
 
-Contenders take turns, round after round, so that a machine that becomes slower does so for all. A ratio is formed within each round; shown
-is the median over the rounds. Compiling and a first epoch come before the first round and do not count.
+Each contender runs in a process of its own, and one of them at a time: they take turns, round after round, so that a machine that becomes
+slower does so for all. A ratio is formed within each round; shown is the median over the rounds. Compiling and first epochs come before the
+first round and do not count. A process that crashes or hangs is a line in the table, and the others go on.
 """
 
 from __future__ import annotations
 
-import gc
-import json
-import math
+import contextlib
+import datetime
 import os
 import pathlib
 import platform
-import statistics
+import signal
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
 from research import command_line
+from research.benchmarks import registry, tables, turns
+from research.benchmarks.measurements import Measurements
+from research.benchmarks.registry import Row
 from research.study import InputError
 
-if TYPE_CHECKING:
-    from research.benchmarks.contenders import Contender
-    from research.benchmarks.workloads import Workload
-
-Rates = dict[str, list[float]]  # contender -> steps per second in each round
-Fits = list[tuple[float, float]]  # of each fit of a model the seconds to its first step, and to its end
-
-GRAPH_FITS = ("fit", "fit_50", "fit_200")
-FITS = (*GRAPH_FITS, "fit_50_xla")
-DEFAULT_CONTENDERS = (*FITS, "eager", "while", "while_xla", "loops", "loops_hooks", "loops_xla", "loops_xla_hooks")
-PAIRS = (
-    ("loops", "while"),
-    ("loops_xla", "while_xla"),
-    ("loops_guarded", "loops"),
-    ("loops_buffer_guarded", "loops_buffer"),
-    ("loops_hooks", "loops"),
-    ("loops_xla_hooks", "loops_xla"),
-    ("loops_snapshots", "loops_hooks"),
-)
-PEERS = ("torch", "lightning", "jax")
-COLUMNS = {"vs fit": ("fit",), "vs best graph fit": GRAPH_FITS, "vs best fit": FITS, "vs best peer": PEERS}
+_FIRST_STEP_ROWS = ("mlp_sgd", "wide_deep", "conv")
+_INFERENCE_ROWS = ("mlp_sgd", "conv", "wide_deep")
 
 
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_list("workloads", [], "Workloads; all if none is given.", flag_values=values)
-    flags.DEFINE_list("contenders", list(DEFAULT_CONTENDERS), "Contenders.", flag_values=values)
-    flags.DEFINE_list("peers", [], "torch, lightning, jax: joined by those that are installed.", flag_values=values)
-    flags.DEFINE_list("batch_sizes", [], "Batch sizes; that of the workload if none is given.", flag_values=values)
+    flags.DEFINE_list("sources", [], "arrays, tf.data; both if none is given.", flag_values=values)
+    flags.DEFINE_list("batch_sizes", [], "Batch sizes; those that are planned for a workload if none is given.", flag_values=values)
+    flags.DEFINE_list("contenders", [], "Contenders; those that are planned for a row if none is given.", flag_values=values)
     flags.DEFINE_integer("rounds", 7, "Rounds; a ratio is the median over them.", lower_bound=1, flag_values=values)
     flags.DEFINE_float(
-        "seconds", 2.0, "Shortest time that a contender runs in a round; it ends whole epochs.", lower_bound=0, flag_values=values
+        "seconds", 0.35, "Shortest time that a contender runs in a round; it ends whole epochs.", lower_bound=0, flag_values=values
     )
     flags.DEFINE_integer("rows", None, "Examples of every workload, for a quick look.", lower_bound=32, flag_values=values)
+    flags.DEFINE_bool("inference", True, "Measure evaluation and prediction too, in some rows.", flag_values=values)
     flags.DEFINE_integer(
         "operations", 0, "Kinds of operations to show of an epoch of each contender, the dearest first.", lower_bound=0, flag_values=values
     )
     flags.DEFINE_bool(
         "first_step", False, "Measure the time to the first step of a first and a second fit instead of rates.", flag_values=values
     )
+    flags.DEFINE_string("python", sys.executable, "Interpreter of the contenders' processes.", flag_values=values)
+    flags.DEFINE_float("limit", 300.0, "Seconds after which a process that does not answer is ended.", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("markdown", False, "Print tables in Markdown.", flag_values=values)
-    flags.DEFINE_string("json", None, "File for all that was measured.", flag_values=values)
+    flags.DEFINE_string("json", None, "File for all that was measured, to which the rows are added one by one.", flag_values=values)
+    flags.DEFINE_bool("missing", False, "Leave out the rows that the file holds, of no fewer and no shorter rounds.", flag_values=values)
 
 
 def main(args: flags.FlagValues) -> int:
-    with command_line.quiet_tensorflow():
-        from research.benchmarks.contenders import CONTENDERS
-        from research.benchmarks.limit import Products
-        from research.benchmarks.workloads import WORKLOADS
-
-    workloads = _sized(_chosen(args.workloads, WORKLOADS, "workload"), args.batch_sizes, args.rows)
-    if args.first_step:
-        return _first_steps(workloads, args)
-    contenders = _chosen(args.contenders, {**CONTENDERS, "products": Products}, "contender")
-    if args.peers:
-        from research.benchmarks import peers
-
-        contenders |= _installed(_chosen(args.peers, peers.PEERS, "peer"))
-    print(_machine_line(machine := _machine()), flush=True)
-    measured: dict[str, Rates] = {}
-    for name, workload in workloads.items():
-        profiles: dict[str, dict[str, float]] = {}
-        measured[name] = measure(
-            workload, contenders, rounds=args.rounds, seconds=args.seconds, profiles=profiles if args.operations else None
-        )
-        print(f"\n{name}: {workload.title}", *table(measured[name], args.markdown), sep="\n", flush=True)
-        for contender, spent in profiles.items():
-            print(f"\nmicroseconds a step of {contender}, by operation", *operations_table(spent, args.operations, args.markdown), sep="\n")
-    if len(measured) > 1:
-        print("\ngeometric mean of the ratios over the workloads", *mean_table(measured, args.markdown), sep="\n")
-    if args.json:
-        settings = {"rounds": args.rounds, "seconds": args.seconds, "rows": args.rows}
-        _write_json(pathlib.Path(args.json), {"machine": machine, "settings": settings, "workloads": summaries(measured)})
+    file = Measurements(args.json)
+    part = "first_step" if args.first_step else "rows"
+    rows = _first_step_rows(args) if args.first_step else _rows(args)
+    if args.contenders:
+        _check(args.contenders, registry.FIRST_STEP if args.first_step else registry.CONTENDERS, "contender")
+    done: dict[str, Any] = {}
+    print(_machine_line(_machine()), flush=True)
+    for row in rows:
+        if args.missing and file.holds(part, row.name, args.rounds, args.seconds):
+            continue
+        found = _first_step(row, args) if args.first_step else _rates(row, args)
+        _say("")
+        done[row.name] = found["contenders"]
+        file.add(part, row.name, found)
+        table = tables.first_step_table if args.first_step else tables.row_table
+        print(f"\n{row.name}: {found.get('data', {}).get('title', '')}".rstrip(": "))
+        print(*table(found["contenders"], args.markdown), sep="\n", flush=True)
+        if lines := tables.inference_table(found["contenders"], args.markdown):
+            print("", *lines, sep="\n", flush=True)
+        for name, what in found["contenders"].items():
+            if "operations" in what:
+                lines = tables.operations_table(what["operations"], args.operations, args.markdown)
+                print(f"\nmicroseconds a step of {name}, by operation", *lines, sep="\n", flush=True)
+    if len(done) > 1 and not args.first_step:
+        print("\ngeometric mean of the ratios over the rows", *tables.mean_table(done, args.markdown), sep="\n")
     return 0
 
 
-def _first_steps(workloads: Mapping[str, Workload], args: flags.FlagValues) -> int:
-    from research.benchmarks import first_step
-
-    print(_machine_line(machine := _machine()), flush=True)
-    measured: dict[str, dict[str, list[Fits]]] = {}
-    for name, workload in workloads.items():
-        _say(f"fitting {name}")
-        measured[name] = {
-            contender: [[(one.first_step, one.whole) for one in fits] for fits in rounds]
-            for contender, rounds in first_step.measure(workload, args.rounds).items()
-        }
-        _say("")
-        print(f"\n{name}: {workload.title}", *first_step_table(measured[name], args.markdown), sep="\n", flush=True)
-    if args.json:
-        _write_json(pathlib.Path(args.json), {"machine": machine, "settings": {"rounds": args.rounds}, "first_step": measured})
-    return 0
-
-
-# Measuring
+def _rates(row: Row, args: flags.FlagValues) -> dict[str, Any]:
+    names = args.contenders or registry.contenders_of(row)
+    evaluating = args.inference and not args.contenders and row.name in [f"{name}@32" for name in _INFERENCE_ROWS]
+    run, limits = _run(args), turns.Limits(setup=args.limit, turn=min(args.limit, turns.Limits().turn))
+    found = turns.measure(
+        row,
+        {name: registry.CONTENDERS[name] for name in names},
+        rows=args.rows,
+        rounds=args.rounds,
+        seconds=args.seconds,
+        inference=registry.INFERENCE if evaluating else (),
+        operations=args.operations > 0,
+        limits=limits,
+        python=args.python,
+        say=_say,
+    )
+    return {**found, "row": _described(row), "run": _ended(run, found["contenders"])}
 
 
-def measure(
-    workload: Workload,
-    contenders: Mapping[str, Any],
-    *,
-    rounds: int,
-    seconds: float,
-    profiles: dict[str, dict[str, float]] | None = None,
-) -> Rates:
-    """Sets all contenders up, then has them take turns.
-
-    Args:
-        workload: what to train.
-        contenders: name -> function that makes a contender.
-        rounds: number of turns of each.
-        seconds: shortest duration of a turn.
-        profiles: filled after the last round with what the steps of each contender are made of, if it is given.
-
-    Returns:
-        contender -> steps per second in each round. Without those that do not fit the workload.
-    """
-    rates: Rates = {}
-    with tempfile.TemporaryDirectory() as directory:
-        ready: dict[str, tuple[Contender, int]] = {}
-        for name, make in contenders.items():
-            contender = make()
-            if contender.stock_xla and workload.convolutions:
-                continue
-            _say(f"setting up {name}")
-            (folder := pathlib.Path(directory, name)).mkdir()
-            contender.setup(workload, folder)
-            ready[name] = contender, max(1, math.ceil(seconds / contender.run(1).seconds))
-            rates[name] = []
-        turns = list(ready)
-        for turn in range(rounds):
-            _say(f"round {turn + 1} of {rounds}")
-            gc.collect()
-            for name in turns[turn % len(turns) :] + turns[: turn % len(turns)]:
-                contender, epochs = ready[name]
-                rates[name].append(contender.run(epochs).rate)
-        if profiles is not None:
-            from research.benchmarks.profile import operations
-
-            found = ((name, operations(contender)) for name, (contender, _) in ready.items())
-            profiles.update((name, spent) for name, spent in found if spent)
-        _say("")
-    return rates
+def _first_step(row: Row, args: flags.FlagValues) -> dict[str, Any]:
+    names = args.contenders or registry.FIRST_STEP
+    run, entries = _run(args), {name: registry.CONTENDERS[name] for name in names}
+    limits = turns.Limits(setup=args.limit)
+    found = turns.first_steps(row, entries, rounds=args.rounds, limits=limits, python=args.python, say=_say)
+    return {**found, "row": _described(row), "run": _ended(run, found["contenders"])}
 
 
-# Ratios
+def _described(row: Row) -> dict[str, Any]:
+    return {"workload": row.workload, "batch_size": row.batch_size, "source": row.source}
 
 
-def best(rates: Rates, names: Sequence[str]) -> str | None:
-    """The contender among `names` with the highest median, None if none of them ran."""
-    return max((name for name in names if name in rates), key=lambda name: statistics.median(rates[name]), default=None)
+def _rows(args: flags.FlagValues) -> list[Row]:
+    """The planned rows that were asked for; if batch sizes are given, each workload in each of them."""
+    workloads = _check(args.workloads, dict.fromkeys(row.workload for row in registry.PLAN), "workload")
+    sources = _check(args.sources, ("arrays", "tf.data"), "source")
+    if wrong := [size for size in args.batch_sizes if not size.isdecimal() or int(size) < 1]:
+        raise InputError(f"--batch_sizes has {wrong[0]!r}, which is no number of examples.")
+    if not args.batch_sizes:
+        return [row for row in registry.PLAN if row.workload in workloads and row.source in sources]
+    sizes = [int(size) for size in args.batch_sizes]
+    return [Row(name, size, source) for source in args.sources or ["arrays"] for size in sizes for name in workloads]
 
 
-def ratio(rates: Rates, name: str, reference: str | None) -> float | None:
-    """Median over the rounds of how many times faster `name` was than `reference` in that round."""
-    if reference is None or name not in rates or reference not in rates:
-        return None
-    return statistics.median(mine / other for mine, other in zip(rates[name], rates[reference], strict=True))
+def _first_step_rows(args: flags.FlagValues) -> list[Row]:
+    return [Row(name) for name in _check(args.workloads or _FIRST_STEP_ROWS, {row.workload: None for row in registry.PLAN}, "workload")]
 
 
-def ratios(rates: Rates) -> dict[str, dict[str, float | None]]:
-    """Column -> contender -> ratio; the columns of the table that have something to be compared with, and one for each pair."""
-    references = {title: reference for title, names in COLUMNS.items() if (reference := best(rates, names)) is not None}
-    columns = {title: {name: ratio(rates, name, reference) for name in rates} for title, reference in references.items()}
-    partner = dict(PAIRS)
-    return {**columns, "vs its like": {name: ratio(rates, name, partner.get(name)) for name in rates}}
+def _check(names: Sequence[str], known: Sequence[str] | Mapping[str, Any], what: str) -> list[str]:
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"There is no {what} {unknown[0]!r}; there are {', '.join(known)}.")
+    return list(names or known)
 
 
-# Showing
+# Where and when
 
 
-def table(rates: Rates, markdown: bool = False) -> list[str]:
-    """Lines of the table of one workload."""
-    columns = ratios(rates)
-    rows = [
-        [name, f"{statistics.median(values):,.0f}", f"{_spread(values):.0%}", *(_times(column[name]) for column in columns.values())]
-        for name, values in rates.items()
-    ]
-    return _aligned([["contender", "steps/s", "spread", *columns], *rows], markdown) + _legend(rates)
+def _run(args: flags.FlagValues) -> dict[str, Any]:
+    """How a row is measured, for the file."""
+    given = [args[name].serialize() for name in args if args[name].present and name not in ("json", "missing", "python")]
+    command = " ".join(["python", "scripts/benchmark.py", *given])
+    return {"command": command, "date": _now(), "machine": _machine(), "load": _load(), "rounds": args.rounds, "seconds": args.seconds}
 
 
-def first_step_table(measured: Mapping[str, list[Fits]], markdown: bool = False) -> list[str]:
-    """Lines of the table of first steps: medians over the rounds, in milliseconds.
-
-    Args:
-        measured: contender -> for each round the seconds to the first step and to the end, of the first and of the second fit.
-        markdown: whether to print Markdown.
-    """
-    rows = []
-    for name, rounds in measured.items():
-        cells = [statistics.median(fits[fit][what] for fits in rounds) for fit in (0, 1) for what in (0, 1)]
-        rows.append([name, *(f"{1000 * seconds:,.0f}" for seconds in cells)])
-    titles = ["contender", "1st fit: first step, ms", "all of it", "2nd fit: first step, ms", "all of it"]
-    return _aligned([titles, *rows], markdown)
-
-
-def mean_table(measured: Mapping[str, Rates], markdown: bool = False) -> list[str]:
-    """Lines of the table of geometric means; a contender's mean is over the workloads in which it has the ratio."""
-    by_workload = [ratios(rates) for rates in measured.values()]
-    names = list(dict.fromkeys(name for rates in measured.values() for name in rates))
-    rows = []
-    for name in names:
-        means = []
-        for column in by_workload[0]:
-            values = [value for r in by_workload if (value := r.get(column, {}).get(name)) is not None]
-            means.append(_times(statistics.geometric_mean(values) if values else None))
-        rows.append([name, str(sum(name in rates for rates in measured.values())), *means])
-    return _aligned([["contender", "workloads", *by_workload[0]], *rows], markdown)
-
-
-def operations_table(spent: Mapping[str, float], most: int, markdown: bool = False) -> list[str]:
-    """Lines of the table of what a step is made of: `most` kinds of operations, and the rest."""
-    rows = [[kind, f"{microseconds:,.1f}"] for kind, microseconds in list(spent.items())[:most]]
-    rest = sum(list(spent.values())[most:])
-    return _aligned([["operation", "µs"], *rows, ["all others", f"{rest:,.1f}"]], markdown)
-
-
-def summaries(measured: Mapping[str, Rates]) -> dict[str, Any]:
-    """All that was measured, for the JSON file."""
-    return {
-        workload: {
-            "rates": rates,
-            "medians": {name: statistics.median(values) for name, values in rates.items()},
-            "best graph fit": best(rates, GRAPH_FITS),
-            "best fit": best(rates, FITS),
-            "ratios": ratios(rates),
-        }
-        for workload, rates in measured.items()
-    }
-
-
-def _legend(rates: Rates) -> list[str]:
-    partners = [f"{mine} vs {like}" for mine, like in PAIRS if mine in rates and like in rates]
-    notes = [f"best graph fit: {best(rates, GRAPH_FITS)}; best fit: {best(rates, FITS)}"] if best(rates, FITS) else []
-    notes += [f"best peer: {best(rates, PEERS)}"] if best(rates, PEERS) else []
-    return notes + ([f"its like: {', '.join(partners)}"] if partners else [])
-
-
-def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}x"
-
-
-def _spread(values: Sequence[float]) -> float:
-    """How far the slowest and the fastest round are apart, as a part of the median."""
-    return (max(values) - min(values)) / statistics.median(values)
-
-
-def _aligned(rows: list[list[str]], markdown: bool) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    cells = [[row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))] for row in rows]
-    if not markdown:
-        return ["  ".join(row).rstrip() for row in cells]
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    return ["| " + " | ".join(row) + " |" for row in [cells[0], rule, *cells[1:]]]
+def _ended(run: dict[str, Any], contenders: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    versions: dict[str, str] = {}
+    for what in contenders.values():
+        versions |= what.get("versions", {})
+    return {**run, "ended": _now(), "load": [run["load"], _load()], "versions": versions}
 
 
 def _machine() -> dict[str, Any]:
-    import keras
-    import tensorflow as tf
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
-    return {"cores": cores, "system": f"{platform.system()} {platform.machine()}", **versions, "load": round(os.getloadavg()[0], 2)}
+    processor = platform.processor()
+    with contextlib.suppress(OSError):
+        names = [line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].partition(": ")[2] if names else processor
+    return {
+        "cores": cores,
+        "processor": processor,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
 
 
 def _machine_line(machine: Mapping[str, Any]) -> str:
-    return "{cores} cores, {system}, Python {python}, TensorFlow {tensorflow}, Keras {keras}, load {load} at the start".format(**machine)
+    return "{cores} cores ({processor}), {system}, Python {python}".format(**machine) + f", load {_load()} at the start"
 
 
-def _chosen(names: Sequence[str], known: Mapping[str, Any], what: str) -> dict[str, Any]:
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"There is no {what} {unknown[0]!r}; there are {', '.join(known)}.")
-    return {name: known[name] for name in names or known}
+def _load() -> float:
+    return round(os.getloadavg()[0], 2)
 
 
-def _sized(workloads: Mapping[str, Workload], batch_sizes: Sequence[str], rows: int | None) -> dict[str, Workload]:
-    """The workloads in all batch sizes, named by both if there are any."""
-    if wrong := [size for size in batch_sizes if not size.isdecimal() or int(size) < 1]:
-        raise InputError(f"--batch_sizes has {wrong[0]!r}, which is no number of examples.")
-    if not batch_sizes:
-        return {name: workload.resized(rows=rows) for name, workload in workloads.items()}
-    return {f"{name}@{size}": w.resized(rows=rows, batch_size=int(size)) for name, w in workloads.items() for size in batch_sizes}
-
-
-def _installed(peers: Mapping[str, Any]) -> dict[str, Any]:
-    from importlib.util import find_spec
-
-    present = {name: make for name, make in peers.items() if find_spec(name)}
-    if missing := sorted(set(peers) - set(present)):
-        print(f"Not installed, left out: {', '.join(missing)}.")
-    return present
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _say(text: str) -> None:
@@ -330,12 +195,6 @@ def _say(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror}.") from error
-
-
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no process is left then
     sys.exit(command_line.run(main, define_flags, sys.argv))

@@ -10,7 +10,8 @@ import tensorflow as tf
 from keras import layers, ops
 
 import loops
-from research.benchmarks.more_models import MSE, Case, case, conv, conv_net, lazily, mlp, softmax, stack
+from research.benchmarks.architectures import softmax, stack
+from research.benchmarks.more_models import MSE, Case, case, conv, conv_net, lazily, mlp
 
 __all__ = ["HELD_OUT"]
 

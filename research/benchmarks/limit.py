@@ -8,7 +8,7 @@ import time
 import keras
 import numpy as np
 
-from research.benchmarks.contenders import Contender, Timed
+from research.benchmarks.contender import Contender, Timed
 from research.benchmarks.workloads import Workload
 
 __all__ = ["Products", "sizes"]
@@ -33,6 +33,10 @@ def sizes(model: keras.Model, batch_size: int) -> list[tuple[int, int, int]]:
 
 class Products(Contender):
     """The products of all layers, forward and backward, on arrays that are there already. Nothing else: no loss, no update, no data."""
+
+    def unsuitable(self, workload: Workload) -> str | None:
+        others = {"MultiHeadAttention", "LSTM"} & {type(layer).__name__ for layer in workload.model().layers}
+        return f"the products of {', '.join(sorted(others))} are not counted" if others else None
 
     def setup(self, workload: Workload, directory: pathlib.Path) -> None:
         rng = np.random.default_rng(0)

@@ -82,6 +82,8 @@ class Row:
 def candidates() -> Iterator[Candidate]:
     """The workloads of the benchmark in three batch sizes, and the models of `more_models.py`."""
     for name, workload in WORKLOADS.items():
+        if name in FITTED:
+            continue
         for size in BATCHES:
             sized = workload.resized(rows=40 * size, batch_size=size)
             yield Candidate(f"{name}@{size}", GROUPS[0], functools.partial(_task_of, sized), functools.partial(_feed_of, sized))

@@ -12,8 +12,9 @@ import tensorflow as tf
 from keras import layers
 
 import loops
+from research.benchmarks.architectures import lstm, resnet, softmax, stack, transformer
 
-__all__ = ["FITTED", "MSE", "Case", "case", "conv", "conv_net", "lazily", "mlp", "softmax", "stack"]
+__all__ = ["FITTED", "MSE", "Case", "case", "conv", "conv_net", "lazily", "mlp"]
 
 Tensor = Any
 
@@ -71,61 +72,13 @@ def case(
     return Case(task, (shape, of), target or ((), classes), batch)
 
 
-def stack(*stacked: Any) -> Callable[[Any], Any]:
-    def apply(x: Any) -> Any:
-        for layer in stacked:
-            x = layer(x)
-        return x
-
-    return apply
-
-
 def lazily(make: Callable[[], list[Any]]) -> Callable[[Any], Any]:
     """Layers that are made when the model is."""
     return lambda x: stack(*make())(x)
 
 
-def softmax(classes: int = 10) -> Any:
-    return layers.Dense(classes, "softmax")
-
-
 def mlp(*units: int, classes: int = 10, activation: str = "relu", between: Callable[[], list[Any]] = list) -> Callable[[Any], Any]:
     return lazily(lambda: [*(layer for n in units for layer in (layers.Dense(n, activation), *between())), softmax(classes)])
-
-
-def _lstm(x: Any) -> Any:
-    return softmax()(layers.LSTM(64)(x))
-
-
-def _transformer(depth: int, width: int, heads: int, words: int, dropout: float = 0.0) -> Callable[[Any], Any]:
-    def build(tokens: Any) -> Any:
-        x = layers.Embedding(words, width)(tokens)
-        for _ in range(depth):
-            y = layers.LayerNormalization()(x)
-            x = x + layers.MultiHeadAttention(heads, width // heads, dropout=dropout)(y, y)
-            y = layers.LayerNormalization()(x)
-            x = x + layers.Dense(width)(layers.Dense(4 * width, "gelu")(y))
-        return softmax()(layers.GlobalAveragePooling1D()(x))
-
-    return build
-
-
-def _resnet(blocks: int, width: int = 16) -> Callable[[Any], Any]:
-    def convolved(x: Any, filters: int, stride: int = 1, relu: bool = True) -> Any:
-        x = layers.Conv2D(filters, 3, stride, padding="same", use_bias=False)(x)
-        x = layers.BatchNormalization()(x)
-        return layers.Activation("relu")(x) if relu else x
-
-    def build(x: Any) -> Any:
-        x = convolved(x, width)
-        for stage in range(3):
-            for block in range(blocks):
-                stride = 2 if stage and not block else 1
-                y = convolved(convolved(x, width << stage, stride), width << stage, relu=False)
-                x = layers.Activation("relu")(y + (layers.Conv2D(width << stage, 1, stride)(x) if stride > 1 else x))
-        return softmax()(layers.GlobalAveragePooling2D()(x))
-
-    return build
 
 
 def conv_net(make: Callable[[int], Any], depths: tuple[int, ...], pool: Callable[[], Any] | None) -> Callable[[Any], Any]:
@@ -239,9 +192,9 @@ MSE = {"loss": "mse"}
 
 #: The rule was fitted to these, beside the workloads of the benchmark.
 FITTED: dict[str, Case] = {
-    "lstm": case(_lstm, (32, 16)),
-    "transformer": case(_transformer(4, 128, 4, 5000), (128,), of=5000),
-    "resnet20": case(_resnet(3), (32, 32, 3), optimizer=lambda: SGD(0.1, 0.9)),
+    "lstm": case(lstm, (32, 16)),
+    "transformer": case(transformer(4, 128, 4, 5000), (128,), of=5000),
+    "resnet20": case(resnet(3), (32, 32, 3), optimizer=lambda: SGD(0.1, 0.9)),
     "mlp_2048": case(mlp(2048, 2048), (784,)),
     "conv_32_64": case(conv_net(conv, (32, 64), layers.MaxPooling2D), (28, 28, 1)),
     "conv1d": case(conv_net(lambda n: layers.Conv1D(n, 5, padding="same", activation="relu"), (32, 32), layers.MaxPooling1D), (128, 8)),
@@ -274,8 +227,8 @@ FITTED: dict[str, Case] = {
         batch=64,
     ),
     "lstm_256": case(lazily(lambda: [layers.LSTM(256), softmax()]), (50, 32), batch=64),
-    "transformer_tiny": case(_transformer(1, 32, 2, 1000), (20,), of=1000),
-    "transformer_dropout": case(_transformer(2, 64, 4, 1000, dropout=0.1), (32,), of=1000, batch=64),
+    "transformer_tiny": case(transformer(1, 32, 2, 1000), (20,), of=1000),
+    "transformer_dropout": case(transformer(2, 64, 4, 1000, dropout=0.1), (32,), of=1000, batch=64),
     "unrolled_task": Case(_Unrolled, ((64,),), ((1,),), 64),
     "tiny_mlp": case(mlp(16), (4,), batch=4, optimizer=lambda: SGD(0.01)),
     "logistic": case(mlp(), (784,), batch=128, optimizer=lambda: SGD(0.01)),
@@ -306,7 +259,7 @@ FITTED: dict[str, Case] = {
     "conv1d_dilated": case(
         conv_net(lambda n: layers.Conv1D(n, 3, dilation_rate=2, padding="causal", activation="relu"), (32, 32, 32), None), (64, 4)
     ),
-    "resnet_wide_batch_128": case(_resnet(1, 32), (32, 32, 3), batch=128, optimizer=lambda: SGD(0.1, 0.9)),
+    "resnet_wide_batch_128": case(resnet(1, 32), (32, 32, 3), batch=128, optimizer=lambda: SGD(0.1, 0.9)),
     "conv_autoencoder": case(_conv_autoencoder, (28, 28, 1), target=((28, 28, 1),), **MSE),
     "unet": case(_unet, (32, 32, 3), target=((32, 32, 1),), batch=16, **MSE),
     "lstm_two_layers_words": case(
@@ -317,7 +270,7 @@ FITTED: dict[str, Case] = {
     ),
     "gru": case(lazily(lambda: [layers.GRU(128), layers.Dense(1)]), (20, 4), target=((1,),), batch=128, **MSE),
     "simple_rnn": case(lazily(lambda: [layers.SimpleRNN(32), softmax()]), (60, 4), batch=16),
-    "transformer_wide_batch_8": case(_transformer(2, 256, 8, 2000), (64,), of=2000, batch=8),
+    "transformer_wide_batch_8": case(transformer(2, 256, 8, 2000), (64,), of=2000, batch=8),
     "recommender": case(_recommender, (4,), of=20_000, target=((1,), 2), loss="mse", batch=256),
     "word_classes_64k": case(lazily(lambda: [layers.Embedding(1000, 64), layers.Flatten(), softmax(5000)]), (8,), of=1000, classes=5000),
     "grouped_8_of_64": case(

@@ -10,7 +10,7 @@ import tempfile
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from research.benchmarks.contenders import Contender
+from research.benchmarks.contender import Contender
 
 __all__ = ["kind_of", "operations"]
 

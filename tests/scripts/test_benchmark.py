@@ -1,114 +1,107 @@
-"""The benchmark measures what it says, and its table holds what was measured. No speed is asserted."""
+"""The benchmark measures what it says, and its file and its tables hold what was measured. No speed is asserted."""
 
 from __future__ import annotations
 
 import json
+import statistics
 
 import pytest
 
 from research import command_line
-from research.benchmarks import first_step
-from research.benchmarks.workloads import WORKLOADS
-from scripts import benchmark
+from research.benchmarks import registry
+from research.benchmarks.measurements import Measurements
+from scripts import benchmark, benchmark_report
+from tests.research.benchmarks.fakes import fake
 from tests.scripts.programs import run
 
-RATES = {"fit": [100.0, 50.0, 90.0], "fit_50": [150.0, 100.0, 120.0], "fit_50_xla": [300.0, 300.0, 300.0], "loops": [300.0, 200.0, 360.0]}
-RATES |= {"while": [300.0, 250.0, 300.0]}
+TINY = ["--workloads=wide_deep", "--batch_sizes=32", "--rounds=1", "--seconds=0", "--rows=640"]
 
 
-def test_one_tiny_workload(tmp_path):
+@pytest.fixture
+def fakes(monkeypatch):
+    """Contenders that train nothing, in rows of their own."""
+    entries = {
+        "fit": fake([100]),
+        "loops": fake([150, 200, 300]),
+        "loops_auto": fake([400]),
+        "torch": fake(fault="abort"),
+        "jax": fake(fault="missing"),
+    }
+    monkeypatch.setattr(registry, "CONTENDERS", entries)
+    monkeypatch.setattr(registry, "contenders_of", lambda row: list(entries))
+
+
+def test_one_tiny_workload_in_a_process_of_its_own(tmp_path):
     file = tmp_path / "measured.json"
-    contenders = "fit,fit_callbacks"
-    code, out, err = run(
-        benchmark,
-        "--workloads=wide_deep",
-        f"--contenders={contenders}",
-        "--rounds=1",
-        "--seconds=0",
-        "--rows=320",
-        f"--json={file}",
-        "--markdown",
-    )
+    code, out, err = run(benchmark, *TINY, "--contenders=loops_auto", "--operations=99", f"--json={file}")
     assert code == 0, err
-    measured = json.loads(file.read_text())
-    assert measured["machine"]["cores"] >= 1 and measured["settings"]["rounds"] == 1
-    rates = measured["workloads"]["wide_deep"]["rates"]
-    assert list(rates) == contenders.split(",")
-    assert all(len(values) == 1 and values[0] > 0 for values in rates.values())
-    for name, (rate,) in rates.items():
-        (line,) = [line for line in out.splitlines() if line.startswith(f"| {name} ")]
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[1] == f"{rate:,.0f}"
-        assert cells[3] == f"{rate / rates['fit'][0]:.2f}x"
+    (row,) = json.loads(file.read_text())["rows"].values()
+    found = row["contenders"]["loops_auto"]
+    assert found["ended"] is None, found["ended"]
+    assert len(found["rates"]) == 1 and found["rates"][0] > 0 and row["data"]["steps"] == 20
+    assert found["mode"] == "xla" and found["memory"]["peak"] > found["memory"]["imported"]
+    assert row["run"]["rounds"] == 1 and row["run"]["machine"]["cores"] >= 1 and "tensorflow" in row["run"]["versions"]
+    assert row["run"]["command"].startswith("python scripts/benchmark.py --") and str(tmp_path) not in row["run"]["command"]
+    (line,) = [line for line in out.splitlines() if line.startswith("loops_auto (xla) ")]
+    assert line.split()[2] == f"{found['rates'][0]:,.0f}"
+    # What its steps are made of; all of it, as the most expensive depends on what else the machine does.
+    table = out.split("a step of loops_auto, by operation\n")[1]
+    kinds = dict(line.rsplit(None, 1) for line in table[: table.index("all others")].splitlines()[1:])
+    microseconds = [float(value.replace(",", "")) for value in kinds.values()]
+    assert microseconds == sorted(microseconds, reverse=True) and microseconds[0] > 0 and any("fusion" in kind for kind in kinds), table
 
 
-def test_the_time_to_the_first_step_of_two_fits(tmp_path, monkeypatch):
-    monkeypatch.setattr(first_step, "CONTENDERS", {name: first_step.CONTENDERS[name] for name in ("fit", "loops")})
+def test_the_pieces_of_a_benchmark_come_together_in_one_file(tmp_path, fakes):
     file = tmp_path / "measured.json"
-    code, out, err = run(benchmark, "--first_step", "--workloads=wide_deep", "--rounds=1", f"--json={file}")
+    arguments = ["--sources=arrays", "--rounds=2", "--seconds=0", f"--json={file}", "--noinference"]
+    assert run(benchmark, "--workloads=selu", *arguments)[0] == 0
+    first = json.loads(file.read_text())["rows"]["selu@32"]
+    code, out, err = run(benchmark, "--workloads=selu,lstm", "--missing", *arguments)
     assert code == 0, err
-    measured = json.loads(file.read_text())["first_step"]["wide_deep"]
-    assert list(measured) == ["fit", "loops"]
-    for name, (fits,) in measured.items():
-        assert len(fits) == 2 and all(0 < step < whole for step, whole in fits)
-        (line,) = [line for line in out.splitlines() if line.startswith(f"{name} ")]
-        assert line.split()[1:] == [f"{1000 * seconds:,.0f}" for one in fits for seconds in one]
+    rows = json.loads(file.read_text())["rows"]
+    assert list(rows) == ["selu@32", "lstm@32"] and rows["selu@32"] == first
+    found = rows["lstm@32"]["contenders"]
+    assert found["loops"]["rates"] == [200.0, 300.0] and statistics.median(found["fit"]["rates"]) == 100
+    assert "torch ended: round 2: killed by SIGABRT: what it said last" in out and "jax: not installed: no_such_package" in out
+    assert "selu@32" not in out
+    assert not Measurements(file).holds("rows", "selu@32", rounds=3, seconds=0.0)  # it would be measured again
 
 
-def test_a_step_is_shown_by_its_operations():
-    # All of them: which are the most expensive depends on what else the machine does.
-    arguments = ["--workloads=wide_deep", "--contenders=loops,loops_xla", "--rounds=1", "--seconds=0", "--rows=640", "--operations=99"]
-    code, out, err = run(benchmark, *arguments)
-    assert code == 0, err
-    for contender, product in ("loops", "MatMul"), ("loops_xla", "fusion"):
-        table = out.split(f"a step of {contender}, by operation\n")[1]
-        kinds = dict(line.rsplit(None, 1) for line in table[: table.index("all others")].splitlines()[1:])
-        microseconds = [float(value.replace(",", "")) for value in kinds.values()]
-        assert microseconds == sorted(microseconds, reverse=True) and microseconds[0] > 0, table
-        assert any(product in kind for kind in kinds), table
+def test_the_report_changes_figures_only_and_only_once(tmp_path, fakes):
+    file, page = tmp_path / "measured.json", tmp_path / "page.md"
+    assert run(benchmark, "--workloads=lstm", "--rounds=2", "--seconds=0", f"--json={file}")[0] == 0
+    page.write_text("Prose.\n\n<!-- measured: arrays -->\n<!-- end -->\n\n<!-- measured: mode choices -->\nkept\n<!-- end -->\nMore.\n")
+    assert run(benchmark_report, f"--json={file}", f"--page={page}", f"--mode_choices={tmp_path / 'none'}")[0] == 0
+    once = page.read_text()
+    assert once.startswith("Prose.\n\n<!-- measured: arrays -->\n| row ") and once.endswith("mode choices -->\nkept\n<!-- end -->\nMore.\n")
+    assert "4.00x (4.00–4.00) `fit`" in once
+    assert page.with_suffix(".png").stat().st_size > 1000
+    assert run(benchmark_report, f"--json={file}", f"--page={page}", f"--mode_choices={tmp_path / 'none'}")[0] == 0
+    assert page.read_text() == once
 
 
-def test_batch_sizes_change_the_steps_of_an_epoch():
-    workload = WORKLOADS["wide_deep"].resized(rows=1000, batch_size=128)
-    assert (workload.rows, workload.batch_size, workload.steps) == (896, 128, 7)
-    assert list(benchmark._sized({"a": workload}, ["32", "512"], None)) == ["a@32", "a@512"]
+def test_the_page_of_the_project_is_what_the_report_writes():
+    page = benchmark_report.DOCS / "benchmarks.md"
+    content = Measurements(benchmark_report.DOCS / "benchmarks.json").content
+    text = page.read_text(encoding="utf-8")
+    assert benchmark_report.written(text, content, benchmark_report.DOCS / "mode_choices.json") == text
 
 
-def test_peers_have_a_column_when_they_run():
-    rates = {**RATES, "torch": [150.0, 100.0, 180.0], "jax": [100.0, 100.0, 100.0]}
-    assert benchmark.ratios(rates)["vs best peer"]["loops"] == 2.0 and "vs best peer" not in benchmark.ratios(RATES)
-    assert benchmark.table(rates)[-2] == "best peer: torch"
-
-
-def test_ratios_are_medians_over_rounds_not_ratios_of_medians():
-    assert benchmark.ratio(RATES, "loops", "fit") == 4.0  # of 3, 4 and 4; the medians' ratio is 3.33
-    assert benchmark.ratio(RATES, "loops", "eager") is None
-    assert benchmark.best(RATES, benchmark.GRAPH_FITS) == "fit_50"
-    assert benchmark.best(RATES, benchmark.FITS) == "fit_50_xla"
-    assert benchmark.best(RATES, ["eager"]) is None
-
-
-def test_the_table_has_every_ratio_that_is_promised():
-    lines = benchmark.table(RATES)
-    assert lines[0].split("  ")[0] == "contender"
-    (line,) = [line for line in lines if line.startswith("loops")]
-    assert line.split() == ["loops", "300", "53%", "4.00x", "2.00x", "1.00x", "1.00x"]
-    assert lines[-2:] == ["best graph fit: fit_50; best fit: fit_50_xla", "its like: loops vs while"]
-
-
-def test_the_mean_over_workloads_is_geometric():
-    slower = {"fit": [100.0], "loops": [100.0]}
-    lines = benchmark.mean_table({"a": RATES, "b": slower})
-    (line,) = [line for line in lines if line.startswith("loops")]
-    assert line.split()[1:3] == ["2", "2.00x"]
+def test_every_planned_row_has_contenders_that_exist_and_other_sizes_can_be_asked_for():
+    for row in registry.PLAN:
+        names = registry.contenders_of(row)
+        assert names and set(names) <= set(registry.CONTENDERS)
+        assert {"fit_50", "loops", "loops_auto"} <= set(names) and set(names) & set(registry.OTHERS)
+    values = command_line.parse(benchmark.define_flags, ["benchmark.py", "--workloads=lstm", "--batch_sizes=8,16", "--sources=tf.data"])
+    assert [row.name for row in benchmark._rows(values)] == ["lstm@8 tf.data", "lstm@16 tf.data"]
 
 
 @pytest.mark.parametrize(
     "argument, sentence",
     [
-        ("--workloads=mlp", "There is no workload 'mlp'; there are mlp_sgd, mlp_adam, selu, selu_dropout, conv, wide_deep."),
+        ("--workloads=mlp", "There is no workload 'mlp'; there are mlp_sgd, mlp_adam, selu, selu_dropout, conv, wide_deep, lstm,"),
         ("--contenders=fits", "There is no contender 'fits'"),
-        ("--peers=caffe", "There is no peer 'caffe'"),
+        ("--sources=csv", "There is no source 'csv'; there are arrays, tf.data."),
         ("--batch_sizes=32,many", "--batch_sizes has 'many'"),
         ("--rounds=0", "rounds"),
         ("--round=1", "Unknown command line flag 'round'"),
@@ -118,3 +111,9 @@ def test_what_does_not_exist_gets_a_sentence(argument, sentence):
     code, _, err = run(benchmark, argument)
     assert code == command_line.EXIT_REFUSED
     assert sentence in err and "Traceback" not in err
+
+
+def test_a_file_of_something_else_is_not_overwritten(tmp_path):
+    (file := tmp_path / "measured.json").write_text("mine")
+    code, _, err = run(benchmark, f"--json={file}")
+    assert code == command_line.EXIT_REFUSED and "no JSON that this program wrote" in err and file.read_text() == "mine"
