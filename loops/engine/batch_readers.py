@@ -70,15 +70,19 @@ class BlockReader:
 
 
 class RowsReader(BlockReader):
-    """Gathers the rows `index[start + i]` of arrays."""
+    """Gathers the rows `index[start + i]` of arrays.
+
+    Each array has the index as an input of its own: else Grappler knows that their batches have one length, simplifies the gradient by that,
+    and sums of three terms and more begin with another term than in `model.fit`.
+    """
 
     def __init__(self, given: list[Any], spec: Any, start: tf.Tensor):
-        *self._arrays, self._index = given
+        self._arrays, self._indices = given[: len(given) // 2], given[len(given) // 2 :]
         self._spec, self._start = spec, start
 
     def batch(self, held: list[Any], i: tf.Tensor) -> Any:
-        rows = tf.gather(self._index, self._start + i)
-        return _pack(self._spec, [tf.gather(array, rows) for array in self._arrays])
+        rows = [tf.gather(index, self._start + i) for index in self._indices]
+        return _pack(self._spec, [tf.gather(array, which) for array, which in zip(self._arrays, rows, strict=True)])
 
 
 class IteratorReader:
@@ -163,7 +167,8 @@ def reader_for(source: Any, given: Any, spec: Any, start: tf.Tensor, *, record: 
 def inputs_of(source: Any) -> Any:
     """The argument of a program for this source: the tensors of a block, the tensor lists of a recording, or the iterator."""
     if isinstance(source, Block):
-        return [*_present(source.tensors), *([source.index] if isinstance(source, IndexedBlock) else [])]
+        arrays = _present(source.tensors)
+        return [*arrays, *([source.index] * len(arrays) if isinstance(source, IndexedBlock) else [])]
     return list(source.handles) if isinstance(source, Recording) else source
 
 
@@ -171,7 +176,8 @@ def signature_of(source: Any, spec: Any, capacity: int | None) -> Any:
     """Type specs of `inputs_of(source)`; the number of batches in a block is left open unless `capacity` is given."""
     if isinstance(source, IndexedBlock):
         rows, size = source.rows if capacity is not None else None, next(s.shape[0] for s in _present(spec))
-        return [*(tf.TensorSpec([rows, *s.shape[1:]], s.dtype) for s in _present(spec)), tf.TensorSpec([capacity, size], tf.int32)]
+        arrays = [tf.TensorSpec([rows, *s.shape[1:]], s.dtype) for s in _present(spec)]
+        return [*arrays, *[tf.TensorSpec([capacity, size], tf.int32)] * len(arrays)]
     if isinstance(source, Block):
         return [tf.TensorSpec([capacity, *s.shape], s.dtype) for s in _present(spec)]
     if isinstance(source, Recording):

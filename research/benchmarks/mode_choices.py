@@ -27,6 +27,14 @@ __all__ = ["GROUPS", "Row", "candidates", "fitted", "measured"]
 GROUPS = ("benchmark", "fitted", "held out")
 BATCHES = (32, 128, 512)
 _LONG = 10**9  # steps: so many that compiling does not count
+# Models whose evaluation is measured, too: a third of each group.
+_EVALUATED = (
+    *("mlp_sgd@32", "mlp_sgd@512", "mlp_adam@128", "selu@32", "conv@32", "conv@512", "wide_deep@32", "wide_deep@512"),
+    *("lstm", "transformer", "resnet20", "mlp_2048", "conv1d", "mlp_bfloat16", "layer_norm_mlp", "grouped", "transformer_tiny"),
+    *("mlp_1024_deep", "autoencoder", "conv_batch_256", "resnet_wide_batch_128", "gru", "recommender", "conv_average_pooling"),
+    *("mlp_swish_nadam", "mlp_thousand_classes", "mlp_residual", "mlp_lion_1024", "linear_regression", "mixer", "gru_64", "conv1d_audio"),
+    *("conv_pointwise", "conv_5x5", "conv_deep_narrow", "conv_group_norm", "vision_transformer", "language_model", "attention_pooling"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +45,14 @@ class Candidate:
         name: as in the table.
         group: one of `GROUPS`; the rule was fitted to the first two.
         task, feed: make the task, and some batches in arrays.
+        forward: whether the step is that of an evaluation.
     """
 
     name: str
     group: str
     task: Callable[[], loops.Task]
     feed: Callable[[], loops.ArrayFeed]
+    forward: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +90,16 @@ class Row:
 
 
 def candidates() -> Iterator[Candidate]:
-    """The workloads of the benchmark in three batch sizes, and the models of `more_models.py`."""
+    """Training steps of all models, then evaluations of some."""
+    of_training = list(_of_training())
+    yield from of_training
+    for one in of_training:
+        if one.name in _EVALUATED:
+            yield dataclasses.replace(one, name=f"{one.name}, evaluated", forward=True)
+
+
+def _of_training() -> Iterator[Candidate]:
+    """The workloads of the benchmark in three batch sizes, and the models of `more_models.py` and `held_out_models.py`."""
     for name, workload in WORKLOADS.items():
         if name in FITTED:
             continue
@@ -111,9 +130,10 @@ def measured(candidate: Candidate, *, time: bool = True) -> Row:
     task, feed = candidate.task(), candidate.feed()
 
     def program(mode: str) -> Program:
-        return Program(GlobalStep(task, "train_step", tf.distribute.get_strategy(), fuse=mode == "graph"), mode)
+        method = "eval_step" if candidate.forward else "train_step"
+        return Program(GlobalStep(task, method, tf.distribute.get_strategy(), fuse=mode == "graph" and not candidate.forward), mode)
 
-    why = compile_mode.choose(program, feed, steps=_LONG, saved=False, guarded=False).why
+    why = compile_mode.choose(program, feed, steps=_LONG, saved=False, guarded=False, forward=candidate.forward).why
     costs, work = why.get("estimated_microseconds_per_step"), why.get("work", {})
     estimated = None if costs is None else round(costs["graph"] / costs["xla"], 2)
     if not time:
