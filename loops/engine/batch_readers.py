@@ -72,8 +72,8 @@ class BlockReader:
 class RowsReader(BlockReader):
     """Gathers the rows `index[start + i]` of arrays.
 
-    Each array has the index as an input of its own: else Grappler knows that their batches have one length, simplifies the gradient by that,
-    and sums of three terms and more begin with another term than in `model.fit`.
+    Each array has the index as an input of its own: else Grappler knows that their batches have one length, and simplifies the gradient by
+    that; then sums of three terms and more begin with another term than in `model.fit`.
     """
 
     def __init__(self, given: list[Any], spec: Any, start: tf.Tensor):

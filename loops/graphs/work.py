@@ -22,6 +22,7 @@ _FREE_PREFIXES = ("BroadcastGradientArgs", "Bitcast", "ExpandDims", "Squeeze", "
 _PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum")
 _SAME_SIZE = ("Reshape", "Squeeze", "ExpandDims", "Transpose", "Identity", "Cast")
 _LOOPS = ("While", "StatelessWhile")
+_AVERAGES = ("AvgPool", "AvgPool3D")
 _LONG = 96
 # Turns of a loop whose number is not in the graph.
 _TURNS = 16
@@ -41,7 +42,7 @@ class Work:
         strided: the same of convolutions with strides.
         grouped: the same of convolutions with groups.
         convolving: how many of the operations are convolutions or gradients of one.
-        windows: numbers that average pooling and its gradient write.
+        windows: numbers that average pooling writes, its gradient aside.
         elements: numbers that all other operations write.
     """
 
@@ -96,7 +97,7 @@ def _count(graph: tf.Graph, libraries: list[Mapping[str, Any]], times: float, si
             else:
                 written = times * sum(map(sizes, op.outputs))
                 work.elements += written
-                work.windows += written if op.type.startswith("AvgPool") else 0.0
+                work.windows += written if op.type in _AVERAGES else 0.0
 
 
 def _is_batched(op: tf.Operation) -> bool:
