@@ -135,7 +135,7 @@ def choose(
     mode, reason = _by_costs(costs, steps, _LEAST_SPEEDUP_FORWARD if forward else _LEAST_SPEEDUP)
     if mode == "xla":
         compiled = new_program("xla")
-        if (obstacle := _compiled(compiled, feed, guarded)) is not None:
+        if (obstacle := _compiled(compiled, feed, guarded, forward)) is not None:
             mode, reason = "graph", obstacle
         else:
             program = compiled
@@ -271,9 +271,13 @@ def _is_obstacle(op_type: str) -> bool:
     return _is_slow(op_type) or (definition is not None and definition.is_stateful and not op_type.startswith(_STATEFUL_BUT_COMPILED))
 
 
-def _compiled(program: Program, feed: Feed, guarded: bool) -> str | None:
-    """Has XLA compile a program, by a call that does no step. Returns why it cannot, None if it can."""
-    block = feed.blank_block() if isinstance(feed, (DatasetFeed, ArrayFeed)) else next(iter(feed.blocks(Position())))
+def _compiled(program: Program, feed: Feed, guarded: bool, forward: bool) -> str | None:
+    """Has XLA compile a program that is not, by a call that does no step. Returns why it cannot, None if it can."""
+    if program.blocks:
+        return None
+    # Only training gathers batches in its program, see `Feed.held`.
+    blank = isinstance(feed, DatasetFeed) or (isinstance(feed, ArrayFeed) and not forward)
+    block = feed.blank_block() if blank else next(iter(feed.blocks(Position())))
     try:
         program(block, feed.element_spec, start=0, n=0, first_step=0, finite=tf.constant(True) if guarded else None)
     except (ValueError, tf.errors.OpError) as error:

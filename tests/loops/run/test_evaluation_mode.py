@@ -12,6 +12,7 @@ import loops
 from loops import hooks, triggers
 from loops.engine import compile_mode
 from loops.engine.kept_programs import KeptPrograms
+from loops.engine.program import Program
 from loops.engine.progress import Progress
 from loops.run.eval_loop import EvalLoop
 from tests.loops import tiny
@@ -57,6 +58,17 @@ def test_fewer_steps_than_a_pass_count_as_such_and_a_small_advantage_is_none(cos
     costs(0.0, times=1.04)
     loops.EvalLoop(alike).run(feed())
     assert modes_of(few, "eval_step") == modes_of(alike, "eval_step") == ["graph"]
+
+
+def test_xla_compiles_for_the_blocks_that_are_read_and_is_asked_once(costs, monkeypatch):
+    costs(0.0)
+    task, calls, call = tiny.Classifier(), [], Program.__call__
+    monkeypatch.setattr(Program, "__call__", lambda self, *args, **kwargs: (calls.append(kwargs["n"]), call(self, *args, **kwargs))[1])
+    loop, counted = loops.EvalLoop(task), []
+    for _ in range(2):
+        loop.run(feed(64))
+        counted.append((calls.count(0), *{p.compilations for p in KeptPrograms.of(task) if p.mode == "xla"}))
+    assert counted == [(1, 1), (1, 1)]
 
 
 def test_who_looks_at_each_batch_gets_a_graph(costs):
