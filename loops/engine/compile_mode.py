@@ -276,8 +276,10 @@ def _compiled(program: Program, feed: Feed, guarded: bool, forward: bool) -> str
     if program.blocks:
         return None
     # Only training gathers batches in its program, see `Feed.held`.
-    blank = isinstance(feed, DatasetFeed) or (isinstance(feed, ArrayFeed) and not forward)
-    block = feed.blank_block() if blank else next(iter(feed.blocks(Position())))
+    if isinstance(feed, DatasetFeed) or (isinstance(feed, ArrayFeed) and not forward):
+        block = feed.blank_block()
+    else:
+        block = next(iter(feed.blocks(Position())))
     try:
         program(block, feed.element_spec, start=0, n=0, first_step=0, finite=tf.constant(True) if guarded else None)
     except (ValueError, tf.errors.OpError) as error:
