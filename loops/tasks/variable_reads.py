@@ -44,10 +44,10 @@ class VariableReads:
         self._given, self._given_watched = list(variables), list(variables if watched is None else watched)
         self._variables = [local_variables([v])[0] for v in self._given]
         self._watched = [local_variables([v])[0] for v in self._given_watched]
-        packed: dict[Any, list[int]] = {}
+        packed: dict[str, list[int]] = {}
         for i, v in enumerate(self._variables):
             small = v.dtype.name in _PACKED_TYPES and v.shape.is_fully_defined() and math.prod(v.shape) <= _MOST_PACKED
-            packed.setdefault(v.dtype if small else i, []).append(i)
+            packed.setdefault(v.dtype.name if small else f"variable {i}", []).append(i)
         self._packs = list(packed.values())
 
     @functools.cached_property
