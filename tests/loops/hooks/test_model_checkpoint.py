@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
 import pathlib
-import sys
 import tempfile
 import threading
 import time
@@ -21,6 +19,7 @@ from hypothesis import strategies as st
 
 from loops import files
 from loops.hooks import Evaluate, ModelCheckpoint, _weights_writer
+from tests.loops.hooks.counted_calls import counted_calls
 from tests.loops.hooks.fake_loop import FakeLoop, FakeTask, tiny_model
 
 
@@ -301,17 +300,6 @@ def test_a_better_value_is_saved_although_the_file_before_fails_meanwhile(tmp_pa
     saved = tiny_model()
     saved.load_weights(tmp_path / hook.filepath)
     assert (hook.best, float(saved.weights[0].numpy().item())) == (0.4, 2.0)
-
-
-@contextlib.contextmanager
-def counted_calls():
-    """A list that gets an item for each call of TensorFlow that this thread makes."""
-    found = []
-    sys.setprofile(lambda frame, event, argument: event == "c_call" and "Execute" in argument.__name__ and found.append(argument))
-    try:
-        yield found
-    finally:
-        sys.setprofile(None)
 
 
 def test_only_what_is_saved_is_read_and_by_one_call(tmp_path, monkeypatch):
