@@ -21,7 +21,7 @@ import tensorflow as tf
 from loops import _private_api, files
 from loops.tasks.variable_reads import VariableReads
 
-__all__ = ["WeightsWriter", "atomically", "attributes_lock"]
+__all__ = ["WeightsCopy", "WeightsWriter", "atomically", "attributes_lock"]
 
 _SECONDS_TO_REST = 60.0
 _locks: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
@@ -48,21 +48,35 @@ _SECONDS_BETWEEN_FILES = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
+class WeightsCopy:
+    """The values of all variables that a file holds, at one moment.
+
+    Attributes:
+        structure: identities of the model and its variables.
+        values: pairs of variable and value.
+        not_finite: the path of a trainable weight that is not finite, empty if all are.
+    """
+
+    structure: tuple[int, ...]
+    values: list[tuple[Any, Any]]
+    not_finite: str
+
+
+@dataclasses.dataclass(frozen=True)
 class _Job:
     model: keras.Model
     path: pathlib.Path
-    structure: tuple[int, ...]
-    copies: list[tuple[Any, Any]]
+    copy: WeightsCopy
     then: list[Callable[[], Any]]
 
 
 class WeightsWriter:
-    """Saves a model's weights in a thread, at most one file at a time, and one path at most twice a second.
+    """Saves a model's weights in a thread, at most one file at a time, and at most twice a second unless somebody waits.
 
     The first save of a model waits until the file is written, and finds which variables Keras's writer reads. Each later save copies these
     variables, and the thread gives Keras's writer the copies in place of the live variables (`keras.StatelessScope`). The file is the one
-    that `model.save_weights` would have written at the time of the call, byte for byte. A save replaces one to the same path that has not
-    been written yet, so of saves in quick succession the newest is written.
+    that `model.save_weights` would have written at the time of the call, byte for byte. A save replaces one to the same path whose writing
+    has not begun, so of saves in quick succession the newest is written. It waits only for one to another path.
 
     Example:
         >>> import tempfile
@@ -76,7 +90,7 @@ class WeightsWriter:
 
     def __init__(self) -> None:
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
-        self._writing: concurrent.futures.Future[None] | None = None
+        self._pending: list[concurrent.futures.Future[None]] = []
         self._structure: tuple[int, ...] = ()
         self._written: list[Any] = []
         self._reads = VariableReads([])
@@ -86,48 +100,65 @@ class WeightsWriter:
         self._write_now = threading.Event()
         self._not_before = 0.0
 
-    def save(self, model: keras.Model, path: pathlib.Path, then: Callable[[], Any] = lambda: None) -> None:
-        """Copies the weights as they are now, and writes them to `path` later.
+    def copy(self, model: keras.Model) -> WeightsCopy | None:
+        """Copies the weights as they are now; None before the first save of this model, or if its files have to be written by `save`."""
+        structure = _structure(model)
+        if structure != self._structure or not self._in_thread:
+            return None
+        weights = model.trainable_variables
+        if not self._reads.of(self._written, weights):
+            self._reads = VariableReads(self._written, weights)
+        arrays, finite = self._reads.arrays_and_finite()
+        not_finite = next((weight.path for weight, good in zip(weights, finite, strict=True) if not good), "")
+        return WeightsCopy(structure, list(zip(self._written, arrays, strict=True)), not_finite)
+
+    def save(
+        self, model: keras.Model, path: pathlib.Path, then: Callable[[], Any] = lambda: None, *, copy: WeightsCopy | None = None
+    ) -> None:
+        """Writes the weights as they are now, or as they were when `copy` was made, to `path`: later, if they can be copied.
 
         Args:
             model: a built model.
             path: where the file goes, ending in ".weights.h5".
             then: called when the file is in its place, in the writing thread or in this one.
+            copy: what `copy` returned for this model.
 
         Raises:
-            OSError: if this file, or the one before it, could not be written.
+            OSError: if this file, or one before it, could not be written; `failures` and `wait` say so of one that is written later.
         """
-        structure = _structure(model)
-        if structure == self._structure and self._in_thread:
-            copies = list(zip(self._written, self._reads.arrays(), strict=True))
-            if not self._replace_waiting(job := _Job(model, path, structure, copies, [then])):
-                self.wait()
-                self._job = job
-                self._writing = self._thread().submit(self._write)
+        if (copy := copy or self.copy(model)) is not None:
+            self._queue(_Job(model, path, copy, [then]))
             return
         self.wait()
-        if structure != self._structure:
+        if (structure := _structure(model)) != self._structure:
             self._structure = structure
             self._in_thread = self._find_written(model, path)
-            self._reads = VariableReads(self._written)
+            self._reads = VariableReads([])
         if not self._in_thread:
             atomically(path, lambda name: model.save_weights(name, overwrite=True))
         then()
 
     @property
+    def pending(self) -> int:
+        """How many files are being written, or wait for it: two at most."""
+        return sum(not writing.done() for writing in self._pending)
+
+    @property
     def busy(self) -> bool:
         """Whether a file is being written."""
-        return self._writing is not None and not self._writing.done()
+        return self.pending > 0
+
+    def failures(self) -> list[BaseException]:
+        """The errors of the files that could not be written, each once. It does not wait for those that are being written."""
+        done = [writing for writing in self._pending if writing.done()]
+        self._pending = [writing for writing in self._pending if writing not in done]
+        return [error for writing in done if (error := writing.exception()) is not None]
 
     def wait(self) -> None:
-        """Waits until no file is being written; raises the error of the last one."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            self._write_now.set()
-            try:
-                writing.result()
-            finally:
-                self._write_now.clear()
+        """Waits until no file is being written; raises the first error."""
+        self._write_pending()
+        if failures := self.failures():
+            raise failures[0]
 
     def close(self) -> None:
         """As `wait`, and ends the thread."""
@@ -138,14 +169,25 @@ class WeightsWriter:
                 self._pool.shutdown()
             self._pool = None
 
-    def _replace_waiting(self, job: _Job) -> bool:
-        """Puts `job` in the place of a job for the same path that has not begun; returns False if there is none."""
-        with self._lock:
-            waiting = self._job
-            if waiting is None or waiting.path != job.path:
-                return False
-            self._job = dataclasses.replace(job, then=[*waiting.then, *job.then])
-            return True
+    def _queue(self, job: _Job) -> None:
+        while True:
+            with self._lock:
+                waiting = self._job
+                if waiting is None:
+                    self._pending.append(self._thread().submit(self._write))
+                    self._job = job
+                    return
+                if waiting.path == job.path:
+                    self._job = dataclasses.replace(job, then=[*waiting.then, *job.then])
+                    return
+            self._write_pending()
+
+    def _write_pending(self) -> None:
+        self._write_now.set()
+        try:
+            concurrent.futures.wait(self._pending)
+        finally:
+            self._write_now.clear()
 
     def _write(self) -> None:
         self._write_now.wait(max(0.0, self._not_before - time.monotonic()))
@@ -158,7 +200,7 @@ class WeightsWriter:
             raise OSError(f"{job.path} was not written: a callback has used its model for {_SECONDS_TO_REST:.0f} seconds.")
         try:
             _check_structure(job)
-            _write_copies(job.model, job.path, job.copies, lambda: [then() for then in job.then])
+            _write_copies(job.model, job.path, job.copy.values, lambda: [then() for then in job.then])
         finally:
             lock.release()
 
@@ -202,7 +244,7 @@ def _write_live(model: keras.Model, path: pathlib.Path) -> list[Any]:
 
 
 def _check_structure(job: _Job) -> None:
-    if _structure(job.model) != job.structure:
+    if _structure(job.model) != job.copy.structure:
         raise OSError(f"{job.path} was not written: before the file was, a hook had changed the model {job.model.name!r} itself.")
 
 

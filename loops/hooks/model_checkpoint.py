@@ -15,6 +15,7 @@ import numpy as np
 from loops import _private_api, triggers
 from loops.choices import At, Direction
 from loops.engine.rows import Window
+from loops.hooks._file_attempts import Attempt, Wanted
 from loops.hooks._weights_writer import WeightsWriter, atomically
 from loops.hooks.base import Loop, Phase
 from loops.hooks.monitor import MonitorHook
@@ -22,6 +23,8 @@ from loops.messages import say
 from loops.tasks.variable_reads import VariableReads
 
 __all__ = ["ModelCheckpoint"]
+
+_CHANGED = "a hook has changed the model since then; let it do so in on_epoch_begin"
 
 
 class ModelCheckpoint(MonitorHook):
@@ -33,6 +36,7 @@ class ModelCheckpoint(MonitorHook):
     being written when a snapshot was taken is written again when the run is resumed from that snapshot.
 
     A thread writes files of weights while training goes on, from copies of the weights; while a whole model is written, training waits.
+    At most twice a second: weights for a file that waits take the place of those that wait, and the last are written before training ends.
 
     Args:
         filepath: where to save, ending in ".weights.h5" if only weights are saved, else in ".keras" (or ".h5"). It may name "{epoch:02d}"
@@ -88,8 +92,9 @@ class ModelCheckpoint(MonitorHook):
         self._loop: Loop | None = None
         self._in_flight: tuple[int, str, list[str]] = (0, "", [])  # step, path, files to delete once the new one is in its place
         self._model_in_flight: Any = None
-        self._last: _Attempt | None = None
-        self._failures: list[Exception] = []  # of files that were to be in their place before, to be raised at the next save
+        self._last: Attempt | None = None
+        self._held: Wanted | None = None  # the next best, saved only if the files that are being written fail
+        self._failures: list[BaseException] = []  # of files that were to be in their place before, to be raised at the next save
         self._evaluated: Any = None  # the model that gave `monitor` in this epoch
 
         if save_weights_only and not self.filepath.endswith(".weights.h5"):
@@ -162,37 +167,57 @@ class ModelCheckpoint(MonitorHook):
         return trained.model if trained.intact else None
 
     def _save(self, loop: Loop, logs: Mapping[str, Any], model: Any) -> None:
+        self._failures += self._writer.failures()
         if not self._writer.busy:
-            self._settle()
+            self._go_on_from_what_is_in_place()
         self._save_if_wanted(loop, logs, model)
         self._raise_failures()
 
     def _save_if_wanted(self, loop: Loop, logs: Mapping[str, Any], model: Any) -> None:
-        bad = (
-            self._not_finite(model, logs)
-            if model is not None
-            else "a hook has changed the model since then; let it do so in on_epoch_begin"
-        )
-        if bad:
-            warnings.warn(f"ModelCheckpoint did not save after step {loop.progress.step}: {bad}.", stacklevel=5)
+        if bad := _not_finite(self.monitor, logs) if model is not None else _CHANGED:
+            self._warn(loop, bad)
             return
-        self._last = self._last or _Attempt(self.best, list(self._files), path=None, in_place=True)
+        self._last = self._last or Attempt(self.best, list(self._files), path=None, in_place=True)
         where = f"\nEpoch {loop.progress.epoch + 1}:"
-        if self.save_best_only and not self._is_best(loop, logs, where):
-            return
-        path = self._path(loop, logs)
-        obsolete = self._obsolete_after(str(path))
-        if self.verbose > 0:
-            say(f"{where} saving to {path}")
-        self._write(loop, model, path, obsolete)
+        best, value = self._judged(loop, logs) if self.save_best_only else (True, None)
+        doubtful = not best and value is not None and self._would_be_best_after_a_failure(value)
+        if best or doubtful:
+            path = self._path(loop, logs)
+            copy = self._writer.copy(model) if self.save_weights_only else None
+            if bad := self._not_finite(model) if copy is None else copy.not_finite:
+                self._warn(loop, f"the weight {bad} is not finite")
+                return
+            wanted = Wanted(value, (loop.progress.step, where), model, path, copy)
+            if doubtful and copy is not None and self._last.path == str(path):
+                self._held, doubtful = wanted, False
+            elif doubtful or copy is None:
+                self._settle()
+                best = value is None or self.is_improvement(value, self.best)
+            if best:
+                self._carry_out(wanted)
+                return
+        if value is not None and self.verbose > 0:
+            say(f"{where} {self.monitor} did not improve from {self.best:.5f}")
 
-    def _write(self, loop: Loop, model: Any, path: pathlib.Path, obsolete: list[str]) -> None:
-        attempt = self._last = _Attempt(self.best, list(self._files), path=str(path), before=self._last)
+    def _carry_out(self, wanted: Wanted) -> None:
+        value, where = wanted.value, wanted.where[1]
+        if value is not None:
+            if self.verbose > 0:
+                say(f"{where} {self.monitor} improved from {'None' if self.best is None else f'{self.best:.5f}'} to {value:.5f}")
+            self.best = value
+        obsolete = self._obsolete_after(str(wanted.path))
+        if self.verbose > 0:
+            say(f"{where} saving to {wanted.path}")
+        self._write(wanted, obsolete)
+
+    def _write(self, wanted: Wanted, obsolete: list[str]) -> None:
+        model, path = wanted.model, wanted.path
+        attempt = self._last = Attempt(self.best, list(self._files), path=str(path), before=self._last)
         try:
             if self.save_weights_only:
-                self._in_flight = (loop.progress.step, str(path), obsolete)
+                self._in_flight = (wanted.where[0], str(path), obsolete)
                 self._model_in_flight = model
-                self._writer.save(model, path, lambda: attempt.succeeded(obsolete))
+                self._writer.save(model, path, lambda: attempt.succeeded(obsolete), copy=wanted.copy)
             else:
                 atomically(path, lambda name: model.save(name, overwrite=True))
                 attempt.succeeded(obsolete)
@@ -201,13 +226,23 @@ class ModelCheckpoint(MonitorHook):
             raise
 
     def _settle(self) -> None:
-        """Waits for the file that is being written. If it fails, what the file would have held does not count as saved."""
-        try:
-            self._writer.wait()
-        except Exception as error:
-            self._failures.append(error)
-        finally:
-            self._go_back_if_failed()
+        """Waits for the files that are being written. If one fails, what it would have held does not count as saved."""
+        while True:
+            try:
+                self._writer.wait()
+            except Exception as error:
+                self._failures.append(error)
+            if not self._go_on_from_what_is_in_place():
+                return
+
+    def _go_on_from_what_is_in_place(self) -> bool:
+        """Once no file is being written: saves what is held if it is better than what is in its place. Returns whether it does so."""
+        self._go_back_if_failed()
+        held, self._held = self._held, None
+        if held is None or held.value is None or not self.is_improvement(held.value, self.best):
+            return False
+        self._carry_out(held)
+        return True
 
     def _raise_failures(self) -> None:
         failures, self._failures = self._failures, []
@@ -219,7 +254,8 @@ class ModelCheckpoint(MonitorHook):
             self._last = self._last.last_in_place
             self.best, self._files = self._last.best, list(self._last.files)
 
-    def _is_best(self, loop: Loop, logs: Mapping[str, Any], where: str) -> bool:
+    def _judged(self, loop: Loop, logs: Mapping[str, Any]) -> tuple[bool, float | None]:
+        """Whether the metric is better than ever before, and its value, None if no value decides."""
         if np.ndim(logs.get(self.monitor, 0.0)) > 0:
             if not self._vector_reported:
                 shape = np.shape(logs[self.monitor])
@@ -227,36 +263,29 @@ class ModelCheckpoint(MonitorHook):
                     f"ModelCheckpoint cannot tell the best of {self.monitor!r}, which has the shape {shape}; it saves always.", stacklevel=5
                 )
             self._vector_reported = self._seen = True
-            return True
+            return True, None
         value = self.fresh_value(loop, logs)
         if value is None:
             # As in Keras, the model is saved if the metric does not exist at all.
-            return self._reported and not self._seen
-        last = self._last
-        doubtful = last is not None and not last.in_place and not self.is_improvement(value, self.best)
-        if doubtful and last is not None and self.is_improvement(value, last.last_in_place.best):
-            # Whether it is the best depends on whether the file that is being written comes into its place.
-            self._settle()
-        if not self.is_improvement(value, self.best):
-            if self.verbose > 0:
-                say(f"{where} {self.monitor} did not improve from {self.best:.5f}")
-            return False
-        if self.verbose > 0:
-            say(f"{where} {self.monitor} improved from {'None' if self.best is None else f'{self.best:.5f}'} to {value:.5f}")
-        self.best = value
-        return True
+            return self._reported and not self._seen, None
+        return self.is_improvement(value, self.best), value
 
-    def _not_finite(self, model: Any, logs: Mapping[str, Any]) -> str:
-        for name, value in logs.items():
-            if (name == self.monitor or "loss" in name) and not np.all(np.isfinite(value)):
-                return f"{name} is {value}"
+    def _would_be_best_after_a_failure(self, value: float) -> bool:
+        last, held = self._last, self._held
+        if last is None or last.in_place or not self.is_improvement(value, last.last_in_place.best):
+            return False
+        return held is None or self.is_improvement(value, held.value)
+
+    def _not_finite(self, model: Any) -> str:
+        """The path of a weight that is not finite, empty if all are."""
         weights = model.trainable_variables
         if not self._weights.of(weights):
             self._weights = VariableReads(weights)
-        for weight, finite in zip(weights, self._weights.finite(), strict=True):
-            if not finite:
-                return f"the weight {weight.path} is not finite"
-        return ""
+        return next((weight.path for weight, finite in zip(weights, self._weights.finite(), strict=True) if not finite), "")
+
+    @staticmethod
+    def _warn(loop: Loop, why: str) -> None:
+        warnings.warn(f"ModelCheckpoint did not save after step {loop.progress.step}: {why}.", stacklevel=6)
 
     def _path(self, loop: Loop, logs: Mapping[str, Any]) -> pathlib.Path:
         progress = loop.progress
@@ -282,12 +311,12 @@ class ModelCheckpoint(MonitorHook):
         # A file of this step can be written again from the weights that are restored with this state; for any other we have to wait.
         step, path, obsolete = self._in_flight
         loop = self._loop
-        again = self._writer.busy and self.model is None and loop is not None and loop.progress.step == step
+        again = self._writer.pending == 1 and self.model is None and loop is not None and loop.progress.step == step
         again = again and loop is not None and loop.task.model is self._model_in_flight
         if not again:
             self._settle()
             self._raise_failures()
-        kept = self._last.last_in_place if self._last is not None else _Attempt(self.best, list(self._files), path=None, in_place=True)
+        kept = self._last.last_in_place if self._last is not None else Attempt(self.best, list(self._files), path=None, in_place=True)
         return {
             **super().state_dict(),
             "vector_reported": self._vector_reported,
@@ -300,39 +329,18 @@ class ModelCheckpoint(MonitorHook):
         super().load_state_dict(state)
         self._vector_reported, self._files = state["vector_reported"], list(state["files"])
         kept = state["kept"]
-        self._last = _Attempt(kept["best"], list(kept["files"]), path=kept["path"], in_place=True)
+        self._held, self._last = None, Attempt(kept["best"], list(kept["files"]), path=kept["path"], in_place=True)
         if (lost := state["in_flight"]) is not None:
             if self._loop is None:
                 raise RuntimeError(
                     "ModelCheckpoint has a file to write again, and no loop to take the model from; call on_train_begin first."
                 )
-            self._write(self._loop, self._loop.task.model, pathlib.Path(lost["path"]), list(lost["obsolete"]))
+            where = self._loop.progress.step, ""
+            self._write(Wanted(None, where, self._loop.task.model, pathlib.Path(lost["path"]), copy=None), list(lost["obsolete"]))
 
 
-class _Attempt:
-    """The state of the hook if a file comes into its place.
-
-    Args:
-        best: the best value then.
-        files: the files that are kept then.
-        path: the file, None if there was none yet.
-        in_place: whether the file is in its place.
-        before: the attempt before, if it may not have come into its place.
-    """
-
-    def __init__(self, best: float | None, files: list[str], *, path: str | None, in_place: bool = False, before: _Attempt | None = None):
-        self.best, self.files, self.path, self.in_place, self._before = best, files, path, in_place, before
-
-    @property
-    def last_in_place(self) -> _Attempt:
-        """The last attempt whose file came into its place."""
-        found = self
-        while not found.in_place and found._before is not None:
-            found = found._before
-        return found
-
-    def succeeded(self, obsolete: list[str]) -> None:
-        """Called when the file is in its place; deletes those that are not wanted any more."""
-        self.in_place, self._before = True, None
-        for file in obsolete:
-            pathlib.Path(file).unlink(missing_ok=True)
+def _not_finite(monitor: str, logs: Mapping[str, Any]) -> str:
+    for name, value in logs.items():
+        if (name == monitor or "loss" in name) and not np.all(np.isfinite(value)):
+            return f"{name} is {value}"
+    return ""

@@ -250,7 +250,7 @@ class TensorBoard(Hook):
         # Only the time of the whole window is known, so its steps are spread evenly over it.
         times = np.linspace(now - window.seconds, now, len(steps) + 1)[1:]
         trace = window.trace
-        values = {f"batch_{name}": np.ma.masked_invalid(column[kept]) for name, column in trace.items()}
+        values = {f"batch_{name}": _without_nan(column[kept]) for name, column in trace.items()}
         self._runs["train"].scalars(steps[kept], values, times[kept])
         last = {f"batch_{name}": value for name, value in {**window.logs, **self._rates(loop)}.items() if name not in trace}
         if self.write_steps_per_second and window.seconds > 0:
@@ -306,6 +306,12 @@ class _EpochsFromFirst(triggers.Trigger):
 
     def due(self, progress: Progress, now: float) -> bool:
         return progress.epoch_ended and progress.epoch % self.n == 0
+
+
+def _without_nan(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The column with values that are not finite masked; most have none, and masked arrays are slow."""
+    finite = np.isfinite(column)
+    return column if finite.all() else np.ma.masked_array(column, ~finite)
 
 
 def _parse_update_freq(update_freq: str | int) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
 from loops import json_values
@@ -62,6 +62,15 @@ class EpochLogs(Mapping[str, Any]):
         self.evaluation = {name: json_values.decode(value) for name, value in state["evaluation"].items()}
         self.extra = {name: json_values.decode(value) for name, value in state["extra"].items()}
         self.removed = set(state["removed"])
+
+    def items(self) -> ItemsView[str, Any]:
+        return self._merged().items()  # the view of `Mapping` would merge again for each name
+
+    def keys(self) -> KeysView[str]:
+        return self._merged().keys()
+
+    def values(self) -> ValuesView[Any]:
+        return self._merged().values()
 
     def __getitem__(self, name: str) -> Any:
         return self._merged()[name]

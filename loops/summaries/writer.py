@@ -7,6 +7,7 @@ what is written, or when: `loops.hooks.TensorBoard` does.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import queue
@@ -26,6 +27,16 @@ __all__ = ["SummaryWriter"]
 
 _SECONDS_BETWEEN_WRITES = 0.25
 _Job = Callable[[], list[bytes] | bytes | None]  # returns events, or records with events in them; or None, after another task
+
+
+@dataclasses.dataclass(frozen=True)
+class _ScalarsJob:
+    steps: npt.ArrayLike
+    values: Mapping[str, npt.ArrayLike]
+    wall_times: npt.ArrayLike
+
+    def read(self) -> event_rows.Scalars:
+        return event_rows.Scalars(self.steps, self.values, self.wall_times)
 
 
 class SummaryWriter:
@@ -61,7 +72,7 @@ class SummaryWriter:
         self.logdir = os.fspath(logdir)
         self.last_step = -1
         self._file = EventFile(self.logdir, mark=mark, not_before=not_before, restarts_at=restarts_at)
-        self._queue: queue.Queue[_Job | threading.Event | None] = queue.Queue(max_queue)
+        self._queue: queue.Queue[_Job | _ScalarsJob | threading.Event | None] = queue.Queue(max_queue)
         self._write_now = threading.Event()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -76,7 +87,7 @@ class SummaryWriter:
             wall_times: seconds since the Unix epoch, shape [steps] or a scalar; now if None.
         """
         times = time.time() if wall_times is None else wall_times
-        self._put(functools.partial(event_rows.records, steps, dict(values), times))
+        self._put(_ScalarsJob(steps, dict(values), times))
         self.last_step = max(self.last_step, int(np.max(steps, initial=-1)))
 
     def histogram(self, tag: str, values: npt.ArrayLike, step: int) -> None:
@@ -167,7 +178,7 @@ class SummaryWriter:
     def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def _put(self, job: _Job) -> None:
+    def _put(self, job: _Job | _ScalarsJob) -> None:
         self._raise_error()
         if self._closed:
             raise RuntimeError(f"The summary writer of '{self.logdir}' is closed; make a new one to go on writing.")
@@ -188,25 +199,34 @@ class SummaryWriter:
     def _work(self) -> None:
         ended = False
         while not ended:
-            job = self._queue.get()
+            jobs = [self._queue.get()]
             # At the end of an epoch the training thread is busy with several hooks, and this thread would compete with it for the
             # interpreter lock at every event. So it waits for a moment and then does all waiting jobs together.
             self._write_now.wait(_SECONDS_BETWEEN_WRITES)
             self._write_now.clear()
             with contextlib.suppress(queue.Empty):
-                while not (ended := job is None):
-                    self._do(job)
-                    job = self._queue.get_nowait()
+                while jobs[-1] is not None:
+                    jobs.append(self._queue.get_nowait())
+            ended = jobs[-1] is None
+            self._do_all(jobs)
             self._do(self._file.close if ended else self._file.flush)  # so that TensorBoard can follow the run
 
-    def _do(self, job: _Job | threading.Event | None) -> None:
-        try:
+    def _do_all(self, jobs: list[_Job | _ScalarsJob | threading.Event | None]) -> None:
+        scalars = {i: read for i, job in enumerate(jobs) if isinstance(job, _ScalarsJob) and (read := self._do(job.read)) is not None}
+        records = dict(zip(scalars, self._do(lambda: event_rows.records_together(list(scalars.values()))) or [], strict=False))
+        for i, job in enumerate(jobs):
             if isinstance(job, threading.Event):
-                self._file.flush()
-            elif job is not None and (made := job()):
-                self._file.write(made)
+                self._do(self._file.flush)
+                job.set()
+            elif job is not None:
+                made = records.get(i) if isinstance(job, _ScalarsJob) else self._do(job)
+                if made:
+                    self._do(functools.partial(self._file.write, made))
+
+    def _do(self, task: Callable[[], Any]) -> Any:
+        """What `task` returns; None after an error, which the next call raises."""
+        try:
+            return task()
         except BaseException as error:
             self._error = self._error or error
-        finally:
-            if isinstance(job, threading.Event):
-                job.set()
+            return None

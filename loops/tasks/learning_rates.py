@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from loops import _private_api
+from loops.tasks.replicas import local_variables
 
 __all__ = ["LearningRates", "ScaledSchedule", "innermost", "is_function", "multipliers_of", "name_of"]
 
@@ -324,7 +325,10 @@ def innermost(optimizer: Any) -> Any:
 
 
 def _to_float(value: Any) -> float:
-    # float() of a Keras variable fails under a strategy, .numpy() does not.
+    # float() of a Keras variable fails under a strategy. Its numpy() takes two operations, each of which, right after an XLA program has
+    # run, competes with the threads of that program.
+    if isinstance(value, keras.Variable) and isinstance(local := local_variables([value])[0], tf.Variable):
+        value = tf.raw_ops.ReadVariableOp(resource=local.handle, dtype=local.dtype)
     return float(value.numpy() if hasattr(value, "numpy") else value)
 
 

@@ -8,6 +8,7 @@ import math
 import pathlib
 import tempfile
 import threading
+import time
 import warnings
 
 import keras
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from loops import files
 from loops.hooks import Evaluate, ModelCheckpoint, _weights_writer
+from tests.loops.hooks.counted_calls import counted_calls
 from tests.loops.hooks.fake_loop import FakeLoop, FakeTask, tiny_model
 
 
@@ -240,6 +242,83 @@ def test_a_best_value_whose_file_could_not_be_written_does_not_count(tmp_path, m
     saved = tiny_model()
     saved.load_weights(tmp_path / hook.filepath)
     assert float(saved.weights[0].numpy().item()) == 2.0, "the file of 0.7"
+
+
+@pytest.mark.parametrize("file_fails", [False, True])
+def test_a_value_between_the_file_in_place_and_the_one_being_written_waits_for_neither(tmp_path, monkeypatch, file_fails):
+    model = tiny_model()
+    hook, loop = best_of_failing(tmp_path, monkeypatch, model, {1} if file_fails else set())
+    plain, gate, written = _weights_writer._write_copies, threading.Event(), []
+    monkeypatch.setattr(_weights_writer, "_write_copies", lambda *args: gate.wait(60) and (written.append(1), plain(*args)))
+    waits = []
+    monkeypatch.setattr(hook._writer, "wait", lambda wait=hook._writer.wait: (waits.append(1), wait())[1])
+    # While the file of 0.5 is being written, nobody knows whether it will come: 0.7 and then 0.6 would be the next best.
+    loop.epoch(logs_of([1.0])[0], set_to_epoch(model))
+    waits.clear()
+    for value in (0.5, 0.7, 0.6, 0.65):
+        loop.epoch(logs_of([value])[0], set_to_epoch(model))
+    assert waits == [] and hook.best == 0.5
+    gate.set()
+    if file_fails:
+        with pytest.raises(OSError, match="No space left"):
+            loop.end("finished")
+    else:
+        loop.end("finished")
+    saved = tiny_model()
+    saved.load_weights(tmp_path / hook.filepath)
+    assert (hook.best, float(saved.weights[0].numpy().item())) == ((0.6, 3.0) if file_fails else (0.5, 1.0))
+    assert len(written) == 1 + file_fails
+
+
+def test_with_a_name_for_each_file_a_doubtful_value_is_not_passed_over(tmp_path, monkeypatch):
+    model = tiny_model()
+    hook, loop = best_of_failing(tmp_path, monkeypatch, model, {1})
+    hook.filepath = str(tmp_path / "{epoch}.weights.h5")
+    errors = []
+    for value in (1.0, 0.5, 0.7, 0.6):
+        try:
+            loop.epoch(logs_of([value])[0], set_to_epoch(model))
+        except OSError as error:
+            errors.append(error)
+    loop.end("finished")
+    assert len(errors) == 1 and sorted(p.name for p in tmp_path.iterdir()) == ["3.weights.h5", "4.weights.h5"]
+
+
+def test_a_better_value_is_saved_although_the_file_before_fails_meanwhile(tmp_path, monkeypatch):
+    model = tiny_model()
+    hook, loop = best_of_failing(tmp_path, monkeypatch, model, {1})
+    plain, begun, gate = _weights_writer._write_copies, threading.Event(), threading.Event()
+    monkeypatch.setattr(_weights_writer, "_write_copies", lambda *args: (begun.set(), gate.wait(60), plain(*args)))
+    monkeypatch.setattr(_weights_writer, "_SECONDS_BETWEEN_FILES", 0.0)
+    loop.epoch(logs_of([1.0])[0], set_to_epoch(model))
+    loop.epoch(logs_of([0.5])[0], set_to_epoch(model))
+    assert begun.wait(30)
+    loop.epoch(logs_of([0.4])[0], set_to_epoch(model))
+    gate.set()
+    with pytest.raises(OSError, match="No space left"):
+        loop.end("finished")
+    saved = tiny_model()
+    saved.load_weights(tmp_path / hook.filepath)
+    assert (hook.best, float(saved.weights[0].numpy().item())) == (0.4, 2.0)
+
+
+def test_only_what_is_saved_is_read_and_by_one_call(tmp_path, monkeypatch):
+    model = tiny_model("adam")
+    hook = ModelCheckpoint(tmp_path / "best.weights.h5", save_weights_only=True, save_best_only=True)
+    loop = FakeLoop([hook], model)
+    loop.begin()
+    for value in (1.0, 0.9):  # the first is read by Keras, the second traces the reads
+        loop.epoch(logs_of([value])[0], set_to_epoch(model))
+    hook._settle()
+    with counted_calls() as count:
+        model.weights[0].numpy()
+    assert count, "the counter sees calls"
+    for value, calls in ((0.95, 0), (0.8, 1), (0.85, 1), (0.86, 0), (0.9, 0)):
+        hook._writer._not_before = time.monotonic() + 60.0  # so that the file waits
+        with counted_calls() as count:
+            hook._save(loop, logs_of([value])[0], model)
+        assert (value, len(count)) == (value, calls)
+    loop.end("finished")
 
 
 def test_a_first_file_that_fails_leaves_no_best_value(tmp_path, monkeypatch):

@@ -103,16 +103,54 @@ def test_only_the_first_save_is_waited_for(tmp_path, monkeypatch):
     assert (tmp_path / "b.weights.h5").exists()
 
 
-def test_an_error_of_the_thread_is_raised_in_the_training_thread(tmp_path):
+def test_an_error_of_the_thread_is_told_once_and_keeps_no_other_file_from_being_written(tmp_path):
     model, writer = compiled(sequential), WeightsWriter()
     writer.save(model, tmp_path / "a.weights.h5")
     (tmp_path / "b.weights.h5").mkdir()
     writer.save(model, tmp_path / "b.weights.h5")
-    with pytest.raises(OSError, match="Cannot write .*b.weights.h5 .*give the path of a file in a folder that you may write to"):
-        writer.save(model, tmp_path / "c.weights.h5")
     writer.save(model, tmp_path / "c.weights.h5")
+    with pytest.raises(OSError, match="Cannot write .*b.weights.h5 .*give the path of a file in a folder that you may write to"):
+        writer.wait()
+    writer.save(model, tmp_path / "b.weights.h5")
+    while writer.busy:
+        pass
+    assert [type(error) for error in writer.failures()] == [OSError] and writer.failures() == []
     writer.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.weights.h5", "b.weights.h5", "c.weights.h5"]
+
+
+def test_a_save_does_not_wait_for_the_file_that_is_being_written(tmp_path, monkeypatch):
+    begun, may_write, plain = threading.Event(), threading.Event(), _weights_writer._write_copies
+    monkeypatch.setattr(_weights_writer, "_write_copies", lambda *args: (begun.set(), may_write.wait(30), plain(*args)))
+    monkeypatch.setattr(_weights_writer, "_SECONDS_BETWEEN_FILES", 0.0)
+    model, writer, path, done = compiled(sequential), WeightsWriter(), tmp_path / "a.weights.h5", []
+    writer.save(model, path)
+    writer.save(model, path, lambda: done.append("begun"))
+    assert begun.wait(30)
+    for i in range(3):
+        change(model, i)
+        writer.save(model, path, lambda i=i: done.append(i))
+    assert writer.pending == 2 and done == []
+    may_write.set()
+    writer.close()
+    model.save_weights(tmp_path / "expected.weights.h5")
+    assert path.read_bytes() == (tmp_path / "expected.weights.h5").read_bytes()
+    assert done == ["begun", 0, 1, 2]
+
+
+def test_a_copy_is_written_as_it_was_and_names_what_is_not_finite(tmp_path):
+    model, writer = compiled(sequential), WeightsWriter()
+    assert writer.copy(model) is None
+    writer.save(model, tmp_path / "a.weights.h5")
+    change(model, 1)
+    model.save_weights(tmp_path / "expected.weights.h5")
+    copy = writer.copy(model)
+    model.layers[0].bias.assign(np.full([4], np.nan))
+    model.layers[1].moving_mean.assign(np.full([4], np.inf))  # not trained
+    assert copy.not_finite == "" and writer.copy(model).not_finite == model.layers[0].bias.path
+    writer.save(model, tmp_path / "a.weights.h5", copy=copy)
+    writer.close()
+    assert (tmp_path / "a.weights.h5").read_bytes() == (tmp_path / "expected.weights.h5").read_bytes()
 
 
 def test_a_model_that_grew_is_saved_whole(tmp_path):

@@ -51,6 +51,21 @@ def test_the_bytes_are_those_of_one_message_and_one_write_for_each_step(tmp_path
     assert event_rows.records(steps, values, times) == written_by_tensorflow(path, steps, values, times)
 
 
+def test_parts_that_are_serialized_together_have_the_bytes_that_each_has_alone():
+    absent = np.ma.masked_array([1.0, 2.0, 3.0], [False, True, False])
+    parts = [
+        ([126, 127, 128], {"loss": [0.5, 0.25, 0.125]}, 1.0),  # the last number is longer
+        ([], {"loss": []}, 1.0),
+        ([7], {"mae": [1.0], "loss": [2.0]}, 2.0),
+        ([200, 201, 202], {"loss": absent}, [1.0, 2.0, 3.0]),
+        ([9], {}, 2.0),
+        ([8], {"mae": [3.0], "loss": [4.0]}, 2.5),
+    ]
+    together = event_rows.records_together([event_rows.Scalars(*part) for part in parts])
+    assert together == [event_rows.records(*part) for part in parts]
+    assert [bool(records) for records in together] == [True, False, True, True, False, True]
+
+
 @pytest.mark.parametrize("damaged", [12, -5, -1])
 def test_a_byte_that_was_changed_does_not_pass_the_checksum(tmp_path, damaged):
     content = bytearray(event_rows.records([1, 2, 3], {"loss": [0.5, 0.25, 0.125]}, 1.0))

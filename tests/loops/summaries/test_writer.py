@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
 from loops import testing
-from loops.summaries import event_records, projector
+from loops.summaries import event_records, event_rows, projector
 from loops.summaries.writer import SummaryWriter
 
 
@@ -207,6 +207,23 @@ def test_the_queue_is_bounded_and_keeps_order(tmp_path):
     producer.join()
     writer.close()
     assert order == list(range(10))
+
+
+def test_scalars_that_wait_together_are_serialized_together_and_keep_their_order(tmp_path, monkeypatch):
+    serialized, gate = [], threading.Event()
+    monkeypatch.setattr(event_rows, "_matrix", lambda *args, plain=event_rows._matrix: (serialized.append(args[3]), plain(*args))[1])
+    with SummaryWriter(tmp_path) as writer:
+        writer.submit(gate.wait)
+        for epoch in range(20):
+            writer.scalars([1000 + 2 * epoch, 1001 + 2 * epoch], {"batch_loss": [0.5, 0.25]})
+            writer.scalars([epoch + 1], {"epoch_loss": [1.0], "epoch_mae": [2.0]})
+            if epoch == 10:
+                writer.text("note", "between", 11)
+                gate.set()
+    tags = [[value.tag for value in event.summary.value] for event in events_of(tmp_path)[1:]]
+    of_epoch = [["batch_loss"], ["batch_loss"], ["epoch_loss", "epoch_mae"]]
+    assert tags == [*(11 * of_epoch), ["note"], *(9 * of_epoch)]
+    assert len(serialized) <= 8
 
 
 def test_a_run_killed_while_writing_is_readable_up_to_there(tmp_path):

@@ -17,6 +17,21 @@ def test_values_are_copies_of_the_moment():
     assert [a.dtype.name for a in before] == ["float32", "int32", "bool"]
 
 
+def test_small_variables_come_together_and_every_value_in_its_place():
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=[2, 3]), np.arange(20_000), rng.normal(size=[]), rng.normal(size=[20_000]), np.zeros([0, 4]), np.arange(3)]
+    variables = [tf.Variable(array, dtype="int64" if array.dtype == np.int64 else "float32") for array in arrays]
+    reads = VariableReads(variables, watched=[variables[3], variables[0]])
+    variables[3].assign(variables[3] * np.inf)
+    found, finite = reads.arrays_and_finite()
+    assert finite == [False, True] == reads.finite()
+    for array, variable, again in zip(found, variables, reads.arrays(), strict=True):
+        np.testing.assert_array_equal(array, variable.numpy(), strict=True)
+        np.testing.assert_array_equal(again, variable.numpy(), strict=True)
+    assert len(reads._values()) == 4, "small floats, small integers, and two that are large"
+    assert reads.of(variables, [variables[3], variables[0]]) and not reads.of(variables)
+
+
 def test_what_is_not_finite_is_found_in_its_place():
     variables = [keras.Variable([1.0, np.nan]), keras.Variable([1], dtype="int32"), keras.Variable([np.inf]), keras.Variable([0.0])]
     assert VariableReads(variables).finite() == [False, True, False, True]
