@@ -95,7 +95,6 @@ class Program:
         self.check, self.read = FiniteCheck(step.cluster), ReadAgain()
         self._state_writes: dict[int, list[tf.Variable]] = {}
         self.in_use, self.of_one_run, self.looked_at = False, False, 0
-        self._known_key: tuple[Any, Any] | None = None
 
     @property
     def compilations(self) -> int:
@@ -134,10 +133,7 @@ class Program:
 
     def key(self, source: Any, spec: Any) -> Any:
         """A hashable identity of the step that a call with this source runs."""
-        spec = self._spec(source, spec)
-        if self._known_key is None or self._known_key[0] is not spec:
-            self._known_key = spec, self.step.key(spec)
-        return self._known_key[1]
+        return self.step.key(self._spec(source, spec))
 
     def _spec(self, source: Any, spec: Any) -> Any:
         """Type specs of the batches; under XLA those of a block have the shapes of its batches."""

@@ -104,6 +104,7 @@ class GlobalStep:
         self._traced: dict[Any, tuple[Any, StepMeta]] = {}
         self._kinds: dict[str, type] = {}
         self._carriers: dict[Any, tf.Variable] = {}
+        self._known_key: tuple[Any, Any] | None = None  # of the last spec
 
     @property
     def graph(self) -> tf.Graph | None:
@@ -125,10 +126,12 @@ class GlobalStep:
         kept_rows = self.kept_rows.variables if self.kept_rows is not None else ()
         return [*kept_rows, *self._carriers.values()]
 
-    @staticmethod
-    def key(spec: Any) -> Any:
+    def key(self, spec: Any) -> Any:
         """A hashable identity of the structure, shapes and dtypes of a batch."""
-        return tuple(tf.nest.flatten(spec)), str(tf.nest.map_structure(lambda _: 0, spec))
+        known = self._known_key
+        if known is None or known[0] is not spec:
+            known = self._known_key = spec, (tuple(tf.nest.flatten(spec)), str(tf.nest.map_structure(lambda _: 0, spec)))
+        return known[1]
 
     def for_xla(self) -> GlobalStep:
         """The same step, with traces of its own that XLA compiles well.

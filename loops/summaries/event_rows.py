@@ -44,12 +44,10 @@ class Scalars:
         self.tags, size = tuple(values), self.numbers.size
         self.columns, self.present = np.empty((len(values), size), "<f4"), np.ones((len(values), size), bool)
         for i, (tag, column) in enumerate(values.items()):
-            flat = np.ma.asanyarray(column).reshape(-1)
+            flat: Any = np.ma.asanyarray(column).reshape(-1)
             if flat.size != size:
                 raise ValueError(f"Each tag needs one value per step; '{tag}' has {flat.size} values for {size} steps.")
-            if isinstance(flat, np.ma.MaskedArray):
-                self.present[i], flat = ~np.ma.getmaskarray(flat), flat.data
-            self.columns[i] = flat
+            self.columns[i], self.present[i] = flat.data, ~np.ma.getmaskarray(flat)
         self.times = np.broadcast_to(np.asarray(wall_times, "<f8"), self.numbers.shape)
 
 
@@ -66,8 +64,8 @@ def records_together(parts: Sequence[Scalars]) -> list[bytes]:
     made = [b""] * len(parts)
     for tags, places in by_tags.items():
         if tags:
-            for i, records in zip(places, _of_same_tags(tags, [parts[i] for i in places]), strict=True):
-                made[i] = records
+            for i, rows in zip(places, _of_same_tags(tags, [parts[i] for i in places]), strict=True):
+                made[i] = rows
     return made
 
 

@@ -52,14 +52,19 @@ class MetricCalls:
         self._compiled: dict[str, Callable[[], Any]] = {}
         self._calls = collections.Counter[str]()
         self._inputs: PythonInputs | None = None
+        self._same: PythonInputs | None = None  # what there was when it was last found to be the same
 
     def begin_again(self) -> None:
         """Before another run, or evaluation: what is compiled stays if the metrics are set as they were."""
-        if self._compiled and self._inputs is not None and self._inputs.difference(self._settings()) is not None:
-            self._compiled = {}
-
-    def _settings(self) -> PythonInputs:
-        return PythonInputs({"metrics": list(self.model.metrics)})
+        if not self._compiled or self._inputs is None:
+            return
+        settings = {"metrics": list(self.model.metrics)}
+        if self._same is not None and self._same.stand(settings):
+            return
+        now = PythonInputs(settings, again=True)
+        self._same = now
+        if self._inputs.difference(now) is not None:
+            self._compiled, self._same = {}, None
 
     def reset(self) -> None:
         """Clears all metrics."""
@@ -78,7 +83,7 @@ class MetricCalls:
         if (name not in self._compiled and self._calls[name] <= _CALLS_BEFORE_COMPILING) or not self._may_compile(name, metrics):
             return plain()
         if name not in self._compiled:
-            self._inputs = self._settings()
+            self._inputs, self._same = PythonInputs({"metrics": list(metrics)}), None
             self._compiled[name] = tf.function(plain, autograph=False).get_concrete_function()
         return self._compiled[name]()
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import enum
-import functools
 import hashlib
 import marshal
 import types
@@ -24,8 +23,10 @@ import keras
 import numpy as np
 
 from loops.feeds.fingerprints import fingerprint
-from loops.tasks.input_kinds import NOTES_OF_KERAS, InputKind, is_of_keras, is_plain, is_users, is_users_module, kind_of
+from loops.tasks.input_kinds import NOTES_OF_KERAS, InputKind, is_of_keras, is_plain, is_users, kind_of
+from loops.tasks.input_sources import InputSources
 from loops.tasks.object_parts import attributes_of
+from loops.tasks.parts_of_code import bases_of, held_by_class, parts_of_function
 
 __all__ = ["PythonInputs"]
 
@@ -40,6 +41,7 @@ class PythonInputs:
     Args:
         roots: name -> object to begin at; the name begins the paths of what is found there, and may be empty.
         apart: names of attributes of the roots that are not looked at.
+        again: whether somebody will ask `stand`.
 
     Attributes:
         complete: whether all was looked at. There may be too much.
@@ -55,12 +57,21 @@ class PythonInputs:
         ('temperature', 0.5, 0.7)
     """
 
-    def __init__(self, roots: Mapping[str, Any], apart: Iterable[str] = ()):
-        walk = _Walk()
+    def __init__(self, roots: Mapping[str, Any], apart: Iterable[str] = (), *, again: bool = False):
+        walk = _Walk(InputSources(_as_a_whole) if again else None)
         for name, root in roots.items():
             walk.root(name, root, frozenset(apart))
         self._found, self._slots = walk.found, walk.slots
         self.complete = len(walk.found) <= _MOST
+        self._sources = walk.sources.end(_containers_in(roots)) if walk.sources is not None and self.complete else None
+
+    def stand(self, roots: Mapping[str, Any]) -> bool:
+        """Whether there is the same now, as far as identities tell, which takes a fraction of the time; False says nothing.
+
+        Args:
+            roots: as they would be given now; the objects have to be those that were.
+        """
+        return self._sources is not None and self._sources.unchanged(_containers_in(roots))
 
     def __len__(self) -> int:
         return len(self._found)
@@ -107,6 +118,10 @@ class PythonInputs:
             if before.get(path, _ABSENT) != after.get(path, _ABSENT):
                 return path.replace("._layers.", ".layers."), _shown(before.get(path, _ABSENT)), _shown(after.get(path, _ABSENT))
         return None
+
+
+def _containers_in(roots: Mapping[str, Any]) -> list[Any]:
+    return [root for root in roots.values() if kind_of(type(root)) is InputKind.SEQUENCE]
 
 
 def _containers_of(path: str) -> Iterator[str]:
@@ -157,7 +172,8 @@ def _shown(token: Any) -> Any:
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, sources: InputSources | None) -> None:
+        self.sources = sources
         self.found: dict[str, Any] = {}
         # Paths of variables, and of lists of them, in Keras's own optimizers: that these are new means that the optimizer was built.
         self.slots: set[str] = set()
@@ -170,7 +186,7 @@ class _Walk:
         else:
             self._seen[id(root)] = root
             prefix = f"{name}." if name else ""
-            self._open.extend((prefix + key, value) for key, value in attributes_of(root) if key not in apart)
+            self._open.extend((prefix + key, value) for key, value in self._attributes(root, apart))
             self._class(prefix + "class", type(root))
         while self._open and len(self.found) <= _MOST:
             self._take(*self._open.popleft())
@@ -206,17 +222,24 @@ class _Walk:
         elif kind is InputKind.VARIABLE:
             if path in self.slots:
                 return
+            if self.sources is not None:
+                self.sources.add_variable(value)
             self._open.extend((f"{path}.{name}", getattr(value, name, None)) for name in ("regularizer", "constraint"))
         else:
-            of_keras = is_of_keras(value)
-            attributes = list(attributes_of(value))
-            if of_keras:
-                attributes = [(name, item) for name, item in attributes if name not in NOTES_OF_KERAS]
-                if isinstance(value, keras.optimizers.Optimizer) and not is_users(type(value)):
-                    self.slots.update(f"{path}.{name}" for name, item in attributes if _holds_variables(item))
+            attributes = self._attributes(value, NOTES_OF_KERAS if is_of_keras(value) else frozenset())
+            if isinstance(value, keras.optimizers.Optimizer) and not is_users(type(value)):
+                self.slots.update(f"{path}.{name}" for name, item in attributes if _holds_variables(item))
             self._open.extend((f"{path}.{name}", item) for name, item in attributes)
             if is_users(type(value)):
                 self._class(f"{path}.class", type(value))
+
+    def _attributes(self, value: Any, apart: frozenset[str]) -> list[tuple[str, Any]]:
+        def read(owner: Any) -> list[tuple[str, Any]]:
+            return [(name, item) for name, item in attributes_of(owner) if name not in apart]
+
+        if self.sources is not None:
+            self.sources.add_attributes(value, apart, read)
+        return read(value)
 
     def _container(self, path: str, value: Any, kind: InputKind) -> None:
         if id(value) in self._seen:
@@ -239,57 +262,21 @@ class _Walk:
 
     def _class(self, path: str, kind: type) -> None:
         """The user's classes among the bases of a class: their functions, and values that objects share."""
+        if self.sources is not None and any(map(is_users, kind.__mro__)):
+            self.sources.add_question(kind, bases_of)
         for base in kind.__mro__:
             if is_users(base) and id(base) not in self._seen:
                 self._seen[id(base)] = base
                 self.found[f"{path}.{base.__qualname__}"] = _Same(base)
-                held = ((name, item) for name, item in vars(base).items() if not (name.startswith("__") and name != "__call__"))
-                self._open.extend((f"{path}.{base.__qualname__}.{name}", item) for name, item in held)
+                if self.sources is not None:
+                    self.sources.add_question(base, held_by_class)
+                self._open.extend((f"{path}.{base.__qualname__}.{name}", item) for name, item in held_by_class(base))
 
     def _function(self, path: str, function: Any) -> None:
-        if isinstance(function, types.MethodType):
-            parts: Iterable[tuple[str, Any]] = [("__self__", function.__self__), ("__func__", function.__func__)]
-        elif isinstance(function, functools.partial):
-            parts = [("func", function.func), ("args", function.args), ("keywords", function.keywords)]
-        elif isinstance(function, (staticmethod, classmethod)):
-            parts = [("__func__", function.__func__)]
-        elif isinstance(function, property):
-            parts = [("fget", function.fget)]
-        elif isinstance(function, functools.cached_property):
-            parts = [("func", function.func)]
-        else:
-            parts = _read_by(function) if is_users(function) else []
+        parts = list(parts_of_function(function))
+        if parts and self.sources is not None:
+            self.sources.add_question(function, parts_of_function)
         self._open.extend((f"{path}.{name}" if name else path, part) for name, part in parts)
-
-
-def _read_by(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function of the user's reads beside its arguments: its code, defaults, closure, globals, and what it names of modules."""
-    yield "code", function.__code__
-    yield "defaults", function.__defaults__
-    yield "keyword defaults", function.__kwdefaults__
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            yield name, cell.cell_contents
-        except ValueError:  # an empty cell
-            continue
-    names = _names_in(function.__code__)
-    for name in names:
-        if name in function.__globals__:
-            value = function.__globals__[name]
-            if isinstance(value, types.ModuleType):
-                if is_users_module(value.__name__):
-                    yield from ((f"{name}.{inner}", vars(value)[inner]) for inner in names if inner in vars(value))
-            else:
-                yield f"globals.{name}", value
-
-
-@functools.lru_cache(maxsize=4096)
-def _names_in(code: types.CodeType) -> tuple[str, ...]:
-    names = dict.fromkeys(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names.update(dict.fromkeys(_names_in(constant)))
-    return tuple(names)
 
 
 def _known_by(value: Any) -> Any:
@@ -301,6 +288,13 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.dtype.str, value.tobytes()
     return "nan" if isinstance(value, (float, complex)) and value != value else value  # no NaN equals another
+
+
+def _as_a_whole(value: Any) -> Any:
+    """What an array, or a container of many plain values, is compared by; None for other containers."""
+    if isinstance(value, np.ndarray):
+        return _array(value)
+    return _digest(dict(value) if kind_of(type(value)) is InputKind.MAPPING else list(value)) if len(value) > _LONG else None
 
 
 def _digest(items: Any) -> str | None:

@@ -57,6 +57,8 @@ class TraceChanges:
         self._constants = plain_values(task)
         self._inputs = inputs_of(task, transforms)
         self._note(before, self._inputs)
+        # What there was when `changed_inputs` found no difference last, and what it compared that with.
+        self._passed: tuple[PythonInputs, dict[str, Any], dict[str, Any] | None] | None = None
 
     def changed_objects(self, tracked: Tracked | None = None) -> str | None:
         """What has come to the task and what has gone from it since the trace, by identity; None if all is the same.
@@ -124,9 +126,14 @@ class TraceChanges:
         Args:
             transforms: the gradient transforms that a step would be traced with now.
         """
-        now = inputs_of(self._task, transforms)
-        found = self._inputs.difference(now, changed_while_traced(self._task), _counted.get(_owner(self._task)))
+        by_traces, counted = changed_while_traced(self._task), _counted.get(_owner(self._task))
+        roots = _roots(self._task, transforms)
+        if self._passed is not None and self._passed[1:] == (by_traces, counted) and self._passed[0].stand(roots):
+            return None
+        now = PythonInputs(roots, _FOR_LOOPS, again=True)
+        found = self._inputs.difference(now, by_traces, counted)
         if found is None:
+            self._passed = now, by_traces, counted
             return None
         path, before, after = found
         where = path if path.startswith(("clip", "settings")) else f"{type(self._task).__name__}.{path}"
@@ -143,7 +150,11 @@ def _owner(task: Task) -> Any:
 
 def inputs_of(task: Task, transforms: Sequence[Any] = ()) -> PythonInputs:
     """What a trace of the task may read in Python now."""
-    return PythonInputs({"": task, "clip": tuple(transforms), "settings of Keras and TensorFlow": _settings()}, _FOR_LOOPS)
+    return PythonInputs(_roots(task, transforms), _FOR_LOOPS)
+
+
+def _roots(task: Task, transforms: Sequence[Any]) -> dict[str, Any]:
+    return {"": task, "clip": tuple(transforms), "settings of Keras and TensorFlow": _settings()}
 
 
 def _settings() -> tuple[Any, ...]:

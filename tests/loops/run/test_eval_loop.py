@@ -1,7 +1,9 @@
 """Evaluation and prediction: one pass in blocks, and nothing is read before the last of them was done."""
 
 import sys
+import threading
 
+import keras
 import numpy as np
 import pytest
 
@@ -70,3 +72,49 @@ def test_a_pass_that_is_cut_short_reads_no_more_than_was_asked_for():
     assert read == list(range(5))
     assert loop.run(feed, steps=5)["examples"] == 10
     assert read == list(range(10))
+
+
+@pytest.mark.parametrize("predicts", [False, True])
+def test_a_pass_of_one_block_and_a_smaller_batch_starts_no_thread(predicts, monkeypatch):
+    x, y = tiny.data(70)
+    task = tiny.Classifier()
+    loop = loops.PredictLoop(task) if predicts else loops.EvalLoop(task)
+    loop.run(loops.ArrayFeed((x, y), 32))
+    started = []
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name) or start(thread))
+    loop.run(loops.ArrayFeed((x, y), 32))
+    assert started == []
+
+
+def test_a_small_evaluation_runs_a_handful_of_functions():
+    """What it costs beside its steps, from the third on: calls of programs, of compiled functions, single operations, and reads."""
+    x, y = tiny.data(70)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input([tiny.N_FEATURES]), keras.layers.Dense(tiny.N_CLASSES, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    seen = []
+
+    def profile(frame, event, argument):
+        if event == "c_call":
+            seen.append(getattr(argument, "__name__", ""))
+
+    def counts(function):
+        for _ in range(3):
+            function()
+        seen.clear()
+        sys.setprofile(profile)
+        try:
+            function()
+        finally:
+            sys.setprofile(None)
+        return [sum(map(seen.count, names)) for names in (["TFE_Py_Execute"], ["TFE_Py_FastPathExecute"], READS)]
+
+    # Evaluation: two calls (a block, the smaller batch), the metrics reset, their results. Single operations: each of four metric variables
+    # read and put back, one assignment of the step.
+    functions, operations, reads = counts(lambda: loops.evaluate(model, x, y))
+    assert (functions, operations) == (4, 9)
+    assert reads <= 7  # the rows of two calls, joined, and two results; the others look at the arrays that were given
+    functions, operations, reads = counts(lambda: loops.predict(model, x))
+    assert (functions, operations) == (2, 0)
+    assert reads <= 7
