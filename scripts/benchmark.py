@@ -13,13 +13,15 @@
 
 Each contender runs in a process of its own, and one of them at a time: they take turns, round after round, so that a machine that becomes
 slower does so for all. A ratio is formed within each round; shown is the median over the rounds. Compiling and first epochs come before the
-first round and do not count. A process that crashes or hangs is a line in the table, and the others go on.
+first round and do not count. Nor does a turn before or after which the machine was slower than at its best: it is taken again, as long as
+--patience lasts. A process that crashes or hangs is a line in the table, and the others go on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import os
 import pathlib
 import platform
@@ -32,6 +34,7 @@ from absl import flags
 
 from research import command_line
 from research.benchmarks import registry, tables, turns
+from research.benchmarks.machine_speed import MachineSpeed, Turns
 from research.benchmarks.measurements import Measurements
 from research.benchmarks.registry import Row
 from research.study import InputError
@@ -48,6 +51,13 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_integer("rounds", 7, "Rounds; a ratio is the median over them.", lower_bound=1, flag_values=values)
     flags.DEFINE_float(
         "seconds", 0.35, "Shortest time that a contender runs in a round; it ends whole epochs.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_float(
+        "patience",
+        90.0,
+        "Seconds that a row may spend on waiting for the full speed of the machine and on turns without it; 0 to count every turn.",
+        lower_bound=0,
+        flag_values=values,
     )
     flags.DEFINE_integer("rows", None, "Examples of every workload, for a quick look.", lower_bound=32, flag_values=values)
     flags.DEFINE_bool("inference", True, "Measure evaluation and prediction too, in some rows.", flag_values=values)
@@ -97,6 +107,7 @@ def _rates(row: Row, args: flags.FlagValues) -> dict[str, Any]:
     names = args.contenders or registry.contenders_of(row)
     evaluating = args.inference and not args.contenders and row.name in [f"{name}@32" for name in _INFERENCE_ROWS]
     run, limits = _run(args), turns.Limits(setup=args.limit, turn=min(args.limit, turns.Limits().turn))
+    counted = _turns(args)
     found = turns.measure(
         row,
         {name: registry.CONTENDERS[name] for name in names},
@@ -106,18 +117,29 @@ def _rates(row: Row, args: flags.FlagValues) -> dict[str, Any]:
         inference=registry.INFERENCE if evaluating else (),
         operations=args.operations > 0,
         limits=limits,
+        turns=counted,
         python=args.python,
         say=_say,
     )
-    return {**found, "row": _described(row), "run": _ended(run, found["contenders"])}
+    return {**found, "row": _described(row), "run": _ended(run, found["contenders"], counted)}
 
 
 def _first_step(row: Row, args: flags.FlagValues) -> dict[str, Any]:
     names = args.contenders or registry.FIRST_STEP
     run, entries = _run(args), {name: registry.CONTENDERS[name] for name in names}
-    limits = turns.Limits(setup=args.limit)
-    found = turns.first_steps(row, entries, rounds=args.rounds, limits=limits, python=args.python, say=_say)
-    return {**found, "row": _described(row), "run": _ended(run, found["contenders"])}
+    limits, counted = turns.Limits(setup=args.limit), _turns(args)
+    found = turns.first_steps(row, entries, rounds=args.rounds, limits=limits, turns=counted, python=args.python, say=_say)
+    return {**found, "row": _described(row), "run": _ended(run, found["contenders"], counted)}
+
+
+def _turns(args: flags.FlagValues) -> Turns:
+    return Turns(_speed() if args.patience else None, args.patience)
+
+
+@functools.cache
+def _speed() -> MachineSpeed:
+    """One for all rows: what is fast is seen once."""
+    return MachineSpeed()
 
 
 def _described(row: Row) -> dict[str, Any]:
@@ -156,11 +178,12 @@ def _run(args: flags.FlagValues) -> dict[str, Any]:
     return {"command": command, "date": _now(), "machine": _machine(), "load": _load(), "rounds": args.rounds, "seconds": args.seconds}
 
 
-def _ended(run: dict[str, Any], contenders: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _ended(run: dict[str, Any], contenders: Mapping[str, Mapping[str, Any]], counted: Turns) -> dict[str, Any]:
     versions: dict[str, str] = {}
     for what in contenders.values():
         versions |= what.get("versions", {})
-    return {**run, "ended": _now(), "load": [run["load"], _load()], "versions": versions}
+    slow = {"repeated": counted.repeated, "disturbed": counted.disturbed}
+    return {**run, "ended": _now(), "load": [run["load"], _load()], "turns": slow, "versions": versions}
 
 
 def _machine() -> dict[str, Any]:

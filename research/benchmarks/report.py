@@ -188,6 +188,12 @@ def _machine(content: Content) -> list[str]:
     rounds = sorted({str(what["run"]["rounds"]) for what in content.get("rows", {}).values()})
     lines = [f"Measured on {'; '.join(machines)}; {', '.join(f'{name} {version}' for name, version in versions.items())}; no GPU."]
     lines.append(f"From {begun} to {ended} UTC, {' or '.join(rounds)} rounds a row, load average {min(loads):g} to {max(loads):g}.")
+    slow = {what: sum(run["turns"][what] for run in runs if "turns" in run) for what in ("repeated", "disturbed")}
+    if any("turns" in run for run in runs):
+        lines.append(
+            f"The machine was slower than at its best before or after {slow['repeated'] + slow['disturbed']:,} turns: "
+            f"{slow['repeated']:,} were taken again, {slow['disturbed']:,} count as there was no patience left."
+        )
     commands = dict.fromkeys(run["command"] for run in runs)
     return [*lines, "", *(f"    {command}" for command in commands)]
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from research.benchmarks.machine_speed import Turns
 from research.benchmarks.registry import Entry, Row
 
 __all__ = ["Ended", "Limits", "Process", "first_steps", "measure", "processes"]
@@ -149,8 +150,9 @@ def processes(entries: Mapping[str, Entry], python: str = sys.executable) -> Ite
 class _Round:
     """Asks those that still take part, one after the other, and notes who ended."""
 
-    def __init__(self, started: Mapping[str, tuple[Process, pathlib.Path]]):
+    def __init__(self, started: Mapping[str, tuple[Process, pathlib.Path]], turns: Turns):
         self.found: dict[str, dict[str, Any]] = {name: {"ended": None} for name in started}
+        self._turns = turns
         self._processes = {name: process for name, (process, _) in started.items()}
 
     def taking_part(self) -> list[str]:
@@ -171,6 +173,10 @@ class _Round:
             idle[what] += seconds
         return answer
 
+    def turn(self, name: str, limit: float, when: str, **request: Any) -> dict[str, Any] | None:
+        """The answer to something that is timed; see `Turns.take`."""
+        return self._turns.take(lambda: self.ask(name, limit, when, **request))
+
 
 def measure(
     row: Row,
@@ -182,6 +188,7 @@ def measure(
     inference: Sequence[str] = (),
     operations: bool = False,
     limits: Limits = Limits(),
+    turns: Turns | None = None,
     python: str = sys.executable,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -196,6 +203,7 @@ def measure(
         inference: the contenders that evaluate and predict after the last round.
         operations: whether to see what the steps of each contender are made of, at the end.
         limits: how long to wait for an answer.
+        turns: decides which turns count; all if None.
         python: the interpreter of the processes.
         say: told what goes on.
 
@@ -208,7 +216,7 @@ def measure(
     data: dict[str, Any] = {}
     which = {"workload": row.workload, "batch_size": row.batch_size, "source": row.source, "rows": rows or row.rows}
     with processes(entries, python) as started:
-        all_of_them = _Round(started)
+        all_of_them = _Round(started, turns or Turns(None))
         found, ask = all_of_them.found, all_of_them.ask
         say(f"{row.name}: importing")
         for name in entries:
@@ -227,7 +235,7 @@ def measure(
                 if name not in all_of_them.taking_part():
                     continue
                 limit = limits.turn + 10 * (seconds + found[name]["epoch_seconds"])
-                if (answer := ask(name, limit, f"round {turn + 1}", do="run", seconds=seconds)) is not None:
+                if (answer := all_of_them.turn(name, limit, f"round {turn + 1}", do="run", seconds=seconds)) is not None:
                     found[name]["rates"].append(answer["steps"] / answer["seconds"])
         for name in all_of_them.taking_part():
             if (answer := ask(name, limits.turn, "asked for its memory", do="memory")) is not None:
@@ -251,7 +259,7 @@ def _inference(all_of_them: _Round, names: Sequence[str], rounds: int, limits: L
                     if name not in all_of_them.taking_part():
                         continue
                     calls = 3 if size == "small" else 1
-                    answer = all_of_them.ask(name, limits.setup, what, do="inference", what=what, rows=rows, calls=calls)
+                    answer = all_of_them.turn(name, limits.setup, what, do="inference", what=what, rows=rows, calls=calls)
                     if answer is not None and answer["seconds"] is not None:
                         kept = all_of_them.found[name].setdefault("inference", {}).setdefault(what, {})
                         kept.setdefault(size, {"examples": rows, "seconds": []})["seconds"].append(answer["seconds"])
@@ -264,6 +272,7 @@ def first_steps(
     rounds: int,
     fits: int = 2,
     limits: Limits = Limits(),
+    turns: Turns | None = None,
     python: str = sys.executable,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -274,13 +283,13 @@ def first_steps(
     """
     which = {"workload": row.workload, "batch_size": row.batch_size, "source": row.source, "rows": None}
     with processes(entries, python) as started:
-        all_of_them = _Round(started)
+        all_of_them = _Round(started, turns or Turns(None))
         for name in entries:
             all_of_them.ask(name, limits.setup, "importing")
         for turn in range(rounds):
             say(f"{row.name}: fitting, round {turn + 1} of {rounds}")
             for name in all_of_them.taking_part():
-                answer = all_of_them.ask(name, limits.setup, f"round {turn + 1}", do="first_step", fits=fits, **which)
+                answer = all_of_them.turn(name, limits.setup, f"round {turn + 1}", do="first_step", fits=fits, **which)
                 if answer is not None:
                     all_of_them.found[name]["versions"] = answer["versions"]
                     all_of_them.found[name].setdefault("fits", []).append(answer["fits"])

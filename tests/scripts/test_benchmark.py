@@ -14,7 +14,7 @@ from scripts import benchmark, benchmark_report
 from tests.research.benchmarks.fakes import fake
 from tests.scripts.programs import run
 
-TINY = ["--workloads=wide_deep", "--batch_sizes=32", "--rounds=1", "--seconds=0", "--rows=640"]
+TINY = ["--workloads=wide_deep", "--batch_sizes=32", "--rounds=1", "--seconds=0", "--patience=0", "--rows=640"]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_one_tiny_workload_in_a_process_of_its_own(tmp_path):
 
 def test_the_pieces_of_a_benchmark_come_together_in_one_file(tmp_path, fakes):
     file = tmp_path / "measured.json"
-    arguments = ["--sources=arrays", "--rounds=2", "--seconds=0", f"--json={file}", "--noinference"]
+    arguments = ["--sources=arrays", "--rounds=2", "--seconds=0", "--patience=0", f"--json={file}", "--noinference"]
     assert run(benchmark, "--workloads=selu", *arguments)[0] == 0
     first = json.loads(file.read_text())["rows"]["selu@32"]
     code, out, err = run(benchmark, "--workloads=selu,lstm", "--missing", *arguments)
@@ -69,7 +69,7 @@ def test_the_pieces_of_a_benchmark_come_together_in_one_file(tmp_path, fakes):
 
 def test_the_report_changes_figures_only_and_only_once(tmp_path, fakes):
     file, page = tmp_path / "measured.json", tmp_path / "page.md"
-    assert run(benchmark, "--workloads=lstm", "--rounds=2", "--seconds=0", f"--json={file}")[0] == 0
+    assert run(benchmark, "--workloads=lstm", "--rounds=2", "--seconds=0", "--patience=0", f"--json={file}")[0] == 0
     page.write_text("Prose.\n\n<!-- measured: arrays -->\n<!-- end -->\n\n<!-- measured: mode choices -->\nkept\n<!-- end -->\nMore.\n")
     assert run(benchmark_report, f"--json={file}", f"--page={page}", f"--mode_choices={tmp_path / 'none'}")[0] == 0
     once = page.read_text()
