@@ -53,8 +53,7 @@ class Execution:
         progress: the counters to advance.
         guarded: whether non-finite steps are to be found and taken back.
         continuing: whether an epoch may end within a pass, and the next one continues that pass (`steps_per_epoch`).
-        resume: None for a new run; for one that goes on from a snapshot a tuple of the folder into which `save_feed` wrote, or of None
-            if it returned False.
+        resume: None for a new run; else a tuple of the folder into which `save_feed` wrote, or of None if it returned False.
         clock: monotonic seconds, by which the length of calls is chosen.
         accounts: count where the time goes.
         agreement: how worker processes agree on their calls; None for one that agrees on nothing else.
@@ -114,13 +113,11 @@ class Execution:
         self._open(feed, resume)
 
     def advance(self, limit: int) -> bool:
-        """Does at most `limit` steps in one call. If it fails, variables and counters are those of the last settled state.
+        """Does at most `limit` steps in one call, and returns whether that ended the pass over the feed.
 
-        Returns:
-            True if the pass over the feed has ended.
+        If it fails, variables and counters are those of the last settled state.
         """
-        if self._stale:
-            self._open(self.feed, resume=None if self.feed.seekable else (None,))
+        self.reopen()
         if self._pass_is_over():
             self._agreement.before_call(0, settle=False)
             self.progress.end_pass()
@@ -164,11 +161,9 @@ class Execution:
         """Whether the last call has done the last batch of the pass; if so, the next pass begins."""
         if self._reader.available is not None:
             ended = self._block_passed_the_end()
-        else:
-            ended = short and not halted
-            if ended:
-                assert isinstance(self._reader, FeedIteratorReader)
-                self._reader.end_pass()
+        elif ended := short and not halted:
+            assert isinstance(self._reader, FeedIteratorReader)
+            self._reader.end_pass()
         if ended:
             self.progress.end_pass()
         return ended
@@ -268,6 +263,11 @@ class Execution:
                 "The batch of a tf.data iterator stays in the program; give the hook `observes = {'batch'}` to have it carried out."
             )
         return arrays_of(eager_batch(source, index))
+
+    def reopen(self) -> None:
+        """Opens the feed again if it was rewound; at the begin of a run, as arrays are kept as they are then."""
+        if self._stale:
+            self._open(self.feed, resume=None if self.feed.seekable else (None,))
 
     def rewind(self) -> None:
         """Stops the feed's threads; the next `advance` reads from the position in `progress`. Only for a feed that is seekable."""

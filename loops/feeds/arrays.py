@@ -157,10 +157,9 @@ class ArrayFeed(Feed):
     def held(self) -> Feed:
         if not (self.prefetch and self.can_be_held):
             return self
-        if self._held is None:
-            rows = self._compiled_rows or _NEAR * self.n_examples
-            self._held = HeldArrays(self._arrays, rows, self.element_spec, self._pack, self._indices)
-        return self._held
+        held = self._to_hold()
+        held.hold()
+        return held
 
     def release(self) -> None:
         if self._held is not None:
@@ -169,10 +168,16 @@ class ArrayFeed(Feed):
 
     def blank_block(self) -> Block:
         """A block with the shapes of a full one, as a run reads it."""
-        feed, (first, last) = self.held(), part_of_rows(self.batch_size, *self._part)
-        if isinstance(feed, HeldArrays) and self._full:
-            return feed.blank_block(self._compiled_index or self._index_steps, last - first)
-        return next(iter(feed.blocks(Position())))
+        if not (self.prefetch and self.can_be_held and self._full):
+            return next(iter(self.blocks(Position())))
+        first, last = part_of_rows(self.batch_size, *self._part)
+        return self._to_hold().blank_block(self._compiled_index or self._index_steps, last - first)
+
+    def _to_hold(self) -> HeldArrays:
+        if self._held is None:
+            rows = self._compiled_rows or _NEAR * self.n_examples
+            self._held = HeldArrays(self._arrays, rows, self.element_spec, self._pack, self._indices)
+        return self._held
 
     def _indices(self, position: Position) -> Iterator[tuple[np.ndarray, int]]:
         for order, begin, n, k, batch_size in self._places(position, self._compiled_index or self._index_steps):

@@ -28,8 +28,8 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 class HeldArrays(Feed):
     """The batches of an `ArrayFeed`, as blocks that say which rows of its arrays they are.
 
-    The arrays are copied when the first block is asked for, and stay as they were then until `release`. A change is warned of if it is one
-    of 16 rows that are looked at when a pass begins.
+    The arrays are copied by `hold`, and stay as they were then until `release`. A change is warned of if it is one of 16 rows that are
+    looked at when a pass begins.
 
     Args:
         arrays: NumPy arrays `[N, ...]`.
@@ -53,11 +53,13 @@ class HeldArrays(Feed):
         self._sample: list[bytes] = []
         self._has_warned = False
 
-    def blocks(self, position: Position) -> Iterator[IndexedBlock]:
-        sample = [array[_sampled(len(array))].tobytes() for array in self._arrays]
+    def hold(self) -> None:
+        """Copies the arrays, unless that was done; by who begins a run, not by the thread that reads ahead: hooks may change them."""
         if self._held is None:
-            self._held, self._sample = self._pack([self._copied(array) for array in self._arrays]), sample
-        elif sample != self._sample and not self._has_warned:
+            self._held, self._sample = self._pack([self._copied(array) for array in self._arrays]), self._look()
+
+    def blocks(self, position: Position) -> Iterator[IndexedBlock]:
+        if self._look() != self._sample and not self._has_warned:
             self._has_warned = True
             warn(
                 "Warning: the arrays of a feed have changed during the run, which trains on them as they were when it began; to train on "
@@ -75,6 +77,9 @@ class HeldArrays(Feed):
         """A block with the shapes of a full one, for a call that does no step; its memory is never touched."""
         tensors = self._pack([Buffers.tensor(self._empty(array)) for array in self._arrays])
         return IndexedBlock(tensors, steps, tf.zeros([steps, batch_size], tf.int32))
+
+    def _look(self) -> list[bytes]:
+        return [array[_sampled(len(array))].tobytes() for array in self._arrays]
 
     def _copied(self, array: np.ndarray) -> tf.Tensor:
         copy = self._empty(array)

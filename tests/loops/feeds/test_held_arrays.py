@@ -91,16 +91,27 @@ def test_a_run_trains_on_the_arrays_as_they_were_when_it_began_and_warns(capsys)
     assert loop.history.history["loss"] == [128, 128, 128, 126_000]
 
 
-def test_model_fit_does_not_see_changes_during_a_run_either():
+@pytest.mark.parametrize("event", ["on_epoch_begin", "on_epoch_end"])
+def test_model_fit_does_not_see_changes_during_a_run_either(event):
     def losses(fit):
         x, y = tiny.data(64)
         keras.utils.set_random_seed(0)
         model = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Flatten(), keras.layers.Dense(10)])
         model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        change = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: x.fill(0))
+        change = keras.callbacks.LambdaCallback(**{event: lambda epoch, logs: x.fill(0)})
         return fit(model, x, y, epochs=3, shuffle=False, callbacks=[change], verbose=0).history["loss"]
 
     assert losses(keras.Model.fit) == losses(functools.partial(loops.fit, compile="graph"))
+
+
+def test_each_run_copies_when_it_begins_not_when_a_thread_first_reads():
+    """What a hook changes before the first step of a run is not seen, in a first run as in a second one."""
+    data = np.ones([64, 2], "float32")
+    change = loops.hooks.LambdaHook(every=None, on_epoch_begin=lambda loop: np.multiply(data, 2, out=data))
+    loop = loops.TrainLoop(Sum(), loops.ArrayFeed(data, 16), [change], compile="graph")
+    for epochs in (1, 2, 3):
+        loop.run(epochs=epochs)
+    assert loop.history.history["loss"] == [128, 256, 512]
 
 
 def test_a_rollback_reads_the_same_copy(counted):
