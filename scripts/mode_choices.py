@@ -32,6 +32,13 @@ TOLERATED = 1.1
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_list("names", [], "Parts of names of models; all models if none is given.", flag_values=values)
     flags.DEFINE_bool("time", True, "Time both modes; else only the rule is asked.", flag_values=values)
+    flags.DEFINE_float(
+        "patience",
+        60.0,
+        "Seconds that a model may spend on waiting for the full speed of the machine and on timing without it; 0 not to look at that.",
+        lower_bound=0,
+        flag_values=values,
+    )
     flags.DEFINE_bool("markdown", False, "Print the table in Markdown.", flag_values=values)
     flags.DEFINE_bool("fit", False, "Print the constants of the rule that fit the measurements of --json.", flag_values=values)
     flags.DEFINE_string(
@@ -42,6 +49,7 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
 def main(args: flags.FlagValues) -> int:
     with command_line.quiet_tensorflow():
         from research.benchmarks import mode_choices
+        from research.benchmarks.machine_speed import MachineSpeed, Turns
 
     file = pathlib.Path(args.json) if args.json else None
     rows = [mode_choices.Row(**row) for row in json.loads(file.read_text())] if file is not None and file.exists() else []
@@ -54,10 +62,11 @@ def main(args: flags.FlagValues) -> int:
     wanted = [c for c in mode_choices.candidates() if not args.names or any(part in c.name for part in args.names)]
     if not wanted:
         raise InputError(f"There is no model whose name contains one of {', '.join(args.names)}.")
+    speed = MachineSpeed() if args.time and args.patience else None
     for candidate in wanted:
         if candidate.name in done:
             continue
-        rows.append(mode_choices.measured(candidate, time=args.time))
+        rows.append(mode_choices.measured(candidate, Turns(speed, args.patience) if args.time else None))
         print(*line_of(rows[-1]), sep="  ", flush=True)
         if file is not None:
             file.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))

@@ -73,16 +73,16 @@ UNITS = {
 #: The rule: a step is estimated to cost the sum of its work. For each kind of work the seconds for a unit in a graph, and under XLA, as
 #: `scripts/mode_choices.py --fit` found them from measured steps; only their ratio and their order of magnitude matter.
 RULE = {
-    "operations": (1.0e-6, 0.32e-6),  # a graph schedules each by itself; most are part of a fused loop under XLA
-    "products": (0.0097, 0.0092),
-    "batched": (0.0071, 0.012),  # XLA has no fast code for long matrices in stacks
-    "bfloat16": (0.0074, 0.0091),  # nor for bfloat16
-    "convolutions": (0.0074, 0.012),
-    "strided": (0.0067, 0.018),
-    "grouped": (1.0, 0.3),
-    "convolving": (120e-6, 15e-6),  # what TensorFlow's kernels need to begin
-    "windows": (2.4, 3.2),
-    "elements": (0.15, 0.068),  # a graph writes and reads what XLA keeps in registers
+    "operations": (0.98e-6, 0.27e-6),  # a graph schedules each by itself; most are part of a fused loop under XLA
+    "products": (0.0093, 0.0084),
+    "batched": (0.008, 0.012),  # XLA has no fast code for long matrices in stacks
+    "bfloat16": (0.0075, 0.0089),  # nor for bfloat16
+    "convolutions": (0.0068, 0.011),
+    "strided": (0.0062, 0.017),
+    "grouped": (1.0, 0.29),
+    "convolving": (120e-6, 22e-6),  # what TensorFlow's kernels need to begin
+    "windows": (2.3, 2.6),
+    "elements": (0.14, 0.072),  # a graph writes and reads what XLA keeps in registers
 }
 # Of `tf.data` a graph takes each batch itself; for XLA a thread stacks batches meanwhile, at this rate.
 _PULLING, _STACKING = 90e-6, 70e-6

@@ -19,6 +19,7 @@ from loops.engine.step import GlobalStep
 from loops.feeds import Position
 from research.benchmarks import mode_fit
 from research.benchmarks.held_out_models import HELD_OUT
+from research.benchmarks.machine_speed import Turns
 from research.benchmarks.more_models import FITTED
 from research.benchmarks.workloads import WORKLOADS
 
@@ -119,12 +120,12 @@ def _feed_of(workload: Any) -> loops.ArrayFeed:
     return loops.ArrayFeed(workload.data(), workload.batch_size, shuffle=True)
 
 
-def measured(candidate: Candidate, *, time: bool = True) -> Row:
+def measured(candidate: Candidate, turns: Turns | None = None) -> Row:
     """What the rule chooses for a candidate, and both modes timed in turns, in this process.
 
     Args:
         candidate: the model.
-        time: whether to time them; else only the rule is asked.
+        turns: decides whether what was timed counts; None times nothing, and only asks the rule.
     """
     keras.utils.clear_session()
     task, feed = candidate.task(), candidate.feed()
@@ -136,11 +137,12 @@ def measured(candidate: Candidate, *, time: bool = True) -> Row:
     why = compile_mode.choose(program, feed, steps=_LONG, saved=False, guarded=False, forward=candidate.forward).why
     costs, work = why.get("estimated_microseconds_per_step"), why.get("work", {})
     estimated = None if costs is None else round(costs["graph"] / costs["xla"], 2)
-    if not time:
+    if turns is None:
         return Row(candidate.name, candidate.group, why["mode"], why["reason"], estimated, None, None, {}, {}, work)
-    block = next(iter(feed.blocks(Position())))
+    block = next(iter((feed if candidate.forward else feed.held()).blocks(Position())))  # as runs and evaluations read them
     programs = {mode: functools.partial(program, mode) for mode in ("graph", "xla")}
-    found = mode_timing.measure(programs, block, feed.element_spec, guarded=False)
+    found = turns.take(lambda: mode_timing.measure(programs, block, feed.element_spec, guarded=False))
+    assert found is not None
     fastest = {mode: sorted(times.seconds)[len(times.seconds) // 10] for mode, times in found.of.items()}
     times = spread = None
     if found.refused is None:
