@@ -6,6 +6,7 @@ that uses the cores as training does: a loop in Python takes as long in such a p
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,6 +18,7 @@ __all__ = ["MachineSpeed", "Turns"]
 T = TypeVar("T")
 
 _SIDE, _PRODUCTS = 400, 8  # of the matrices, and of them in a probe: 5 ms on two cores
+_JUST_NOW = 0.1  # seconds for which a look holds
 _SPIN = 0.05  # seconds: OpenBLAS's threads look for work for half of that
 
 
@@ -33,9 +35,11 @@ class MachineSpeed:
         self._fastest = min(self._probe() for _ in range(20))
 
     def is_full(self) -> bool:
-        seconds = min(self._probe() for _ in range(2))
-        self._fastest = min(self._fastest, seconds)
-        return seconds <= self._tolerance * self._fastest
+        for _ in range(2):  # what took longer once may have been interrupted
+            self._fastest = min(self._fastest, seconds := self._probe())
+            if seconds <= self._tolerance * self._fastest:
+                return True
+        return False
 
 
 class Turns:
@@ -53,6 +57,7 @@ class Turns:
 
     def __init__(self, speed: MachineSpeed | None, patience: float = 90.0, pause: float = 0.25):
         self._speed, self._patience, self._pause = speed, patience, pause
+        self._full_at = -math.inf
         self.repeated = self.disturbed = 0
 
     def take(self, turn: Callable[[], T | None]) -> T | None:
@@ -61,10 +66,11 @@ class Turns:
             return turn()
         while True:
             begun, impatient = time.monotonic(), self._patience <= 0
-            full = self._speed.is_full()
+            full = begun - self._full_at < _JUST_NOW or self._speed.is_full()
             if full or impatient:
                 result = turn()
                 full = full and self._speed.is_full()
+                self._full_at = time.monotonic() if full else -math.inf
                 if full or impatient or result is None:
                     self.disturbed += not full
                     return result
