@@ -22,18 +22,18 @@ import tensorflow as tf
 from loops import fault_points
 from loops.cluster import Agreement
 from loops.engine.backup import Backup
-from loops.engine.batch_readers import eager_batch
 from loops.engine.call_length import CallLength
-from loops.engine.held_batches import MOST_STEPS, alone, steps_of_bytes, too_many, uncounted
+from loops.engine.held_batches import MOST_STEPS, steps_of_bytes, too_many, uncounted
+from loops.engine.last_call import LastCall
 from loops.engine.nonfinite import NonFiniteStep
 from loops.engine.program import Call, Program
 from loops.engine.progress import Progress
-from loops.engine.recovery import PendingCall, Recovery, Unsettled, arrays_of
+from loops.engine.recovery import PendingCall, Recovery, Unsettled
 from loops.engine.rows import TraceLog
 from loops.engine.state_writes import StateWrites
 from loops.engine.step import GlobalStep
 from loops.engine.timing import Accounts
-from loops.feeds import Feed, IndexedBlock, Position
+from loops.feeds import Feed, Position
 from loops.feeds.parts import part_of
 from loops.feeds.reader import FeedIteratorReader, FeedReader, LeftoverReader, open_reader
 
@@ -83,8 +83,9 @@ class Execution:
         self._agreement = agreement or Agreement(program.step.cluster, clock, lambda: (False, False))
         self._unsettled: Unsettled | None = None
         self._finite: Any = None
+        self._held: Feed | None = None
         self._writes = StateWrites(program)
-        self._last: tuple[Call, Any, int] | None = None
+        self._last: LastCall | None = None
         self.metrics: dict[str, Any] = {}
         self._call_length, self._clock = CallLength(), clock
         self._examples_counted, self._bad_is_held, self.must_settle = 0, False, False
@@ -107,8 +108,7 @@ class Execution:
 
     def switch(self, feed: Feed, position: Position, resume: tuple[pathlib.Path | None] | None = None) -> None:
         """Continues with another feed at `position`; `resume` is as for a new execution, if a saved run stood there."""
-        self._reader.close()
-        self.feed.release()
+        self._let_go()
         self.progress.pass_index, self.progress.batch = position.pass_index, position.batch
         self._open(feed, resume)
 
@@ -117,7 +117,8 @@ class Execution:
 
         If it fails, variables and counters are those of the last settled state.
         """
-        self.reopen()
+        if self._stale:
+            self._open(self.feed, resume=None if self.feed.seekable else (None,))
         if self._pass_is_over():
             self._agreement.before_call(0, settle=False)
             self.progress.end_pass()
@@ -143,7 +144,7 @@ class Execution:
             unsettled = self._begin_call(source)
             call = self._call(source, start, n, unsettled)
             done = n if known is not None else int(call.done)
-        self._last = (call, source, start + n - 1)
+        self._last = LastCall(call, source, start + n - 1)
         held = uncounted(source) if self._guarded and not self.feed.seekable else None
         failed = call if call.undo is not None and not bool(call.finite) else None
         before = dataclasses.replace(self.progress)
@@ -245,29 +246,18 @@ class Execution:
 
     def observed(self) -> dict[str, Any]:
         """The tensors that hooks observe, of the last step, as arrays."""
-        if self._last is None:
-            return {}
-        return dict(arrays_of(self._last[0].observed))
+        return {} if self._last is None else self._last.observed()
 
     def batch(self) -> Any:
         """The batch of the last step, as arrays."""
-        if self._last is None:
-            return None
-        call, source, index = self._last
-        if call.last_batch is not None:
-            return arrays_of(call.last_batch)
-        if "batch" in call.observed:
-            return arrays_of(call.observed["batch"])
-        if isinstance(self._reader, FeedIteratorReader):
-            raise ValueError(
-                "The batch of a tf.data iterator stays in the program; give the hook `observes = {'batch'}` to have it carried out."
-            )
-        return arrays_of(eager_batch(source, index))
+        return None if self._last is None else self._last.batch()
 
-    def reopen(self) -> None:
-        """Opens the feed again if it was rewound; at the begin of a run, as arrays are kept as they are then."""
-        if self._stale:
-            self._open(self.feed, resume=None if self.feed.seekable else (None,))
+    def run_begins(self) -> None:
+        """Before a further run: data of which a run keeps a copy is copied as it is now, whatever was opened since the last one."""
+        if self._held is not None and self._held is not self.feed:
+            self._let_go()
+        if self._stale and self.feed.seekable:
+            self._open(self.feed)
 
     def rewind(self) -> None:
         """Stops the feed's threads; the next `advance` reads from the position in `progress`. Only for a feed that is seekable."""
@@ -277,10 +267,16 @@ class Execution:
 
     def run_ends(self) -> None:
         """Rewinds, and lets go of what was kept of the data for the run."""
-        self.rewind()
-        self.feed.release()
-        if self._last is not None and isinstance(self._last[1], IndexedBlock):  # which holds a copy of the data
-            self._last = self._last[0], *alone(*self._last[1:])
+        if self.feed.seekable:
+            self._let_go()
+        self._last = None if self._last is None else self._last.without_data()
+
+    def _let_go(self) -> None:
+        self._reader.close()
+        self._stale = True
+        if self._held is not None:
+            self._held.release()
+        self._held = None
 
     def _open(self, feed: Feed, resume: tuple[pathlib.Path | None] | None = None) -> None:
         self._stale = False
@@ -288,9 +284,11 @@ class Execution:
         self._most_held = _NO_LIMIT if feed.seekable or not self._guarded else steps_of_bytes(feed.element_spec)
         if self.program.mode == "xla":
             feed.cut_like(self.program.blocks)
+        if self._held is None:
+            self._held = feed if self.program.mode == "eager" else feed.held()
         saved, resuming = (resume[0], True) if resume is not None else (None, False)
         self._reader: FeedReader = open_reader(
-            feed, self.progress.position, self.program.mode, continuing=self._continuing, saved=saved, resuming=resuming, held=True
+            self._held, self.progress.position, self.program.mode, continuing=self._continuing, saved=saved, resuming=resuming
         )
 
     def _begin_call(self, source: Any) -> Unsettled:

@@ -16,7 +16,7 @@ from loops.feeds.base import MOST_BLOCK_STEPS, Block, Feed, Position, block_step
 from loops.feeds.buffers import Buffers
 from loops.feeds.class_weights import checked_sample_weight, weights_of
 from loops.feeds.fingerprints import as_fed, class_weight_text, fingerprints, named_leaves
-from loops.feeds.held_arrays import HeldArrays, can_be_held
+from loops.feeds.held_arrays import HeldArrays, blank_block, can_be_held
 from loops.feeds.shuffling import Permutations
 from loops.feeds.split import part_of_rows
 
@@ -100,7 +100,6 @@ class ArrayFeed(Feed):
         self._compiled_steps: int | None = None
         self._compiled_index: int | None = None
         self._compiled_rows: int | None = None
-        self._held: HeldArrays | None = None
         self._buffers = Buffers()
         self._orders = Permutations(self.n_examples, self.seed) if self.shuffle else None
 
@@ -157,27 +156,18 @@ class ArrayFeed(Feed):
     def held(self) -> Feed:
         if not (self.prefetch and self.can_be_held):
             return self
-        held = self._to_hold()
-        held.hold()
-        return held
+        return HeldArrays(self._arrays, self._held_rows, self.element_spec, self._pack, self._indices)
 
-    def release(self) -> None:
-        if self._held is not None:
-            self._held.release()
-        self._held = None
+    @property
+    def _held_rows(self) -> int:
+        return self._compiled_rows or _NEAR * self.n_examples
 
     def blank_block(self) -> Block:
         """A block with the shapes of a full one, as a run reads it."""
         if not (self.prefetch and self.can_be_held and self._full):
             return next(iter(self.blocks(Position())))
         first, last = part_of_rows(self.batch_size, *self._part)
-        return self._to_hold().blank_block(self._compiled_index or self._index_steps, last - first)
-
-    def _to_hold(self) -> HeldArrays:
-        if self._held is None:
-            rows = self._compiled_rows or _NEAR * self.n_examples
-            self._held = HeldArrays(self._arrays, rows, self.element_spec, self._pack, self._indices)
-        return self._held
+        return blank_block(self._arrays, self._held_rows, self._pack, self._compiled_index or self._index_steps, last - first)
 
     def _indices(self, position: Position) -> Iterator[tuple[np.ndarray, int]]:
         for order, begin, n, k, batch_size in self._places(position, self._compiled_index or self._index_steps):

@@ -130,11 +130,11 @@ class Feed(abc.ABC):
         """
 
     def held(self) -> Feed:
-        """The feed as a run reads it, from when it begins until it ends: one that keeps its data on the device, if it can."""
+        """The feed as a run reads it from now on: one that has a copy of the data on the device, if it can. A new one for each run."""
         return self
 
     def release(self) -> None:
-        """Called when a run has ended: what `held` kept is let go."""
+        """Called when a run has ended, on what `held` gave: its copy is let go."""
 
     @property
     def examples_per_batch(self) -> int | None:

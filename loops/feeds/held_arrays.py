@@ -18,7 +18,7 @@ from loops.feeds.buffers import Buffers, on_the_host
 from loops.feeds.fingerprints import as_fed
 from loops.messages import warn
 
-__all__ = ["HeldArrays", "can_be_held"]
+__all__ = ["HeldArrays", "blank_block", "can_be_held"]
 
 _SHARE = 1 / 8  # of the memory of the machine, or of what its control group allows
 _SAMPLED_ROWS = 16
@@ -28,8 +28,8 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 class HeldArrays(Feed):
     """The batches of an `ArrayFeed`, as blocks that say which rows of its arrays they are.
 
-    The arrays are copied by `hold`, and stay as they were then until `release`. A change is warned of if it is one of 16 rows that are
-    looked at when a pass begins.
+    It copies the arrays when it is made: by who begins a run, not by the thread that reads ahead, as hooks may change them. A change is
+    warned of if it is one of 16 rows that are looked at when a pass begins.
 
     Args:
         arrays: NumPy arrays `[N, ...]`.
@@ -47,16 +47,10 @@ class HeldArrays(Feed):
         pack: Callable[[list[Any]], Any],
         places: Callable[[Position], Iterator[tuple[np.ndarray, int]]],
     ):
-        self._arrays, self._rows, self._pack, self._places = arrays, rows, pack, places
+        self._arrays, self._places = arrays, places
         self.element_spec = element_spec
-        self._held: Any = None
-        self._sample: list[bytes] = []
-        self._has_warned = False
-
-    def hold(self) -> None:
-        """Copies the arrays, unless that was done; by who begins a run, not by the thread that reads ahead: hooks may change them."""
-        if self._held is None:
-            self._held, self._sample = self._pack([self._copied(array) for array in self._arrays]), self._look()
+        self._held: Any = pack([_copied(array, rows) for array in arrays])
+        self._sample, self._has_warned = self._look(), False
 
     def blocks(self, position: Position) -> Iterator[IndexedBlock]:
         if self._look() != self._sample and not self._has_warned:
@@ -70,24 +64,16 @@ class HeldArrays(Feed):
             yield IndexedBlock(held, n, tf.constant(index))
 
     def release(self) -> None:
-        """Lets go of the copy."""
         self._held = None
-
-    def blank_block(self, steps: int, batch_size: int) -> IndexedBlock:
-        """A block with the shapes of a full one, for a call that does no step; its memory is never touched."""
-        tensors = self._pack([Buffers.tensor(self._empty(array)) for array in self._arrays])
-        return IndexedBlock(tensors, steps, tf.zeros([steps, batch_size], tf.int32))
 
     def _look(self) -> list[bytes]:
         return [array[_sampled(len(array))].tobytes() for array in self._arrays]
 
-    def _copied(self, array: np.ndarray) -> tf.Tensor:
-        copy = self._empty(array)
-        copy[: len(array)] = array
-        return Buffers.tensor(copy)
 
-    def _empty(self, array: np.ndarray) -> np.ndarray:
-        return Buffers().array([self._rows, *array.shape[1:]], as_fed(array.dtype))
+def blank_block(arrays: list[np.ndarray], rows: int, pack: Callable[[list[Any]], Any], steps: int, batch_size: int) -> IndexedBlock:
+    """A block with the shapes of a full one of `HeldArrays`, for a call that does no step; its memory is never touched."""
+    tensors = pack([Buffers.tensor(_empty(array, rows)) for array in arrays])
+    return IndexedBlock(tensors, steps, tf.zeros([steps, batch_size], tf.int32))
 
 
 def can_be_held(arrays: list[Any]) -> bool:
@@ -97,6 +83,16 @@ def can_be_held(arrays: list[Any]) -> bool:
     return (
         4 * max(map(len, arrays)) <= np.iinfo(np.int32).max and sum(a.size * as_fed(a.dtype).itemsize for a in arrays) <= _SHARE * _memory()
     )
+
+
+def _copied(array: np.ndarray, rows: int) -> tf.Tensor:
+    copy = _empty(array, rows)
+    copy[: len(array)] = array
+    return Buffers.tensor(copy)
+
+
+def _empty(array: np.ndarray, rows: int) -> np.ndarray:
+    return Buffers().array([rows, *array.shape[1:]], as_fed(array.dtype))
 
 
 def _sampled(n: int) -> np.ndarray:

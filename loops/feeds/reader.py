@@ -197,7 +197,6 @@ def open_reader(
     passes: int | None = None,
     saved: pathlib.Path | None = None,
     resuming: bool = False,
-    held: bool = False,
 ) -> FeedReader:
     """The reader for a feed.
 
@@ -208,14 +207,13 @@ def open_reader(
         continuing: whether an epoch may end within a pass, and the next one continues that pass (`steps_per_epoch`).
         passes: how many passes are wanted, None for any number.
         saved: folder into which `FeedReader.save` wrote at this position; None if it returned False.
-        held: whether arrays may be kept on the device, see `Feed.held`; not for eager mode.
         resuming: whether the position is that of a saved run, which has to continue exactly; if `saved` is given, it is.
     """
     if isinstance(feed, DatasetFeed) and mode != "xla" and not feed.in_blocks:
         return FeedIteratorReader(feed, position, continuing, saved, resuming or saved is not None)
     if isinstance(feed, DatasetFeed) and resuming:
         feed.check_that_it_goes_back(position)
-    return FeedBlockReader(feed.held() if held and mode != "eager" else feed, position, passes)
+    return FeedBlockReader(feed, position, passes)
 
 
 def _passes(feed: Feed, position: Position, passes: int | None) -> Iterator[Block | None]:

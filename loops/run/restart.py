@@ -138,7 +138,7 @@ class Restart:
             self._saved.load_feed(parts, saved, found[1] if found is not None else None)
         if parts.step.is_open:
             parts.step.run_begins_again()
-            parts.execution.reopen()
+            parts.execution.run_begins()
         else:
             self._open_execution(found)
         if saved is not None:

@@ -27,7 +27,7 @@ def counted(monkeypatch):
         return call
 
     monkeypatch.setattr(ArrayFeed, "_cut", counting("blocks", ArrayFeed._cut))
-    monkeypatch.setattr(HeldArrays, "_copied", counting("copies", HeldArrays._copied))
+    monkeypatch.setattr(held_arrays, "_copied", counting("copies", held_arrays._copied))
     return counts
 
 
@@ -114,6 +114,57 @@ def test_each_run_copies_when_it_begins_not_when_a_thread_first_reads():
     assert loop.history.history["loss"] == [128, 256, 512]
 
 
+def test_what_failed_before_its_first_step_leaves_no_copy_for_the_next_run(tmp_path):
+    class Broken(Sum):
+        broken = True
+
+        def train_step(self, x):
+            if self.broken:
+                raise ValueError("a bug in the step")
+            return super().train_step(x)
+
+    data, task = np.ones([64, 2], "float32"), Broken()
+    feed = loops.ArrayFeed(data, 16)
+    loop = loops.TrainLoop(task, feed, workdir=tmp_path, compile="graph")
+    with pytest.raises(ValueError, match="a bug in the step"):
+        loop.run(epochs=1)
+    task.broken, data[1] = False, 100  # none of the rows that are looked at
+    loop.run(epochs=1)
+    assert loop.history.history["loss"] == [326]
+    data[1] = 1
+    other = loops.TrainLoop(Sum(), feed, compile="graph")
+    other.run(epochs=1)
+    assert other.history.history["loss"] == [128]
+
+
+def test_neither_choose_mode_nor_a_feed_assigned_between_runs_fixes_the_data():
+    data, later = np.ones([64, 2], "float32"), np.ones([64, 2], "float32")
+    loop = loops.TrainLoop(Sum(), loops.ArrayFeed(data, 16), compile="graph")
+    loops.choose_mode(loop)
+    data[1] = 100
+    loop.run(epochs=1)
+    loop.feed = loops.ArrayFeed(later, 16)
+    later[1] = 200
+    loop.run(epochs=2)
+    assert loop.history.history["loss"] == [326, 526]
+
+
+@pytest.mark.parametrize("compile", ["graph", "xla"])
+def test_a_loop_within_another_on_the_same_feed_has_its_own_copy(compile):
+    data, inner = np.ones([64, 2], "float32"), []
+    feed = loops.ArrayFeed(data, 16)
+
+    def run_inner(loop, logs):
+        data[1] = 100
+        other = loops.TrainLoop(Sum(), feed, compile="graph")
+        other.run(epochs=1)
+        inner.extend(other.history.history["loss"])
+
+    loop = loops.TrainLoop(Sum(), feed, [loops.hooks.LambdaHook(every=None, on_epoch_end=run_inner)], compile=compile)
+    loop.run(epochs=4)
+    assert inner == [326] * 4 and loop.history.history["loss"] == [128] * 4
+
+
 def test_a_rollback_reads_the_same_copy(counted):
     data = np.ones([64, 2], "float32")
     data[20] = np.nan
@@ -125,8 +176,8 @@ def test_a_rollback_reads_the_same_copy(counted):
 
 def test_nothing_of_the_copy_is_left_when_a_run_has_ended():
     loop = trained()
-    assert loop.execution._reader.feed._held is None
-    assert not isinstance(loop.execution._last[1], IndexedBlock)
+    assert loop.execution._held is None and loop.execution._reader.feed._held is None
+    assert not isinstance(loop.execution._last.source, IndexedBlock)
     (x, y), (data, labels) = loop.execution.batch(), tiny.data(100)
     last = loop.feed._orders.of(2)[96:]
     np.testing.assert_array_equal(x, data[last])
