@@ -17,6 +17,7 @@ from loops.tasks.python_inputs import PythonInputs
 
 __all__ = ["MetricCalls"]
 
+_OF_KERAS = ("metrics", "reset_metrics", "get_metrics_result")
 _CALLS_BEFORE_COMPILING = 2  # for few epochs or evaluations, tracing costs more than it saves
 
 
@@ -54,20 +55,10 @@ class MetricCalls:
         self._inputs: PythonInputs | None = None
         self._same: PythonInputs | None = None  # what there was when it was last found to be the same
 
-    def begin_again(self) -> None:
-        """Before another run, or evaluation: what is compiled stays if the metrics are set as they were."""
-        if not self._compiled or self._inputs is None:
-            return
-        settings = {"metrics": list(self.model.metrics)}
-        if self._same is not None and self._same.stand(settings):
-            return
-        now = PythonInputs(settings, again=True)
-        self._same = now
-        if self._inputs.difference(now) is not None:
-            self._compiled, self._same = {}, None
-
     def reset(self) -> None:
-        """Clears all metrics."""
+        """Clears all metrics. What is compiled stays if they are set as they were."""
+        if self._compiled and not self._are_set_as_they_were():
+            self._compiled = {}
         self._call("reset_metrics")
 
     def results(self) -> dict[str, Any]:
@@ -83,13 +74,22 @@ class MetricCalls:
         if (name not in self._compiled and self._calls[name] <= _CALLS_BEFORE_COMPILING) or not self._may_compile(name, metrics):
             return plain()
         if name not in self._compiled:
-            self._inputs, self._same = PythonInputs({"metrics": list(metrics)}), None
+            self._inputs, self._same = PythonInputs(_roots(metrics)), None
             self._compiled[name] = tf.function(plain, autograph=False).get_concrete_function()
         return self._compiled[name]()
 
+    def _are_set_as_they_were(self) -> bool:
+        roots = _roots(self.model.metrics)
+        if self._same is not None and self._same.stand(roots):
+            return True
+        now = PythonInputs(roots, again=True)
+        same = self._inputs is not None and self._inputs.difference(now) is None
+        self._same = now if same else None
+        return same
+
     def _may_compile(self, name: str, metrics: list[Any]) -> bool:
-        kind = type(self.model)
-        if any(getattr(kind, one) is not getattr(keras.Model, one) for one in ("metrics", "reset_metrics", "get_metrics_result")):
+        kind, own = type(self.model), vars(self.model)
+        if any(one in own or getattr(kind, one) is not getattr(keras.Model, one) for one in _OF_KERAS):
             return False
         parts = [part for metric in metrics for part in (metric, *getattr(metric, "metrics", []))]
         values = [v.value for metric in metrics for v in metric.variables]
@@ -97,3 +97,8 @@ class MetricCalls:
         if any(name != "get_metrics_result" or not Cluster.of(strategy).several for strategy in strategies):
             return False
         return all(type(part).__module__.startswith("keras.") for part in parts)
+
+
+def _roots(metrics: list[Any]) -> dict[str, Any]:
+    """What a compiled call may have taken for constant: settings of the metrics, and of Keras."""
+    return {"metrics": list(metrics), "settings of Keras": (keras.config.epsilon(), keras.config.floatx())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import enum
 import functools
@@ -115,7 +116,7 @@ def _found(kind: type) -> InputKind:
             return found
     if _private_api.wraps_container(kind):
         return InputKind.MAPPING if hasattr(kind, "keys") else InputKind.SEQUENCE
-    if issubclass(kind, types.SimpleNamespace):
+    if issubclass(kind, types.SimpleNamespace | argparse.Namespace):
         return InputKind.USERS
     if kind.__module__ == "loops.tasks.clipping":
         return InputKind.OURS

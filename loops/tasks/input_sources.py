@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from loops.tasks.input_kinds import InputKind, kind_of
 from loops.tasks.object_parts import TENSORFLOWS_NOTES, has_attributes_only
@@ -155,7 +156,9 @@ class _Values:
         self._checks: list[tuple[int, Callable[[Any], bool]]] = []
         for place, value in enumerate(values):
             kind = kind_of(type(value))
-            if kind is InputKind.PLAIN:
+            if isinstance(value, np.void):  # a row of a structured array, which can be written to
+                self._checks.append((place, _check_of_record(value)))
+            elif kind is InputKind.PLAIN:
                 self._plain.append(value)
                 self._plain_at.append(place)
             elif kind in _CONTAINERS:
@@ -207,6 +210,11 @@ def _check_of_container(value: Any, sources: InputSources, within: tuple[int, ..
 def _check_by_digest(value: Any, digest: Callable[[Any], Any]) -> Callable[[Any], bool]:
     kind, before = type(value), digest(value)
     return lambda now: type(now) is kind and digest(now) == before
+
+
+def _check_of_record(record: np.void) -> Callable[[Any], bool]:
+    kind, before = record.dtype, record.tobytes()
+    return lambda now: isinstance(now, np.void) and now.dtype == kind and now.tobytes() == before
 
 
 def _check_of_name(policy: keras.DTypePolicy) -> Callable[[Any], bool]:

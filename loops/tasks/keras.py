@@ -64,7 +64,6 @@ class KerasTask(Task):
         self._follow_model()
         if calls.model is self.model:
             self._metric_calls = calls
-            calls.begin_again()
 
     def check_functions(self, *names: str) -> None:
         """Refuses a model that overrides one of the methods `make_..._function`.

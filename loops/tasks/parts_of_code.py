@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import types
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -49,13 +50,22 @@ def _read_by(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             continue
     names = _names_in(function.__code__)
     for name in names:
-        if name in function.__globals__:
-            value = function.__globals__[name]
-            if isinstance(value, types.ModuleType):
-                if is_users_module(value.__name__):
-                    yield from ((f"{name}.{inner}", vars(value)[inner]) for inner in names if inner in vars(value))
-            else:
-                yield f"globals.{name}", value
+        if name in function.__globals__ and not isinstance(function.__globals__[name], types.ModuleType):
+            yield f"globals.{name}", function.__globals__[name]
+        elif isinstance(module := function.__globals__.get(name, sys.modules.get(name)), types.ModuleType):  # or imported by the function
+            yield from _read_of_module(name, module, names, frozenset())
+
+
+def _read_of_module(path: str, module: types.ModuleType, names: tuple[str, ...], within: frozenset[str]) -> Iterator[tuple[str, Any]]:
+    """What has one of these names in a module of the user's, and in modules in it."""
+    if not is_users_module(module.__name__) or module.__name__ in within:
+        return
+    held, within = vars(module), within | {module.__name__}
+    for name, value in ((name, held[name]) for name in names if name in held):
+        if isinstance(value, types.ModuleType):
+            yield from _read_of_module(f"{path}.{name}", value, names, within)
+        else:
+            yield f"{path}.{name}", value
 
 
 @functools.lru_cache(maxsize=4096)

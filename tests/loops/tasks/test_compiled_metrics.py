@@ -81,5 +81,38 @@ def test_only_what_is_keras_own_is_compiled_and_that_is_after_two_calls(monkeypa
         reporting.epoch = epoch
         assert left_to_keras.results()["epoch"] == epoch
         calls.results()
-    monkeypatch.setattr(plain, "get_metrics_result", lambda: pytest.fail("asked in Python"))
+    monkeypatch.setattr(keras.Model, "get_metrics_result", lambda model: pytest.fail("asked in Python"))
     assert float(calls.results()["loss"]) > 0
+
+
+def other_beta(model):
+    model.metrics[-1].metrics[-1].beta = 4.0
+
+
+def other_epsilon(model):
+    keras.config.set_epsilon(0.5)
+
+
+def other_method(model):
+    model.get_metrics_result = lambda: {"f": 7.0}
+
+
+@pytest.mark.parametrize("change", [other_beta, other_epsilon, other_method])
+def test_what_only_a_result_reads_may_change_between_two_passes(change):
+    """Whoever makes the passes: a loop of the user's own asks nothing else of the metrics."""
+    model = model_with()
+    model.compile("sgd", "mse", metrics=[keras.metrics.FBetaScore(average="macro", threshold=0.2, name="f")])
+    targets, calls, epsilon = np.eye(3, dtype="float32")[Y], MetricCalls(model), keras.config.epsilon()
+
+    def result():
+        calls.reset()
+        model.test_on_batch(X, targets)
+        return float(calls.results()["f"])
+
+    try:
+        before = [result() for _ in range(4)][-1]
+        change(model)
+        after = result()
+        assert after == float(model.get_metrics_result()["f"]) and abs(after - before) > 1e-3
+    finally:
+        keras.config.set_epsilon(epsilon)

@@ -1,9 +1,11 @@
 """What a trace read in Python counts as unchanged by identity only as long as a walk over it would find the same."""
 
+import argparse
 import collections
 import enum
 import functools
 import gc
+import sys
 import types
 import weakref
 
@@ -85,6 +87,24 @@ def of_module(_):
     globals()["scale_of_module"] = 2.0
 
 
+def of_inner_module(_):
+    package.inner.RATE = 2.0
+
+
+def reads_of_package():
+    return package.inner.RATE
+
+
+def imports_within():
+    from package_of_test.inner import RATE
+
+    return RATE
+
+
+package = types.ModuleType("package_of_test")
+package.inner = types.ModuleType("package_of_test.inner")
+
+
 def in_place(held):
     held[1] = 9
 
@@ -113,6 +133,10 @@ CHANGES = {
     "deque": (lambda: collections.deque([1, 2]), lambda held: held.rotate()),
     "user's dict": (lambda: collections.UserDict(a=1), lambda held: held.update(a=2)),
     "array": (lambda: np.zeros(3), in_place),
+    "row of a structured array": (lambda: np.zeros(3, [("a", "f4"), ("b", "f4")])[1], in_place),
+    "parsed flags": (lambda: argparse.Namespace(value=1.0), replaced("value", 2.0)),
+    "global of a module in a package": (lambda: reads_of_package, of_inner_module),
+    "global of a module that is imported within": (lambda: imports_within, of_inner_module),
     "array in a list": (lambda: [np.zeros(3)], lambda held: in_place(held[0])),
     "closure": (lambda: closure_of(1.0), moved_cell),
     "closure's list": (lambda: closure_of([1, 2]), lambda held: in_place(held.__closure__[0].cell_contents)),
@@ -138,6 +162,9 @@ CHANGES = {
 @pytest.fixture(autouse=True)
 def put_back(monkeypatch):
     monkeypatch.setitem(globals(), "scale_of_module", 1.0)
+    monkeypatch.setitem(sys.modules, "package_of_test", package)
+    monkeypatch.setitem(sys.modules, "package_of_test.inner", package.inner)
+    monkeypatch.setattr(package.inner, "RATE", 1.0, raising=False)
     monkeypatch.setattr(Base, "shared", 1.0)
     monkeypatch.setattr(Held, "multiply", Held.multiply)
     yield
