@@ -44,7 +44,7 @@ def atomically(path: pathlib.Path, write: Callable[[str], Any]) -> None:
         raise OSError(f"Cannot write {path} ({error}); give the path of a file in a folder that you may write to.") from error
 
 
-_SECONDS_BETWEEN_FILES = 0.5
+_LEAST_BETWEEN_FILES, _MOST_BETWEEN_FILES, _REST = 0.5, 5.0, 50  # seconds, seconds, and how many times as long as writing takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class _Job:
 
 
 class WeightsWriter:
-    """Saves a model's weights in a thread, at most one file at a time, and at most twice a second unless somebody waits.
+    """Saves a model's weights in a thread, at most one file at a time, and a fiftieth of the time unless somebody waits.
 
     The first save of a model waits until the file is written, and finds which variables Keras's writer reads. Each later save copies these
     variables, and the thread gives Keras's writer the copies in place of the live variables (`keras.StatelessScope`). The file is the one
@@ -194,7 +194,7 @@ class WeightsWriter:
         with self._lock:
             job, self._job = self._job, None
         assert job is not None
-        self._not_before = time.monotonic() + _SECONDS_BETWEEN_FILES
+        begun = time.monotonic()
         lock = attributes_lock(job.model)
         if not lock.acquire(timeout=_SECONDS_TO_REST):  # a callback that waits for this very file would wait for ever
             raise OSError(f"{job.path} was not written: a callback has used its model for {_SECONDS_TO_REST:.0f} seconds.")
@@ -203,6 +203,7 @@ class WeightsWriter:
             _write_copies(job.model, job.path, job.copy.values, lambda: [then() for then in job.then])
         finally:
             lock.release()
+            self._not_before = begun + _seconds_between_files(time.monotonic() - begun)
 
     def _thread(self) -> concurrent.futures.ThreadPoolExecutor:
         if self._pool is None:
@@ -219,6 +220,11 @@ class WeightsWriter:
             self._pool = None
             return False
         return True
+
+
+def _seconds_between_files(writing: float) -> float:
+    """From the begin of a file, whose writing took so many seconds of a core that steps need, to that of the next."""
+    return min(_MOST_BETWEEN_FILES, max(_LEAST_BETWEEN_FILES, _REST * writing))
 
 
 class _Copies(keras.StatelessScope):

@@ -36,7 +36,8 @@ class ModelCheckpoint(MonitorHook):
     being written when a snapshot was taken is written again when the run is resumed from that snapshot.
 
     A thread writes files of weights while training goes on, from copies of the weights; while a whole model is written, training waits.
-    At most twice a second: weights for a file that waits take the place of those that wait, and the last are written before training ends.
+    That takes a fiftieth of the time at most, so files of quick epochs come half a second to five seconds apart: weights for a file that
+    waits take the place of those that wait, and the last are written before training ends.
 
     Args:
         filepath: where to save, ending in ".weights.h5" if only weights are saved, else in ".keras" (or ".h5"). It may name "{epoch:02d}"

@@ -289,7 +289,7 @@ def test_a_better_value_is_saved_although_the_file_before_fails_meanwhile(tmp_pa
     hook, loop = best_of_failing(tmp_path, monkeypatch, model, {1})
     plain, begun, gate = _weights_writer._write_copies, threading.Event(), threading.Event()
     monkeypatch.setattr(_weights_writer, "_write_copies", lambda *args: (begun.set(), gate.wait(60), plain(*args)))
-    monkeypatch.setattr(_weights_writer, "_SECONDS_BETWEEN_FILES", 0.0)
+    monkeypatch.setattr(_weights_writer, "_seconds_between_files", lambda writing: 0.0)
     loop.epoch(logs_of([1.0])[0], set_to_epoch(model))
     loop.epoch(logs_of([0.5])[0], set_to_epoch(model))
     assert begun.wait(30)

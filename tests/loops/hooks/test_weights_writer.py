@@ -122,7 +122,7 @@ def test_an_error_of_the_thread_is_told_once_and_keeps_no_other_file_from_being_
 def test_a_save_does_not_wait_for_the_file_that_is_being_written(tmp_path, monkeypatch):
     begun, may_write, plain = threading.Event(), threading.Event(), _weights_writer._write_copies
     monkeypatch.setattr(_weights_writer, "_write_copies", lambda *args: (begun.set(), may_write.wait(30), plain(*args)))
-    monkeypatch.setattr(_weights_writer, "_SECONDS_BETWEEN_FILES", 0.0)
+    monkeypatch.setattr(_weights_writer, "_seconds_between_files", lambda writing: 0.0)
     model, writer, path, done = compiled(sequential), WeightsWriter(), tmp_path / "a.weights.h5", []
     writer.save(model, path)
     writer.save(model, path, lambda: done.append("begun"))
@@ -192,7 +192,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_of_saves_to_one_path_in_quick_succession_the_newest_is_written(tmp_path, monkeypatch):
     written, plain = [], _weights_writer._write_copies
     monkeypatch.setattr(_weights_writer, "_write_copies", lambda *args: (written.append(args[1].name), plain(*args)))
-    monkeypatch.setattr(_weights_writer, "_SECONDS_BETWEEN_FILES", 60.0)
+    monkeypatch.setattr(_weights_writer, "_seconds_between_files", lambda writing: 60.0)
     model, writer, done = compiled(sequential), WeightsWriter(), []
     writer.save(model, tmp_path / "first.weights.h5")
     for i in range(20):
@@ -203,6 +203,11 @@ def test_of_saves_to_one_path_in_quick_succession_the_newest_is_written(tmp_path
     assert (tmp_path / "best.weights.h5").read_bytes() == (tmp_path / "expected.weights.h5").read_bytes()
     assert len(written) <= 2, "the first one may have begun before the others came"
     assert done == list(range(20))
+
+
+def test_writing_takes_a_fiftieth_of_the_time_and_a_file_is_five_seconds_late_at_most():
+    between = _weights_writer._seconds_between_files
+    assert [between(seconds) for seconds in (0.001, 0.02, 2.0)] == [0.5, 1.0, 5.0]
 
 
 def test_a_model_that_was_changed_before_its_file_was_written_is_an_error(tmp_path):
