@@ -1,6 +1,6 @@
 """Measures training speed side by side: `model.fit`, other libraries, loops written by hand, and `loops`, on the same models and data.
 
-    python scripts/benchmark.py --json=measured.json                     # everything, three quarters of an hour on an idle machine
+    python scripts/benchmark.py --json=measured.json                     # everything, an hour on an idle machine
     python scripts/benchmark.py --json=measured.json --missing           # the rows that the file does not hold of as many rounds
     python scripts/benchmark.py --workloads=mlp_sgd --sources=arrays --rounds=3    # one workload
     python scripts/benchmark.py --contenders=fit,loops --markdown
